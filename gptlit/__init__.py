@@ -1,0 +1,30 @@
+"""gptlit: a GPT-2 written from scratch, trained with PyTorch Lightning, driven by Hydra."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gptlit.errors import UserError
+    from gptlit.inference.api import LanguageModel, load
+    from gptlit.model import GPTConfig, GPTModel
+    from gptlit.tokenizer import get_tokenizer
+
+__version__ = "0.1.0"
+__all__ = ["GPTConfig", "GPTModel", "LanguageModel", "UserError", "get_tokenizer", "load"]
+
+_HOMES = {
+    "GPTConfig": "gptlit.model",
+    "GPTModel": "gptlit.model",
+    "LanguageModel": "gptlit.inference.api",
+    "UserError": "gptlit.errors",
+    "get_tokenizer": "gptlit.tokenizer",
+    "load": "gptlit.inference.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `import gptlit` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gptlit' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,44 @@
+"""A memory allocator that keeps what it has.
+
+On Linux, glibc's malloc hands every large buffer back to the kernel when it is freed, and a
+training step pays page faults for the next one. Told before the process starts to keep freed
+memory and to use huge pages, a CPU training step is up to 1.6 times as fast, for some tenths of a
+gigabyte of resident memory.
+"""
+
+import os
+import platform
+import sys
+
+OFF = "GPTLIT_ALLOCATOR"
+"""Environment variable; `system` leaves malloc as it is."""
+
+_TUNABLES = {
+    "glibc.malloc.hugetlb": 1,  # ask for transparent huge pages
+    "glibc.malloc.mmap_max": 0,  # no buffer of its own mapping, which free() would unmap
+    "glibc.malloc.mmap_threshold": 2**33,
+    "glibc.malloc.trim_threshold": 2**34,  # do not give the top of the heap back
+}
+
+
+def tunables() -> str:
+    """The value of GLIBC_TUNABLES that a training process is started with."""
+    return ":".join(f"{name}={value}" for name, value in _TUNABLES.items())
+
+
+def restart_with_tuned_malloc() -> None:
+    """Replace this process by itself with the allocator set; returns where that does not apply:
+    not glibc, another allocator preloaded, malloc tuned by the user, or already done."""
+    env = os.environ
+    ours_to_set = (
+        platform.system() == "Linux"
+        and platform.libc_ver()[0] == "glibc"
+        and "glibc.malloc" not in env.get("GLIBC_TUNABLES", "")
+        and not env.get("LD_PRELOAD")
+        and env.get(OFF) != "system"
+    )
+    if ours_to_set:
+        before = env.get("GLIBC_TUNABLES")
+        env["GLIBC_TUNABLES"] = f"{before}:{tunables()}" if before else tunables()
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

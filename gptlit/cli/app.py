@@ -1,0 +1,170 @@
+"""What all commands share: Hydra composes, the schema checks, mistakes end in one line."""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from gptlit.cli.schema import unknown_key
+from gptlit.errors import UserError
+
+Job = Callable[[dict[str, Any], Path], Any]
+"""Takes the checked config as plain dicts and the run folder."""
+
+
+def config_dir() -> Path:
+    """`conf/` of the checkout, or its copy inside the installed package."""
+    package = Path(__file__).resolve().parents[1]
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parent / "conf"
+
+
+def run(
+    config_name: str,
+    check_config: Callable[[dict[str, Any]], None],
+    job: Job,
+    *,
+    free_text: Collection[str] = (),
+    rewrite: Callable[[list[str]], list[str]] = list,
+) -> None:
+    """Compose the config from the command line, check it, and run the job.
+
+    Args:
+        config_name: file in `conf/`.
+        check_config: raises `UserError` where the composed config is wrong.
+        job: the work; called once, or once for each run of a sweep.
+        free_text: keys whose values are taken as typed: commas, quotes and brackets in them are
+            text, not Hydra's grammar.
+        rewrite: turns the command's arguments into those that Hydra sees.
+
+    A `UserError`, a mistake in the config, or an output folder that cannot be written ends the
+    process with one line on stderr and exit code 2; other exceptions keep their traceback.
+    """
+    debug = any(arg in ("debug=true", "debug=True") for arg in sys.argv)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to us
+    try:
+        sys.argv[1:] = rewrite([_quote(arg, free_text) for arg in sys.argv[1:]])
+        _run_hydra(config_name, check_config, job)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        line = _one_line(error)
+        if line is None or debug:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run_hydra(config_name: str, check_config: Callable[[dict[str, Any]], None], job: Job) -> None:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    failures: list[Exception] = []
+
+    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
+    def main(cfg: DictConfig) -> Any:
+        try:
+            return checked_job(cfg)
+        except Exception as error:
+            failures.append(error)  # raised below, past Hydra's own report of it
+            return None
+
+    def checked_job(cfg: DictConfig) -> Any:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+            assert isinstance(container, dict)
+            config = {str(name): value for name, value in container.items()}
+            check_config(config)
+        except (UserError, OmegaConfBaseException):
+            _remove_if_unused(folder)
+            raise
+        return job(config, folder)
+
+    main()
+    if failures:
+        raise failures[0]
+
+
+def _quote(arg: str, free_text: Collection[str]) -> str:
+    """Quote the value of a free-text key for Hydra's grammar, unless the user did."""
+    name, equals, value = arg.partition("=")
+    quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
+    if not equals or name.lstrip("+") not in free_text or quoted or value in ("null", ""):
+        return arg
+    if value.startswith("[") and value.endswith("]"):
+        return arg  # a list, in Hydra's grammar
+    # A backslash is only special before a quote, or at the end.
+    escaped = re.sub(r"(\\*)($|')", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+    return f"{name}='{escaped}'"
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """Take back the run folder that Hydra made for a config that turned out wrong."""
+    import shutil
+
+    contents = {path.name for path in folder.iterdir()} if folder.is_dir() else {"?"}
+    if contents <= {"config"}:
+        shutil.rmtree(folder)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # made for it too, if it is empty
+
+
+def _one_line(error: Exception) -> str | None:
+    """The line to print for an error that the user can cure; None for our own mistakes."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingMandatoryValue):
+        name = error.full_key or str(error).rpartition(": ")[2]
+        return f"{name} must be given: add {name}=... to the command"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _hydra_line(error)
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+        return f"cannot write to {error.filename}: {error.strerror}; choose output_root=FOLDER"
+    return None
+
+
+def _hydra_line(error: Exception) -> str:
+    """Hydra's message in one line, with the nearest name."""
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return unknown_key(match[1].partition("@")[0], _known_keys())
+    if match := re.search(r"Could not find '([^']+)'", text):
+        group, _, option = match[1].rpartition("/")
+        folder = config_dir() / group
+        options = sorted(path.stem for path in folder.glob("*.yaml"))
+        from difflib import get_close_matches
+
+        near = get_close_matches(option, options, n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"unknown {group}={option}: allowed are {', '.join(options)}{hint}"
+    first = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return f"{first} (in a value, quote special characters: 'key=\"a, b\"')"
+
+
+def _known_keys() -> list[str]:
+    """Dotted names of all keys of all options, for the nearest match."""
+    from omegaconf import OmegaConf
+
+    def walk(node: Any, path: str) -> list[str]:
+        if not isinstance(node, dict):
+            return [path]
+        deeper = [name for k, v in node.items() for name in walk(v, f"{path}.{k}" if path else k)]
+        return [*([path] if path else []), *deeper]
+
+    names: set[str] = set()
+    for file in config_dir().rglob("*.yaml"):
+        group = ".".join(file.parent.relative_to(config_dir()).parts)
+        node: Any = OmegaConf.to_container(OmegaConf.load(file))
+        for extra in ("defaults", "hydra"):
+            node.pop(extra, None)
+        names.update(walk(node, "" if "@package _global_" in file.read_text() else group))
+    return sorted(names)

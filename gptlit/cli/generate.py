@@ -1,0 +1,115 @@
+"""python generate.py: continue text with a trained model."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptlit.cli import app, schema
+from gptlit.errors import UserError
+
+if TYPE_CHECKING:
+    from gptlit.inference.api import LanguageModel
+
+
+def main() -> None:
+    """Entry point of `python generate.py` and `gptlit-generate`."""
+    free_text = ("prompt", "stop", "ckpt", "prompts", "output")
+    app.run("generate", check_config, generate, free_text=free_text)
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Check types and ranges, and that the options go together."""
+    for name in ("prompt", "stop"):  # prompt=42 is text, whatever YAML thinks
+        if isinstance(config[name], int | float):
+            config[name] = str(config[name])
+    schema.check(config, schema.Generate)
+    if config["prompt"] is not None and config["prompts"] is not None:
+        raise UserError("give either prompt=... or prompts=FILE, not both")
+
+
+def generate(config: dict[str, Any], _folder: Path) -> None:
+    """One prompt, a file of prompts, or a conversation."""
+    prompts = _read_prompts(config["prompts"]) if config["prompts"] else []
+    from gptlit.inference.api import load
+
+    model = load(
+        config["ckpt"],
+        device=config["device"]["name"],
+        precision=config["precision"]["name"],
+        task=config["task"],
+        outputs=config["output_root"],
+    )
+    options = {
+        "max_new_tokens": config["max_new_tokens"],
+        "temperature": config["temperature"],
+        "top_k": config["top_k"],
+        "top_p": config["top_p"],
+        "stop": [config["stop"]] if isinstance(config["stop"], str) else config["stop"] or [],
+    }
+    if prompts:
+        _answer_file(model, prompts, config, options)
+    elif config["prompt"] is not None:
+        for sample in range(config["num_samples"]):
+            if sample:
+                print("-" * 20)
+            _write(model, config["prompt"], options, seed=config["seed"] + sample)
+    else:
+        _converse(model, config, options)
+
+
+def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: int) -> None:
+    """The prompt and its continuation, as it is written."""
+    print(prompt, end="", flush=True)
+    for text in model.stream(prompt, **options, seed=seed):
+        print(text, end="", flush=True)
+    print()
+
+
+def _converse(model: "LanguageModel", config: dict[str, Any], options: dict[str, Any]) -> None:
+    if sys.stdin.isatty():
+        print("Type a text to continue, or quit.")
+    asked = 0
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            print()
+            return
+        if prompt.strip() == "quit":
+            return
+        if prompt:
+            _write(model, prompt, options, seed=config["seed"] + asked)
+            asked += 1
+
+
+def _read_prompts(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompts={path} cannot be read as UTF-8 text: {error}") from error
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"prompts={path} has no prompt: write one on each line")
+    return prompts
+
+
+def _answer_file(
+    model: "LanguageModel", prompts: list[str], config: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Continue each prompt `num_samples` times, in batches, into a JSONL file."""
+    from rich.progress import track
+
+    jobs = [prompt for prompt in prompts for _ in range(config["num_samples"])]
+    output = Path(config["output"])
+    temporary = output.with_name(f".{output.name}.tmp")
+    starts = range(0, len(jobs), config["batch_size"])
+    with temporary.open("w", encoding="utf-8") as file:
+        for start in track(starts, "generating", disable=not sys.stdout.isatty()):
+            batch = jobs[start : start + config["batch_size"]]
+            texts = model.generate(batch, **options, seed=config["seed"] + start)
+            for prompt, text in zip(batch, texts, strict=True):
+                line = {"prompt": prompt, "completion": text}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    temporary.replace(output)
+    print(f"{len(jobs)} completions written to {output}")

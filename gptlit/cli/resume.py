@@ -1,0 +1,64 @@
+"""`resume=...`: turn it into the command line of the run that goes on, in its own folder."""
+
+from pathlib import Path
+
+from gptlit.errors import UserError
+
+LAST = Path("checkpoints") / "last.ckpt"
+
+
+def apply(args: list[str]) -> list[str]:
+    """Rewrite a command line that asks to resume.
+
+    `resume=FOLDER` (or a checkpoint in it) repeats that run's own overrides, then those given now.
+    `resume=auto` takes the newest unfinished run with the same overrides, or the folder given by
+    `hydra.run.dir`; without one, the run starts from the beginning.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    wanted = [arg.partition("=")[2].strip("'\"") for arg in args if arg.startswith("resume=")]
+    if not wanted or wanted[-1] in ("", "null"):
+        return args
+    others = [arg for arg in args if not arg.startswith("resume=")]
+    if wanted[-1] == "auto":
+        folder = _newest_unfinished(others)
+        if folder is None or not (folder / LAST).is_file():
+            return others
+    else:
+        folder = _run_folder(Path(wanted[-1]))
+        names = {arg.partition("=")[0] for arg in others}
+        before = [arg for arg in _overrides(folder) if arg.partition("=")[0] not in names]
+        others = before + others
+    others = [arg for arg in others if not arg.startswith("hydra.run.dir=")]
+    return [*others, f"hydra.run.dir='{folder}'", f"resume='{folder / LAST}'"]
+
+
+def _run_folder(path: Path) -> Path:
+    folder = path.parent.parent if path.suffix == ".ckpt" else path
+    if not (folder / LAST).is_file():
+        raise UserError(f"resume={path}: there is no {folder / LAST}; give a run folder")
+    return folder
+
+
+def _newest_unfinished(args: list[str]) -> Path | None:
+    values = dict(arg.split("=", 1) for arg in args if "=" in arg)
+    if "hydra.run.dir" in values:
+        return Path(values["hydra.run.dir"].strip("'\""))
+    root = Path(values.get("output_root", "outputs").strip("'\""))
+    same = [
+        run.parent.parent
+        for run in root.glob(f"*/*/{LAST}")
+        if not (run.parent.parent / "summary.json").exists()
+        and sorted(_overrides(run.parent.parent)) == sorted(args)
+    ]
+    return max(same, key=lambda folder: folder.name, default=None)
+
+
+def _overrides(folder: Path) -> list[str]:
+    """What the run was started with, less what resuming added."""
+    from omegaconf import OmegaConf
+
+    file = folder / "config" / "overrides.yaml"
+    stored = OmegaConf.load(file) if file.is_file() else []
+    return [str(arg) for arg in stored if not str(arg).startswith("resume=")]

@@ -1,0 +1,265 @@
+"""What every config key means, and what it may be: checked before anything heavy is imported.
+
+A class describes a node of the config; a field's default is never used (values stand in `conf/`),
+its type and `key(...)` say what is allowed.
+"""
+
+import types
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from gptlit.errors import UserError
+
+
+def key(
+    meaning: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field with its meaning (and unit), and bounds or choices."""
+    bounds = {">=": ge, ">": gt, "<=": le, "<": lt}
+    return field(metadata={"meaning": meaning, "bounds": bounds, "choices": choices})
+
+
+@dataclass
+class Tokenizer:
+    name: str = key("tokenizer", choices=("gpt2", "byte"))
+
+
+@dataclass
+class Model:
+    name: str = key("what reports call this shape")
+    context_length: int = key("longest sequence, tokens", ge=1)
+    emb_dim: int = key("width of the residual stream", ge=1)
+    n_heads: int = key("attention heads per block", ge=1)
+    n_layers: int = key("transformer blocks", ge=1)
+    drop_rate: float = key("dropout probability", ge=0, lt=1)
+    qkv_bias: bool = key("whether the query, key, value projection has a bias")
+    activation_checkpointing: bool = key("recompute blocks in the backward pass to save memory")
+
+
+@dataclass
+class TextData:
+    _target_: str = key("class of the data module")
+    name: str = key("what reports call this data")
+    batch_size: int = key("windows per micro-batch and process", ge=1)
+    val_fraction: float = key("share that validates", gt=0, lt=1)
+    num_workers: int = key("processes that load batches; 0: none beside the main one", ge=0)
+    cache_dir: str | None = key("where tokenised text is kept; null: ~/.cache/gptlit")
+
+
+@dataclass
+class TextFileData(TextData):
+    path: str | list[str] | None = key("file, folder, glob, or a list of them")
+    val_path: str | list[str] | None = key("separate validation text")
+    column: str = key("column with the text in tables")
+
+
+@dataclass
+class PublishedTextData(TextFileData):
+    urls: list[str] = key("mirrors, tried in turn")
+    file_name: str = key("name in the download cache")
+    sha256: str = key("hash of the published file, hexadecimal")
+
+
+@dataclass
+class Optimizer:
+    lr: float = key("peak learning rate", gt=0)
+    weight_decay: float = key("decoupled weight decay", ge=0)
+    betas: list[float] = key("Adam's moments, two numbers", ge=0, lt=1)
+    eps: float = key("Adam's stabiliser", gt=0)
+
+
+@dataclass
+class Scheduler:
+    name: str = key("course of the learning rate", choices=("cosine", "linear", "constant"))
+    warmup_steps: int = key("optimiser steps of linear warm-up", ge=0)
+    total_steps: int | None = key("optimiser step at which the decay ends", ge=1)
+    min_lr_ratio: float = key("last learning rate over the peak", ge=0, le=1)
+
+
+@dataclass
+class Trainer:
+    max_steps: int = key("optimiser steps; -1: no limit", ge=-1)
+    max_epochs: int | None = key("passes over the data", ge=1)
+    accumulate_grad_batches: int = key("micro-batches per optimiser step", ge=1)
+    gradient_clip_val: float | None = key("largest 2-norm of the gradients", gt=0)
+    val_interval: int | None = key("optimiser steps between validations", ge=1)
+    checkpoint_interval: int = key("optimiser steps between saves of last.ckpt", ge=0)
+    early_stopping: int = key("validations without a better one before stopping", ge=0)
+    log_every_n_steps: int = key("optimiser steps between logged rows", ge=1)
+    limit_val_batches: int | float = key("validation batches, or their share", ge=0)
+    devices: int | str = key("devices per node, or auto", ge=1, choices=("auto",))
+    num_nodes: int = key("machines", ge=1)
+    strategy: str = key("Lightning's strategy", choices=("auto", "ddp"))
+
+
+@dataclass
+class Device:
+    name: str = key("kind of device", choices=("auto", "cpu", "cuda", "mps"))
+
+
+@dataclass
+class Precision:
+    name: str = key("number format of products", choices=("auto", "fp32", "bf16", "fp16"))
+
+
+@dataclass
+class Logger:
+    csv: bool = key("write metrics.csv")
+    tensorboard: bool = key("write TensorBoard events")
+    wandb: dict[str, Any] | None = key("keys of Lightning's WandbLogger")
+    mlflow: dict[str, Any] | None = key("keys of Lightning's MLFlowLogger")
+
+
+@dataclass
+class Sample:
+    every_n_validations: int = key("validations between samples; 0: none", ge=0)
+    prompt: str = key("text to continue")
+    max_new_tokens: int = key("tokens to write", ge=1)
+    temperature: float = key("0: greedy", ge=0)
+    top_k: int = key("0: all tokens", ge=0)
+
+
+@dataclass
+class PretrainTask:
+    name: str = key("task")
+    sample: Sample = key("text samples while training")
+
+
+@dataclass
+class Train:
+    tokenizer: Tokenizer = key("text to ids")
+    model: Model = key("shape of the network")
+    data: dict[str, Any] = key("text, and how it is cut into batches")
+    optimizer: Optimizer = key("AdamW")
+    scheduler: Scheduler = key("course of the learning rate")
+    trainer: Trainer = key("length and mechanics of the run")
+    device: Device = key("where to compute")
+    precision: Precision = key("number format")
+    logger: Logger = key("where metrics go")
+    task: dict[str, Any] = key("what is trained")
+    seed: int = key("of weights, data order and dropout", ge=0, lt=2**63)
+    compile: bool = key("torch.compile each block")
+    resume: str | None = key("run folder, checkpoint, or auto")
+    output_root: str = key("folder of all runs")
+    debug: bool = key("two steps; tracebacks")
+
+
+@dataclass
+class Generate:
+    device: Device = key("where to compute")
+    precision: Precision = key("number format")
+    ckpt: str | None = key("checkpoint file or run folder")
+    task: str = key("whose newest run is meant", choices=("pretrain",))
+    output_root: str = key("folder of all runs")
+    prompt: str | None = key("text to continue")
+    prompts: str | None = key("file with a prompt on each line")
+    output: str = key("JSONL file for prompts=")
+    batch_size: int = key("prompts at once", ge=1)
+    max_new_tokens: int = key("tokens to write at most", ge=1)
+    temperature: float = key("0: greedy", ge=0)
+    top_k: int = key("0: all tokens", ge=0)
+    top_p: float = key("1: all tokens", gt=0, le=1)
+    stop: str | list[str] | None = key("ends the text")
+    seed: int = key("of the draws", ge=0, lt=2**62)
+    num_samples: int = key("continuations of each prompt", ge=1)
+    debug: bool = key("tracebacks")
+
+
+def check(config: dict[str, Any], schema: type, path: str = "") -> None:
+    """Check a composed config against a schema.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value has a wrong type or is out of range;
+            the line names the key, the value, what is allowed and the nearest name.
+    """
+    known = {f.name: f for f in fields(schema)}
+    hints = typing.get_type_hints(schema)
+    for name in config:
+        if name not in known:
+            raise UserError(unknown_key(f"{path}{name}", [f"{path}{k}" for k in known]))
+    for name, spec in known.items():
+        if name not in config:
+            raise UserError(f"{path}{name} is missing ({spec.metadata['meaning']})")
+        _check_value(f"{path}{name}", config[name], hints[name], spec.metadata)
+
+
+def unknown_key(name: str, known: list[str]) -> str:
+    """The line for a key that does not exist."""
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"unknown key '{name}'" + (
+        f": did you mean '{near[0]}'?" if near else f"; known are {', '.join(sorted(known))}"
+    )
+
+
+def _check_value(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any]) -> None:
+    if is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise UserError(f"{name}={value} is a group: choose one of its options by name")
+        return check(value, hint, f"{name}.")
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not any(_is(value, option) for option in options):
+        wanted = " or ".join(_type_name(option) for option in options)
+        raise UserError(f"{name}={_show(value)}: expected {wanted} ({metadata['meaning']})")
+    if isinstance(value, str) and metadata["choices"] and value not in metadata["choices"]:
+        near = get_close_matches(value, metadata["choices"], n=1, cutoff=0.5)
+        hint_text = f"; did you mean {near[0]}?" if near else ""
+        allowed = ", ".join(metadata["choices"])
+        raise UserError(f"{name}={value}: allowed are {allowed}{hint_text}")
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            _check_bounds(name, number, metadata)
+    return None
+
+
+def _check_bounds(name: str, number: float, metadata: typing.Mapping[str, Any]) -> None:
+    tests = {">=": float.__ge__, ">": float.__gt__, "<=": float.__le__, "<": float.__lt__}
+    bounds = {sign: bound for sign, bound in metadata["bounds"].items() if bound is not None}
+    if not all(tests[sign](float(number), float(bound)) for sign, bound in bounds.items()):
+        allowed = " and ".join(f"{sign} {bound}" for sign, bound in bounds.items())
+        raise UserError(f"{name}={number}: must be {allowed} ({metadata['meaning']})")
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value fits a type, as users see types: 1 is a float, true is not a number."""
+    if hint is Any:
+        return True
+    if hint is types.NoneType:
+        return value is None
+    origin = typing.get_origin(hint) or hint
+    if origin is list:
+        [item] = typing.get_args(hint)
+        return isinstance(value, list) and all(_is(v, item) for v in value)
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin)
+
+
+def _type_name(hint: Any) -> str:
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        types.NoneType: "null",
+    }
+    if hint in names:
+        return names[hint]
+    if typing.get_origin(hint) is list:
+        return f"a list of {_type_name(typing.get_args(hint)[0]).removeprefix('a ')}s"
+    return "a group of keys"
+
+
+def _show(value: Any) -> str:
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )

@@ -1,0 +1,61 @@
+"""python train.py: compose, build, fit."""
+
+from pathlib import Path
+from typing import Any
+
+from gptlit.cli import allocator, app, resume, schema
+from gptlit.errors import UserError
+
+
+def main() -> None:
+    """Entry point of `python train.py` and `gptlit-train`."""
+    allocator.restart_with_tuned_malloc()
+    app.run("train", check_config, train, rewrite=rewrite)
+
+
+def rewrite(args: list[str]) -> list[str]:
+    """The command line as Hydra wants it: debug=true names an option, which must be text."""
+    named = [f"{arg[:6]}'{arg[6:].lower()}'" if _is_switch(arg) else arg for arg in args]
+    return resume.apply(named)
+
+
+def _is_switch(arg: str) -> bool:
+    return arg.lower() in ("debug=true", "debug=false")
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Check all nodes; those of data and tasks that gptlit does not know check themselves."""
+    schema.check(config, schema.Train)
+    data, task = config["data"], config["task"]
+    if data.get("_target_") == "gptlit.data.pydocs.PydocsDataModule":
+        schema.check(data, schema.TextData, "data.")
+    elif data.get("_target_") == "gptlit.data.text.TextDataModule":
+        published = "urls" in data
+        schema.check(data, schema.PublishedTextData if published else schema.TextFileData, "data.")
+    if task.get("name") == "pretrain":
+        schema.check(task, schema.PretrainTask, "task.")
+    if config["trainer"]["max_steps"] == -1 and config["trainer"]["max_epochs"] is None:
+        raise UserError("the run has no end: give trainer.max_steps=... or trainer.max_epochs=...")
+
+
+def train(config: dict[str, Any], folder: Path) -> float | None:
+    """Build what the config names, and fit it.
+
+    Returns:
+        the best monitored score, for sweepers.
+    """
+    from hydra.utils import instantiate
+
+    from gptlit.tokenizer import get_tokenizer
+    from gptlit.training.run import fit
+
+    tokenizer = get_tokenizer(config["tokenizer"]["name"])
+    node = {name: value for name, value in config["data"].items() if name != "name"}
+    data = instantiate(
+        node,
+        tokenizer=tokenizer,
+        context_length=config["model"]["context_length"],
+        seed=config["seed"],
+        _convert_="all",
+    )
+    return fit(config, data, tokenizer, folder)

@@ -1,0 +1,244 @@
+"""Running text for pretraining: windows of a tokenized corpus."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+
+from gptlit.data.batch import TextBatch
+from gptlit.data.corpus import Source, TextFiles
+from gptlit.data.sampler import ResumableLoader, SequentialLoader
+from gptlit.data.shards import TokenizedCorpus, tokenize_corpus
+from gptlit.data.stream import TokenStream
+from gptlit.errors import UserError
+from gptlit.tokenizer import Tokenizer
+
+NO_TARGET = -100
+
+
+def default_cache_dir() -> Path:
+    """Where downloads and tokenized corpora are kept: $GPTLIT_CACHE or ~/.cache/gptlit."""
+    return Path(os.environ.get("GPTLIT_CACHE") or "~/.cache/gptlit").expanduser()
+
+
+class Windows:
+    """Windows of `context_length` inputs, one after another, with the tokens after them as targets.
+
+    With `partial`, every token but the first is a target of one window: the last is filled up with
+    `pad_id`, without targets there, and so are windows past the end. Without it the rest is left.
+    """
+
+    def __init__(
+        self, stream: TokenStream, context_length: int, pad_id: int, *, partial: bool
+    ) -> None:
+        self._stream = stream
+        self._context_length = context_length
+        self._pad_id = pad_id
+        self._partial = partial
+
+    def __len__(self) -> int:
+        whole, rest = divmod(max(len(self._stream) - 1, 0), self._context_length)
+        return whole + (self._partial and rest > 0)
+
+    def __getitem__(self, windows: np.ndarray) -> TextBatch:
+        """The batch of `windows`, (batch,) int64; time is context_length."""
+        size = self._context_length + 1
+        ids = np.empty((len(windows), size), dtype=np.int64)
+        short: list[tuple[int, int]] = []
+        for index, window in enumerate(windows.tolist()):
+            start = window * self._context_length
+            there = len(self._stream) - start
+            if there >= size:
+                self._stream.read_into(start, ids[index])
+            else:
+                there = max(there, 0)
+                self._stream.read_into(len(self._stream) - there, ids[index, :there])
+                ids[index, there:] = self._pad_id
+                short.append((index, there))
+        targets = ids[:, 1:].copy()
+        for index, there in short:
+            targets[index, max(there - 1, 0) :] = NO_TARGET
+        return TextBatch(torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(targets))
+
+
+class TextDataModule(LightningDataModule):
+    """Windows of a text corpus, tokenized once into a cache.
+
+    tokenizer: encodes the text; its end-of-text id stands after each document
+    context_length: tokens per window
+    batch_size: windows per process and micro-batch
+    seed: of the split by documents and of the order of the windows
+    path: a file, a folder, a glob or a list of these, see `corpus.TextFiles`; without it, the file
+        published at `urls` (mirrors) is downloaded as `file_name`, and checked with `sha256`
+    column: the field of a .jsonl, .csv or .parquet row that holds its text
+    val_fraction, val_path: what is for validation, see `shards.tokenize_corpus`
+    cache_dir: for downloads and tokenized corpora, see `default_cache_dir`
+    num_workers: processes that read batches ahead; reading is fast enough without
+
+    `prepare_data`, `setup` and what they call raise UserError for a corpus that cannot be read,
+    and for splits that are too short.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        path: str | Sequence[str] | None = None,
+        column: str = "text",
+        val_fraction: float = 0.1,
+        val_path: str | Sequence[str] | None = None,
+        cache_dir: str | Path | None = None,
+        num_workers: int = 0,
+        urls: Sequence[str] | None = None,
+        sha256: str | None = None,
+        file_name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.path = path
+        self.column = column
+        self.val_fraction = val_fraction
+        self.val_path = val_path
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.num_workers = num_workers
+        self.urls = urls
+        self.sha256 = sha256
+        self.file_name = file_name
+        self._corpus: TokenizedCorpus | None = None
+        self._name = ""
+        self._loader: ResumableLoader | None = None
+        self._place_in_data: dict[str, int] | None = None
+
+    def default_source(self) -> Source:
+        """The documents to read where no path is set; another kind of text overrides this."""
+        if not (self.urls and self.file_name):
+            raise UserError("data.path is not set; set it to a text file, a folder or a glob")
+        from gptlit.download import download
+
+        target = self.cache_dir / "downloads" / self.file_name
+        return TextFiles(str(download(self.urls, target, sha256=self.sha256)), self.column)
+
+    def _sources(self) -> tuple[Source, Source | None]:
+        """Documents to train on, and those to validate on where they are separate."""
+        given = TextFiles(self.path, self.column) if self.path is not None else None
+        source = given or self.default_source()
+        if self.val_path is None:
+            return source, None
+        val_source = TextFiles(self.val_path, self.column, key="data.val_path")
+        if given and (both := given.files.keys() & val_source.files.keys()):
+            raise UserError(
+                f"{min(both)} is in data.path and in data.val_path; "
+                "a file is for training or for validation, leave it out of one of them"
+            )
+        return source, val_source
+
+    def prepare_data(self) -> None:
+        """Tokenize the corpus, unless the cache holds it."""
+        source, val_source = self._sources()
+        self._name = source.name
+        self._corpus = tokenize_corpus(
+            source,
+            self.tokenizer,
+            self.cache_dir / "corpora",
+            val_source=val_source,
+            val_fraction=self.val_fraction,
+            seed=self.seed,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Open the tokenized corpus, for all stages alike."""
+        corpus = self.corpus
+        if corpus.train.tokens <= self.context_length:
+            raise UserError(
+                f"the training split of {self._name} has {corpus.train.tokens} tokens, but one "
+                f"window takes {self.context_length + 1}: set model.context_length="
+                f"{max(corpus.train.tokens - 1, 1)} or less, give more text, or lower "
+                f"data.val_fraction={self.val_fraction}"
+            )
+        if corpus.validation.tokens < 2:
+            raise UserError(
+                f"the validation split of {self._name} has {corpus.validation.tokens} tokens, but "
+                f"needs 2: raise data.val_fraction={self.val_fraction}, or give more text"
+            )
+
+    @property
+    def corpus(self) -> TokenizedCorpus:
+        """The tokenized corpus; made on first use by a process that did not prepare the data."""
+        if self._corpus is None:
+            self.prepare_data()
+        assert self._corpus is not None
+        return self._corpus
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Windows in an order of their own each epoch, without replacement; the rest is left."""
+        self._loader = self._train_loader(*self._place())
+        if self._place_in_data is not None:
+            self._loader.load_state_dict(self._place_in_data)
+        return self._loader
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training has read; of a loader, Lightning keeps it only inside an epoch."""
+        return {} if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next training loader go on from there."""
+        self._place_in_data = state_dict or None
+
+    def _train_loader(self, rank: int, world_size: int) -> ResumableLoader:
+        return ResumableLoader(
+            self._windows(train=True),
+            self.batch_size,
+            self.seed,
+            rank=rank,
+            world_size=world_size,
+            num_workers=self.num_workers,
+            pin_memory=self._pin_memory(),
+            what=f"windows of {self.context_length} tokens",
+        )
+
+    def val_dataloader(self) -> SequentialLoader:
+        """Windows in order; every token of the split but the first is a target exactly once."""
+        rank, world_size = self._place()
+        return SequentialLoader(
+            self._windows(train=False),
+            self.batch_size,
+            rank=rank,
+            world_size=world_size,
+            num_workers=self.num_workers,
+            pin_memory=self._pin_memory(),
+        )
+
+    def train_batches(self, world_size: int = 1) -> int:
+        """Micro-batches per epoch and process. Raises UserError where there is none."""
+        return len(self._train_loader(0, world_size))
+
+    def describe(self) -> str:
+        """The corpus in one line."""
+        train, validation = self.corpus.train, self.corpus.validation
+        return (
+            f"{self._name}: {train.documents + validation.documents:,} documents, "
+            f"{(train.bytes + validation.bytes) / 1e6:.1f} MB, {train.tokens:,} training and "
+            f"{validation.tokens:,} validation tokens ({self.tokenizer.name}), "
+            f"{'from the cache' if self.corpus.cached else 'tokenized now'}"
+        )
+
+    def _windows(self, *, train: bool) -> Windows:
+        split = self.corpus.train if train else self.corpus.validation
+        stream = self.corpus.stream(split)
+        return Windows(stream, self.context_length, self.tokenizer.eot_id, partial=not train)
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and world size."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _pin_memory(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

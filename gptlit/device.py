@@ -1,0 +1,117 @@
+"""What the machine has: its devices, the number formats they are fast in, and their peak rate."""
+
+import math
+import platform
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from gptlit.errors import UserError
+
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+"""Our names for Lightning's precision plugins; weights stay in fp32 in all of them."""
+
+
+def available_devices() -> list[str]:
+    """Names of the kinds of device that this machine has, fastest first."""
+    found = ["cuda"] if torch.cuda.is_available() else []
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    return [*found, "cpu"]
+
+
+def resolve_device(name: str) -> str:
+    """`auto` is the fastest device there is.
+
+    Raises:
+        UserError: the machine lacks the device.
+    """
+    have = available_devices()
+    if name == "auto":
+        return have[0]
+    if name not in have:
+        raise UserError(
+            f"device={name} is not available: this machine has {', '.join(have)}"
+            f" (torch {torch.__version__}); use device={have[0]} or device=auto"
+        )
+    return name
+
+
+def fast_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 faster than fp32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """`auto` is the fastest format that trains well on the device.
+
+    Raises:
+        UserError: the device lacks the format.
+    """
+    if name == "auto":
+        if fast_bf16(device):
+            return "bf16"
+        return "fp16" if device == "cuda" else "fp32"
+    if name == "bf16" and device == "cuda" and not fast_bf16(device):
+        gpu = torch.cuda.get_device_name()
+        raise UserError(f"precision=bf16 is not available on {gpu}; use fp16 or fp32")
+    if name == "fp16" and device != "cuda":
+        raise UserError(
+            f"precision=fp16 trains on CUDA only, not on {device}; use precision=bf16 or fp32"
+        )
+    return name
+
+
+def device_name(device: str) -> str:
+    """The device as its maker calls it, for reports."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    if device == "cpu" and cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()} ({torch.get_num_threads()} threads)"
+    return f"{device} ({platform.processor() or platform.machine()})"
+
+
+def peak_flops(device: str, precision: str) -> float:
+    """Peak floating-point operations per second of one device in a training precision.
+
+    Published figures for known GPUs; elsewhere the best of a few large matrix products.
+    """
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device == "cuda":
+        from lightning.fabric.utilities.throughput import get_available_flops
+
+        known = get_available_flops(torch.device("cuda", 0), dtype)
+        if known:
+            return float(known)
+    n = 1024 if device == "cpu" else 4096
+    a, b = torch.randn(2, n, n, device=device, dtype=dtype)
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+def peak_memory_gb(device: str) -> float:
+    """Most memory held so far in GB (10^9 bytes): allocated on the GPU, or resident on a CPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    if device == "mps":
+        return torch.mps.driver_allocated_memory() / 1e9
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if platform.system() == "Darwin" else 1024) / 1e9

@@ -1,0 +1,246 @@
+"""From a prompt to text: sampling, the KV cache, sliding windows, stop strings."""
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptlit.model import GPTModel, KVCache
+from gptlit.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn from the logits.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    temperature: float = 0.0
+    """Divides the logits; 0 takes the likeliest token (greedy)."""
+    top_k: int = 0
+    """Keep only the k likeliest tokens (Fan et al. 2018); 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the fewest likeliest tokens that together reach p (Holtzman et al. 2020)."""
+    seed: int = 0
+    """Row i of a batch draws from a generator seeded with seed + i, so that what it draws does
+    not depend on the rest of the batch."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+
+class Sampler:
+    """Draws one token for each row, with a random generator per row."""
+
+    def __init__(self, sampling: Sampling, batch_size: int, device: torch.device) -> None:
+        self.sampling = sampling
+        self.generators = [
+            torch.Generator(device).manual_seed(sampling.seed + row) for row in range(batch_size)
+        ]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """logits (B, V) -> token ids (B,) int64."""
+        if self.sampling.temperature == 0:
+            return logits.argmax(dim=-1)
+        probabilities = filtered_probabilities(logits.float(), self.sampling)
+        # argmax(p / Exp(1) noise) is a draw from p, without a search through cumulative sums.
+        noise = torch.empty_like(probabilities)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        return (probabilities / noise).argmax(dim=-1)
+
+
+def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Probabilities after temperature, then top-k, then top-p.
+
+    Args:
+        logits: (B, V) fp32.
+        sampling: with a temperature above 0.
+
+    Returns:
+        (B, V), each row sums to 1 over the tokens that are kept; the likeliest always is.
+    """
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        kth = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    probabilities = logits.softmax(dim=-1)
+    if sampling.top_p < 1:
+        ordered, index = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered  # probability of all likelier tokens
+        ordered = ordered.masked_fill(before >= sampling.top_p, 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter_(-1, index, ordered)
+        probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+    return probabilities
+
+
+@torch.inference_mode()
+def stream_ids(
+    model: GPTModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling,
+    use_cache: bool = True,
+) -> Iterator[list[int]]:
+    """Continue prompts of any lengths, one token a step.
+
+    Prompts are padded on the left; padding is masked, and positions count from each prompt's
+    first token. Once the text is longer than the context, the window slides: each new token sees
+    the last `context_length` tokens, at positions counted from 0, as if they were all there is.
+
+    Args:
+        model: in any mode; it is left in the mode it came in.
+        prompts: token ids, at least one each.
+        max_new_tokens: steps.
+        sampling: how tokens are drawn.
+        use_cache: off computes every position anew at each step, to check the cache against.
+
+    Yields:
+        one token id for each prompt.
+
+    Raises:
+        ValueError: a prompt is empty.
+    """
+    if not all(len(prompt) for prompt in prompts):
+        raise ValueError("a prompt must hold at least one token")
+    device = model.tok_emb.weight.device
+    longest, window = max(map(len, prompts)), model.cfg.context_length
+    ids = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.int64, device=device)
+    padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[longest - len(prompt) : longest] = torch.tensor(prompt, device=device)
+    sampler = Sampler(sampling, len(prompts), device)
+    cache = KVCache(model.cfg, longest + max_new_tokens)
+    training = model.training
+    model.eval()
+    try:
+        for stop in range(longest, longest + max_new_tokens):
+            start = max(0, stop - window)
+            if start > 0 or not use_cache:
+                cache.reset()  # every position has moved
+            past = cache.length
+            left = (padding - start).clamp(min=0)  # padding columns inside the window
+            positions, mask = _positions_and_mask(left, past, stop - start)
+            h = model.hidden(
+                ids[:, start + past : stop],
+                positions=positions,
+                mask=mask,
+                cache=cache if use_cache else None,
+            )
+            tokens = sampler(model.logits(h[:, -1]))
+            ids[:, stop] = tokens
+            yield tokens.tolist()
+    finally:
+        model.train(training)
+
+
+def _positions_and_mask(
+    padding: Tensor, past: int, stop: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Positions (B, T) and mask (B, 1, T, stop) of the columns past..stop behind left padding (B,);
+    None where there is no padding and the model's own defaults are right and faster."""
+    if not bool(padding.any()):
+        return None, None
+    columns = torch.arange(stop, device=padding.device)
+    queries = columns[past:]
+    positions = (queries - padding[:, None]).clamp(min=0)
+    real = columns >= padding[:, None, None]  # (B, 1, stop)
+    causal = columns <= queries[:, None]  # (T, stop)
+    # A padding query may look at itself, or its softmax would be over nothing.
+    mask = (real & causal) | (columns == queries[:, None])
+    return positions, mask[:, None]
+
+
+class TextStream:
+    """Tokens in, text out as early as it is certain: whole characters, and nothing that may turn
+    out to be the beginning of a stop string.
+
+    Args:
+        tokenizer: of the tokens.
+        stop: strings that end the text; they are not part of it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
+        self.finished = False
+        """An end-of-text token or a stop string has come."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+
+    def push(self, token: int) -> str:
+        """Text that is certain after one more token."""
+        if self.finished:
+            return ""
+        if token == self.tokenizer.eot_id:
+            return self.flush()
+        self._held += self._decoder.decode(self.tokenizer.decode_bytes([token]))
+        ends = [at for s in self.stop if (at := self._held.find(s)) >= 0]
+        if ends:
+            self.finished = True
+            text, self._held = self._held[: min(ends)], ""
+            return text
+        keep = max((_overlap(self._held, s) for s in self.stop), default=0)
+        cut = len(self._held) - keep
+        text, self._held = self._held[:cut], self._held[cut:]
+        return text
+
+    def flush(self) -> str:
+        """The rest, once no more tokens come."""
+        self.finished = True
+        text, self._held = self._held + self._decoder.decode(b"", final=True), ""
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The prompt's ids; an empty prompt is the start of a document."""
+    return tokenizer.encode(prompt) or [tokenizer.eot_id]
+
+
+def stream_text(
+    model: GPTModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop: Sequence[str] = (),
+) -> Iterator[list[str]]:
+    """Continue prompts, yielding for each the text that has become certain; ends when all have."""
+    streams = [TextStream(tokenizer, stop) for _ in prompts]
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    for tokens in stream_ids(model, ids, max_new_tokens, sampling):
+        yield [stream.push(token) for stream, token in zip(streams, tokens, strict=True)]
+        if all(stream.finished for stream in streams):
+            return
+    yield [stream.flush() for stream in streams]
+
+
+def generate_text(
+    model: GPTModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop: Sequence[str] = (),
+) -> list[str]:
+    """The continuation of each prompt, without the prompt."""
+    texts = [""] * len(prompts)
+    for parts in stream_text(model, tokenizer, prompts, max_new_tokens, sampling, stop):
+        texts = [text + part for text, part in zip(texts, parts, strict=True)]
+    return texts

@@ -1,0 +1,49 @@
+"""softmax(q k^T / sqrt(head_dim)) v, on the kernel that is fastest for the device.
+
+Vaswani et al. 2017, "Attention Is All You Need", equation 1.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PLAIN_UP_TO = 512
+"""Longest sequence for which the CPU's 16-bit path may hold (heads, T, T) weights."""
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, drop_rate: float = 0.0
+) -> Tensor:
+    """Attention of queries to keys; causal where there is no mask.
+
+    Args:
+        q: (B, n_heads, T, head_dim).
+        k, v: (B, n_heads, S, head_dim), S >= T.
+        mask: bool, broadcastable to (B, n_heads, T, S), true where a query may look. None means
+            causal if T > 1 (then S must equal T), and everything if T == 1.
+        drop_rate: dropout probability on the attention weights.
+
+    Returns:
+        (B, n_heads, T, head_dim).
+    """
+    T, S = q.shape[-2], k.shape[-2]  # noqa: N806
+    # The fused CPU kernel multiplies bf16 at fp32 speed. While the weights are small, plain
+    # bf16 products are three to five times as fast, forward and backward.
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and T > 1 and S <= PLAIN_UP_TO:
+        return _plain(q, k, v, mask, drop_rate)
+    causal = mask is None and T > 1
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=drop_rate, is_causal=causal
+    )
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop_rate: float) -> Tensor:
+    B, H, T, D = q.shape  # noqa: N806
+    S = k.shape[-2]  # noqa: N806
+    if mask is None:
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
+    bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device)
+    bias = bias.masked_fill_(~mask, float("-inf")).expand(B, H, T, S).reshape(B * H, T, S)
+    q, k, v = (x.reshape(B * H, -1, D) for x in (q, k, v))
+    weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=D**-0.5).softmax(dim=-1)
+    return (F.dropout(weights, drop_rate) @ v).view(B, H, T, D)

@@ -1,0 +1,45 @@
+"""Keys and values of the tokens already seen, so that each new token costs one position."""
+
+from torch import Tensor
+
+from gptlit.model.config import GPTConfig
+
+
+class KVCache:
+    """A static key/value cache: allocated at the first keys, filled in place.
+
+    Args:
+        cfg: the model's shape.
+        max_length: tokens that it can hold; never more than `cfg.context_length`.
+    """
+
+    def __init__(self, cfg: GPTConfig, max_length: int) -> None:
+        self.n_layers = cfg.n_layers
+        self.max_length = min(max_length, cfg.context_length)
+        self.length = 0
+        """Tokens held by every layer; the model advances it once a forward pass is through."""
+        self._store: Tensor | None = None
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v (B, n_heads, T, head_dim) of one layer behind what it holds.
+
+        Returns:
+            views of all keys and values up to now, each (B, n_heads, length + T, head_dim).
+
+        Raises:
+            ValueError: there is no room for T more tokens.
+        """
+        start, stop = self.length, self.length + k.shape[2]
+        if stop > self.max_length:
+            raise ValueError(f"the cache holds {self.max_length} tokens, {stop} are needed")
+        if self._store is None:
+            B, H, _, D = k.shape  # noqa: N806
+            self._store = k.new_empty(2, self.n_layers, B, H, self.max_length, D)
+        keys, values = self._store[0, layer], self._store[1, layer]
+        keys[:, :, start:stop] = k
+        values[:, :, start:stop] = v
+        return keys[:, :, :stop], values[:, :, :stop]
+
+    def reset(self) -> None:
+        """Forget everything; the memory stays."""
+        self.length = 0

@@ -1,0 +1,214 @@
+"""GPT-2, top to bottom.
+
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners": a decoder-only
+transformer (Vaswani et al. 2017) with the norms moved in front of each branch. The names of the
+parts are those of Raschka, "Build a Large Language Model (From Scratch)".
+
+Shapes: B batch, T time (tokens), C emb_dim, V vocabulary.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gptlit.model.attention import attention
+from gptlit.model.cache import KVCache
+from gptlit.model.config import GPTConfig
+from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum
+
+
+class MultiHeadAttention(nn.Module):
+    """Causal multi-head self-attention: softmax(q k^T / sqrt(head_dim)) v for each head."""
+
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim = cfg.n_heads, cfg.head_dim
+        self.qkv = nn.Linear(cfg.emb_dim, 3 * cfg.emb_dim, bias=cfg.qkv_bias)
+        self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim)
+        self.drop_rate = cfg.drop_rate
+        self.dropout = nn.Dropout(cfg.drop_rate)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0
+    ) -> Tensor:
+        """x (B, T, C) -> (B, T, C); `mask` as in `GPTModel.hidden`."""
+        B, T, C = x.shape  # noqa: N806
+        qkv = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_heads, T, head_dim)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)  # each (B, n_heads, T of the past and now, head_dim)
+        y = attention(q, k, v, mask, self.drop_rate if self.training else 0.0)
+        y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
+        return self.dropout(self.out_proj(y))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between them, four times as wide inside."""
+
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        self.fc = nn.Linear(cfg.emb_dim, 4 * cfg.emb_dim)
+        self.proj = nn.Linear(4 * cfg.emb_dim, cfg.emb_dim)
+        self.dropout = nn.Dropout(cfg.drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        return self.dropout(self.proj(F.gelu(self.fc(x), approximate="tanh")))
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then feed-forward, each behind its norm and added to the residual stream."""
+
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(cfg.emb_dim)
+        self.att = MultiHeadAttention(cfg)
+        self.norm2 = nn.LayerNorm(cfg.emb_dim)
+        self.ff = FeedForward(cfg)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0
+    ) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        x = x + self.att(self.norm1(x), mask, cache, layer)
+        return x + self.ff(self.norm2(x))
+
+
+class GPTModel(nn.Module):
+    """Token and position embeddings, a stack of blocks, a final norm, and a head tied to the
+    token embedding.
+
+    The embedding has `cfg.padded_vocab_size` rows, so that matrix products run on round sizes;
+    the rows past `cfg.vocab_size` never appear in logits or losses.
+    """
+
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.tok_emb = nn.Embedding(cfg.padded_vocab_size, cfg.emb_dim)
+        self.pos_emb = nn.Embedding(cfg.context_length, cfg.emb_dim)
+        self.drop_emb = nn.Dropout(cfg.drop_rate)
+        self.trf_blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
+        self.final_norm = nn.LayerNorm(cfg.emb_dim)
+        self.out_head: nn.Module | None = None  # None: tied to the token embedding
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """GPT-2's initialisation: N(0, 0.02), and the projections that write to the residual
+        stream scaled down by sqrt(2 n_layers), so that its variance does not grow with depth."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                into_residual = name.endswith(("out_proj", "ff.proj"))
+                std = 0.02 / math.sqrt(2 * self.cfg.n_layers) if into_residual else 0.02
+                nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """The last hidden states, after the final norm.
+
+        Args:
+            input_ids: (B, T) int64.
+            positions: (B, T) or (T,) int64; default: counted on from the cache's length.
+            mask: bool, broadcastable to (B, n_heads, T, T of the past and now), true where a query
+                may look at a key. Default: causal, through the fused kernel without a mask.
+            cache: keys and values of earlier tokens; this call's are appended to it.
+
+        Returns:
+            (B, T, C).
+
+        Raises:
+            ValueError: the sequence, with what the cache holds, exceeds the context length.
+        """
+        past, T = (0 if cache is None else cache.length), input_ids.shape[1]  # noqa: N806
+        if past + T > self.cfg.context_length:
+            raise ValueError(
+                f"{past + T} tokens exceed the model's context of {self.cfg.context_length}"
+            )
+        if positions is None:
+            positions = torch.arange(past, past + T, device=input_ids.device)
+        if mask is None and past > 0 and T > 1:
+            # The kernel's own causal flag starts at the first key, not at the first new one.
+            keys = torch.arange(past + T, device=input_ids.device)
+            mask = keys <= keys[past:, None]
+        x = self.drop_emb(self.tok_emb(input_ids) + self.pos_emb(positions))  # (B, T, C)
+        for layer, block in enumerate(self.trf_blocks):
+            if self.cfg.activation_checkpointing and self.training:
+                x = checkpoint(block, x, mask, use_reentrant=False)
+            else:
+                x = block(x, mask, cache, layer)
+        if cache is not None:
+            cache.length = past + T
+        return self.final_norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (..., C) -> unnormalised log-probabilities (..., V)."""
+        head = self.out_head
+        out = F.linear(hidden, self.tok_emb.weight) if head is None else head(hidden)
+        return out[..., : self.cfg.vocab_size]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """input_ids (B, T) -> logits (B, T, V); arguments as in `hidden`."""
+        return self.logits(self.hidden(input_ids, positions=positions, mask=mask, cache=cache))
+
+    def loss_sum(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        dense: bool = False,
+    ) -> Tensor:
+        """Cross entropy in nats, summed over the targets that are not -100.
+
+        Logits are computed only where there is a target, in chunks that are freed at once.
+
+        Args:
+            input_ids: (B, T) int64.
+            targets: (B, T) int64, -100 where there is no loss.
+            positions, mask: as in `hidden`.
+            dense: promises that no target is -100; a GPU then need not wait to find out.
+
+        Returns:
+            a scalar in fp32; divide by the number of targets for the mean.
+        """
+        h = self.hidden(input_ids, positions=positions, mask=mask).flatten(0, 1)  # (B T, C)
+        targets = targets.flatten()
+        if not dense:
+            keep = targets != IGNORE_INDEX
+            h, targets = h[keep], targets[keep]
+        return cross_entropy_sum(h, self.tok_emb.weight, targets, self.cfg.vocab_size)
+
+    def compile_blocks(self) -> None:
+        """Compile each block in place (names of parameters stay); all share one compiled graph."""
+        for block in self.trf_blocks:
+            block.compile()
+
+    def num_parameters(self, *, embeddings: bool = True) -> int:
+        """Trainable and frozen parameters, as published counts have them: the tied head once, the
+        padding rows not at all; without the two embedding tables if `embeddings` is false."""
+        cfg = self.cfg
+        total = sum(p.numel() for p in self.parameters())
+        total -= (cfg.padded_vocab_size - cfg.vocab_size) * cfg.emb_dim
+        if not embeddings:
+            total -= (cfg.vocab_size + cfg.context_length) * cfg.emb_dim
+        return total

@@ -1,0 +1,99 @@
+"""The head and its cross entropy, in chunks: the largest cost of a small model.
+
+The gradient of the loss with respect to the logits, softmax - onehot, is known in the forward
+pass, so each chunk of logits is turned into its gradient in place, used for the gradients of the
+hidden states and of the weight, and freed. (batch x time x vocabulary) never exists in fp32.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = -100
+"""The target that carries no loss."""
+
+CHUNK_ELEMENTS = 2**26
+"""Logits held at once: 128 MB in 16 bits."""
+SOFTMAX_ELEMENTS = 2**21
+"""Logits in fp32 at once on a CPU: 8 MB, what its caches hold."""
+
+
+def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
+    """Sum over targets of the cross entropy of `hidden @ weight.T`, in nats.
+
+    Matrix products run in autocast's type where it is on, softmax and sums in fp32.
+
+    Args:
+        hidden: (N, C).
+        weight: (rows, C), rows >= vocab_size; rows past `vocab_size` are left out of the softmax.
+        targets: (N,) int64 in [0, vocab_size).
+        vocab_size: number of classes.
+
+    Returns:
+        a scalar in fp32, 0 for N = 0.
+    """
+    device = hidden.device.type
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
+    with torch.autocast(device, enabled=False):
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, vocab_size, dtype)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        vocab_size: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        h, w = hidden.to(dtype), weight.to(dtype)
+        loss = torch.zeros((), dtype=torch.float32, device=h.device)
+        grad_h = torch.empty_like(h) if needs_hidden else None
+        grad_w: Tensor | None = None
+        rows = max(1, CHUNK_ELEMENTS // w.shape[0])
+        for start in range(0, len(h), rows):
+            part = slice(start, start + rows)
+            logits = h[part] @ w.T  # (rows, V padded)
+            loss += _softmax_minus_onehot_(logits, targets[part], vocab_size)
+            if grad_h is not None:
+                torch.mm(logits, w, out=grad_h[part])
+            if needs_weight:
+                grad = logits.T @ h[part]
+                # Over several chunks the sum is kept in fp32.
+                grad_w = grad if grad_w is None else grad_w.float().add_(grad)
+        if needs_weight and grad_w is None:
+            grad_w = torch.zeros_like(w)
+        ctx.save_for_backward(grad_h, grad_w)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        grads = []
+        for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):
+            grads.append(None if grad is None else grad.to(dtype).mul_(grad_loss))
+        return grads[0], grads[1], None, None, None
+
+
+def _softmax_minus_onehot_(logits: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
+    """Turn logits (N, V padded) into softmax - onehot in place; return the summed loss (fp32)."""
+    loss = torch.zeros((), dtype=torch.float32, device=logits.device)
+    # A GPU takes the chunk in a few large kernels; a CPU is faster while its caches hold the rows.
+    n_rows = len(logits) if logits.is_cuda else max(1, SOFTMAX_ELEMENTS // logits.shape[1])
+    for rows, target in zip(logits.split(n_rows), targets.split(n_rows), strict=True):
+        real, index = rows[:, :vocab_size], target[:, None]
+        p = torch.softmax(real, dim=1, dtype=torch.float32)
+        # log(sum exp) from the likeliest class, whose probability cannot underflow: the fused
+        # softmax does not hand it out, and a second pass of exponentials would cost as much.
+        log_z = real.amax(dim=1).float() - p.amax(dim=1).log()
+        loss += (log_z - real.gather(1, index)[:, 0]).sum()
+        p.scatter_add_(1, index, p.new_full(index.shape, -1.0))
+        rows[:, :vocab_size] = p
+        rows[:, vocab_size:] = 0
+    return loss

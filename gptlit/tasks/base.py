@@ -1,0 +1,166 @@
+"""What all tasks share: one model, a loss over target tokens, and honest sums over a whole step."""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gptlit.model import GPTConfig, GPTModel
+
+
+@dataclass
+class StepStats:
+    """One optimiser step, over all its micro-batches and all processes."""
+
+    loss: Tensor
+    """Mean over the step's target tokens, nats (scalar)."""
+    targets: Tensor
+    """Number of target tokens (scalar)."""
+    grad_norm: Tensor | None = None
+    """2-norm of all gradients before clipping (scalar)."""
+
+
+class Task(LightningModule, ABC):
+    """A `GPTModel` and what is done with it.
+
+    A subclass says what the loss is and what is measured; how it is optimised is handed in as
+    `optimizer_factory`, and devices, precision, accumulation and checkpoints are the Trainer's.
+
+    The hyperparameters saved in a checkpoint are plain dicts, strings and numbers.
+
+    Args:
+        model: the fields of `GPTConfig`.
+        tokenizer: name of the tokenizer that made the ids.
+        seed: seeds dropout; together with the step it fixes every random number.
+        settings: the task's own options, saved as they are.
+        token_bytes: (vocab_size,) int64, UTF-8 bytes of each token, for bits per byte.
+    """
+
+    name: ClassVar[str]
+    token_bytes: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        model: dict[str, Any],
+        tokenizer: str,
+        seed: int = 0,
+        settings: dict[str, Any] | None = None,
+        token_bytes: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(
+            {
+                "task": self.name,
+                "model": GPTConfig(**model).to_dict(),
+                "tokenizer": tokenizer,
+                "seed": seed,
+                "settings": settings or {},
+            }
+        )
+        self.seed = seed
+        self.settings = settings or {}
+        self.model = GPTModel(GPTConfig(**model))
+        self.register_buffer("token_bytes", token_bytes, persistent=False)
+        self.optimizer_factory: Callable[[Task], Any] | None = None
+        self.stats: StepStats | None = None
+        """The newest optimiser step, for whoever logs it."""
+        self._micro_batches = 0
+        self._reference: Tensor | None = None
+        self._sums: Tensor | None = None
+
+    @abstractmethod
+    def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor | int]:
+        """The loss summed over the batch's targets (scalar, nats), and the number of targets."""
+
+    # ---- one optimiser step: the mean over its target tokens, however it is cut up ----
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make dropout a function of seed, step and rank, so that a resumed run draws the same."""
+        micro = self.global_step * self.trainer.accumulate_grad_batches + self._micro_batches
+        torch.manual_seed(hash((self.seed, micro, self.global_rank)) % 2**63)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Returns a scalar whose gradients, accumulated and averaged over processes by the Trainer,
+        are those of the token mean up to one factor, applied in `on_before_optimizer_step`."""
+        loss, count = self.loss_sum(batch)
+        count = torch.as_tensor(count, dtype=torch.float32, device=loss.device)
+        sums = torch.stack([loss.detach(), count])
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        if self._reference is None or self._sums is None:
+            # Targets per process of the first micro-batch; equal on all processes.
+            self._reference = (sums[1] / self.trainer.world_size).clamp_(min=1)
+            self._sums = sums
+        else:
+            self._sums = self._sums + sums
+        self._micro_batches += 1
+        return loss / self._reference
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turn the accumulated gradients into those of the mean over the step's targets."""
+        assert self._sums is not None and self._reference is not None
+        accumulate, world = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        loss_sum, count = self._sums
+        if accumulate > 1:
+            # The Trainer divides by `accumulate` and averages over processes.
+            factor = self._reference * (accumulate * world) / count.clamp(min=1)
+            grads = [p.grad for p in self.parameters() if p.grad is not None]
+            torch._foreach_mul_(grads, factor)
+        self.stats = StepStats(loss=loss_sum / count.clamp(min=1), targets=count)
+        self._micro_batches, self._reference, self._sums = 0, None, None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the global norm, computing it once, and keep it for the log."""
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        # On a CPU the comparison is free and saves a pass over all gradients.
+        if gradient_clip_val and (norm.device.type != "cpu" or norm > gradient_clip_val):
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), float(gradient_clip_val), norm)
+        if self.stats is not None:
+            self.stats.grad_norm = norm
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and schedule that the caller handed in.
+
+        Raises:
+            RuntimeError: `optimizer_factory` was never set.
+        """
+        if self.optimizer_factory is None:
+            raise RuntimeError("set task.optimizer_factory before fitting")
+        return self.optimizer_factory(self)
+
+    def reduce_sum(self, sums: Tensor) -> Tensor:
+        """Sum a tensor over all processes."""
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        return sums
+
+
+def task_class(name: str) -> type[Task]:
+    """The task of the module `gptlit.tasks.<name>`.
+
+    Raises:
+        ValueError: there is no such module, or it defines no task of that name.
+    """
+    if not name.isidentifier():  # names come out of checkpoints too
+        raise ValueError(f"{name!r} is not the name of a task")
+    try:
+        module = importlib.import_module(f"gptlit.tasks.{name}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"there is no task {name!r} in gptlit.tasks") from error
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Task) and vars(value).get("name") == name:
+            return value
+    raise ValueError(f"gptlit.tasks.{name} defines no Task named {name!r}")

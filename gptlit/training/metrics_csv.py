@@ -1,0 +1,79 @@
+"""Metrics as a CSV that survives kills and resumes: one row per step, written as it comes."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsCSV(Logger):
+    """Writes `metrics.csv`: a row per logged step, a column per metric, empty where not measured.
+
+    Args:
+        path: the file; its folder exists.
+        keep_until: on a resumed run, the step resumed from: later rows, which will be measured
+            again, are dropped. None starts a new file.
+    """
+
+    def __init__(self, path: Path, keep_until: int | None = None) -> None:
+        super().__init__()
+        self.path = path
+        self._columns = ["step"]
+        self._row: dict[str, Any] = {}
+        self._row_start = 0
+        if keep_until is not None and path.exists():
+            self._columns, rows = read_metrics(path)
+            self._rewrite([row for row in rows if int(row["step"]) <= keep_until])
+
+    @property
+    def name(self) -> str:
+        """Lightning's name for this logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """There is one file per run folder."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The composed config stands in the run folder already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add the metrics to the row of the step, and write it."""
+        new = sorted(name for name in metrics if name not in self._columns)
+        if new or not self._row:
+            self._columns += new
+            self._rewrite(read_metrics(self.path)[1] if self._row else [])
+        if self._row and int(self._row["step"]) == step:
+            self._row.update(metrics)
+        else:
+            self._row = {"step": step, **metrics}
+            self._row_start = self.path.stat().st_size
+        with self.path.open("r+", newline="") as file:
+            file.seek(self._row_start)
+            csv.DictWriter(file, self._columns, restval="").writerow(self._row)
+            file.truncate()
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            for row in rows:
+                self._row, self._row_start = dict(row), file.tell()
+                writer.writerow(row)
+        temporary.replace(self.path)
+
+
+def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Column names and rows of a `metrics.csv`; a last row that was cut short is left out."""
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    reader = csv.DictReader(whole.splitlines())
+    rows = list(reader)
+    return list(reader.fieldnames or []), rows

@@ -1,0 +1,98 @@
+"""Tokens per second, MFU and the step's losses, measured in one place."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from gptlit.device import peak_flops, peak_memory_gb
+from gptlit.errors import UserError
+from gptlit.tasks import StepStats, Task
+
+
+class StepMonitor(Callback):
+    """Logs every so many optimiser steps what the task measured, stops at a
+    loss that is not a number, and asks for a last validation when the steps are done.
+
+    Metrics: `train/loss` (nats per target, of that step), `train/lr`, `train/grad_norm`,
+    `train/tokens_per_second` (target tokens, all processes), `train/mfu` (of the peak of all
+    devices; Chowdhery et al. 2022), `train/memory_gb` (peak, this process).
+
+    Args:
+        device, precision: what the run computes in, for the peak rate.
+        every_n_steps: optimiser steps between logged rows.
+    """
+
+    def __init__(self, device: str, precision: str, every_n_steps: int) -> None:
+        self.device, self.precision, self.every_n_steps = device, precision, every_n_steps
+        self.flops_per_token = 0.0
+        """Of a training step; set once the model is built."""
+        self.tokens = 0
+        """Target tokens trained on, over all resumed parts of the run."""
+        self.seconds = 0.0
+        """Seconds spent in training steps, validation left out."""
+        self.newest: dict[str, float] = {}
+        self._mark = 0.0
+        self._peak = 0.0
+        self._targets: torch.Tensor | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the peak rate, start the clock."""
+        self._peak = peak_flops(self.device, self.precision) * trainer.world_size
+        self._mark = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation is not training time."""
+        self._mark = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log, if this batch finished a step that is due."""
+        assert isinstance(pl_module, Task)
+        stats = pl_module.stats
+        if stats is None:
+            return  # in the middle of an accumulated step
+        pl_module.stats = None
+        self._targets = stats.targets if self._targets is None else self._targets + stats.targets
+        done = trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps
+        if trainer.global_step % self.every_n_steps == 0 or done:
+            self._log(trainer, pl_module, stats)
+        if done:
+            trainer.should_stop = True  # makes the loop validate once more before it ends
+
+    def _log(self, trainer: Trainer, task: Task, stats: StepStats) -> None:
+        loss = float(stats.loss)  # waits for the device, so that the clock below is right
+        assert self._targets is not None
+        tokens, self._targets = int(self._targets), None
+        now = time.perf_counter()
+        seconds, self._mark = now - self._mark, now
+        self.tokens += tokens
+        self.seconds += seconds
+        rate = tokens / seconds if seconds > 0 else 0.0
+        self.newest = {
+            "train/loss": loss,
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/grad_norm": float(stats.grad_norm) if stats.grad_norm is not None else 0.0,
+            "train/tokens_per_second": rate,
+            "train/mfu": rate * self.flops_per_token / self._peak,
+            "train/memory_gb": peak_memory_gb(self.device),
+        }
+        task.log_dict({**self.newest, "step": float(trainer.global_step)})
+        if not math.isfinite(loss) or not math.isfinite(self.newest["train/grad_norm"]):
+            raise UserError(
+                f"the loss is {loss} at step {trainer.global_step}: training has diverged; the last"
+                " good checkpoint is kept. Try a smaller optimizer.lr, a longer"
+                " scheduler.warmup_steps, precision=fp32, or look at the data"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts that go on after a resume."""
+        pending = 0 if self._targets is None else int(self._targets)
+        return {"tokens": self.tokens + pending, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.tokens, self.seconds = state_dict["tokens"], state_dict["seconds"]

@@ -1,0 +1,83 @@
+"""The optimiser and its schedule."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a fraction of its peak, by optimiser steps told in advance.
+
+    Linear warm-up, then the decay of `kind`: "cosine" or "linear" down to `min_lr_ratio` at
+    `total_steps`, or "constant" (Loshchilov and Hutter 2017, SGDR, equation 5, one cycle).
+    """
+
+    kind: str
+    total_steps: int
+    warmup_steps: int = 0
+    min_lr_ratio: float = 0.1
+
+    def __call__(self, step: int) -> float:
+        """Factor for optimiser step number `step`, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.kind == "constant":
+            return 1.0
+        span = max(1, self.total_steps - self.warmup_steps)
+        progress = min(1.0, (step - self.warmup_steps) / span)
+        falling = (
+            0.5 * (1 + math.cos(math.pi * progress)) if self.kind == "cosine" else 1 - progress
+        )
+        return self.min_lr_ratio + (1 - self.min_lr_ratio) * falling
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: matrices decay; biases, norms and other parameters of
+    one dimension do not."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+@dataclass(frozen=True)
+class OptimizerFactory:
+    """AdamW (Loshchilov and Hutter 2019) with a schedule, in Lightning's form.
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: decoupled, on matrices only.
+        betas, eps: Adam's moments and stabiliser.
+        schedule: the learning rate's course.
+        fused: one kernel for all parameters; must be off where fp16 gradients are unscaled first.
+    """
+
+    lr: float
+    weight_decay: float
+    betas: Sequence[float]
+    eps: float
+    schedule: Schedule
+    fused: bool = True
+
+    def __call__(self, module: nn.Module) -> dict[str, Any]:
+        """The optimiser of the module's trainable parameters, stepped with its schedule."""
+        fused = self.fused and next(module.parameters()).device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(
+            parameter_groups(module, self.weight_decay),
+            lr=self.lr,
+            betas=(self.betas[0], self.betas[1]),
+            eps=self.eps,
+            fused=fused,
+        )
+        scheduler = LambdaLR(optimizer, self.schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

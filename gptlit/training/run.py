@@ -1,0 +1,271 @@
+"""One run: the Trainer and all that surrounds it, from a checked config to a run folder."""
+
+import contextlib
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from rich.console import Console
+
+from gptlit.device import PRECISIONS, device_name, resolve_device, resolve_precision
+from gptlit.errors import UserError
+from gptlit.tasks import Task, task_class
+from gptlit.tokenizer import Tokenizer
+from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from gptlit.training.metrics_csv import MetricsCSV
+from gptlit.training.monitor import StepMonitor
+from gptlit.training.optim import OptimizerFactory, Schedule
+from gptlit.training.plots import plot_curves
+from gptlit.training.progress import StepProgress
+from gptlit.training.samples import TextSamples
+from gptlit.training.summary import mark_latest, write_summary
+
+
+def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -> float | None:
+    """Train the config's task on the data module, and fill the run folder.
+
+    Args:
+        config: the checked config, plain dicts.
+        data: a LightningDataModule with `train_batches(world_size)` and `describe()`.
+        tokenizer: the data module's.
+        folder: the run folder; exists.
+
+    Returns:
+        the best value of the monitored metric, None if it was never measured.
+
+    Raises:
+        UserError: the device, precision, data or checkpoint is not as it must be.
+    """
+    _quieten_lightning()
+    console = Console(soft_wrap=True)
+    with contextlib.suppress(ValueError):
+        folder = folder.relative_to(Path.cwd())  # shorter to read and to type
+    settings = config["trainer"]
+    device = resolve_device(config["device"]["name"])
+    precision = resolve_precision(config["precision"]["name"], device)
+    seed_everything(config["seed"], workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+
+    resume = Path(config["resume"]) if config["resume"] else None
+    resumed_step = _step_of(resume) if resume else None
+    monitor = StepMonitor(device, precision, settings["log_every_n_steps"])
+    checkpoints = Checkpoints(folder / "checkpoints", every_n_steps=settings["checkpoint_interval"])
+    progress = StepProgress(monitor, console)
+    callbacks: list[Callback] = [monitor, progress, checkpoints]
+    if sample := config["task"].get("sample"):
+        callbacks.append(TextSamples(tokenizer, **sample, seed=config["seed"], console=console))
+    trainer = _trainer(config, device, precision, folder, resumed_step, callbacks)
+
+    data.prepare_data()
+    data.setup("fit")
+    steps_per_epoch, total_steps = _count_steps(settings, data, trainer.world_size)
+    _set_lengths(trainer, settings, steps_per_epoch)
+
+    task = _build_task(config, tokenizer)
+    monitor.flops_per_token = task.model.cfg.flops_per_token()
+    schedule = config["scheduler"]
+    task.optimizer_factory = OptimizerFactory(
+        **config["optimizer"],
+        fused=precision != "fp16",
+        schedule=Schedule(
+            schedule["name"],
+            schedule["total_steps"] or total_steps,
+            schedule["warmup_steps"],
+            schedule["min_lr_ratio"],
+        ),
+    )
+    if config["compile"]:
+        task.model.compile_blocks()
+    progress.total_steps = total_steps
+    if trainer.is_global_zero:
+        console.print(
+            f"{task.name}: {config['model']['name']}, {task.model.num_parameters():,} parameters,"
+            f" on {device_name(device)}, {precision}\n"
+            f"data: {data.describe()}\n"
+            f"run: {folder}, {total_steps:,} steps"
+            + (f", resumed at step {resumed_step:,}" if resume else ""),
+            highlight=False,
+        )
+    start = time.perf_counter()
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    seconds = time.perf_counter() - start
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        plot_curves(folder / "metrics.csv", folder / "plots", f"{task.name}, {folder.name}")
+        write_summary(
+            folder,
+            task=task.name,
+            model=config["model"]["name"],
+            parameters=task.model.num_parameters(),
+            device=device_name(device),
+            precision=precision,
+            seed=config["seed"],
+            steps=trainer.global_step,
+            tokens=monitor.tokens,
+            seconds=round(seconds, 3),
+            tokens_per_second=round(monitor.tokens / max(monitor.seconds, 1e-9), 1),
+            metrics=metrics,
+            best_checkpoint=str(checkpoints.best) if checkpoints.best.exists() else None,
+        )
+        root = Path(config["output_root"])
+        if folder.parent.resolve() == (root / task.name).resolve():  # not a sweep's, nor elsewhere
+            mark_latest(folder)
+        _say_what_next(console, folder, root, checkpoints, seconds)
+    return checkpoints.best_score
+
+
+def _trainer(
+    config: dict[str, Any],
+    device: str,
+    precision: str,
+    folder: Path,
+    resumed_step: int | None,
+    callbacks: list[Callback],
+) -> Trainer:
+    settings = config["trainer"]
+    if settings["early_stopping"]:
+        callbacks = [*callbacks, EarlyStopping("val/loss", patience=settings["early_stopping"])]
+    try:
+        return Trainer(
+            accelerator=device,
+            devices=settings["devices"],
+            num_nodes=settings["num_nodes"],
+            strategy=settings["strategy"],
+            plugins=[AtomicCheckpointIO()],
+            precision=PRECISIONS[precision],
+            max_steps=settings["max_steps"],
+            max_epochs=settings["max_epochs"] or -1,
+            accumulate_grad_batches=settings["accumulate_grad_batches"],
+            gradient_clip_val=settings["gradient_clip_val"],
+            limit_val_batches=settings["limit_val_batches"],
+            log_every_n_steps=settings["log_every_n_steps"],
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the data module deals the windows out itself
+            enable_model_summary=False,
+            enable_checkpointing=True,
+            callbacks=callbacks,
+            logger=_loggers(config["logger"], folder, resumed_step),
+            default_root_dir=folder,
+        )
+    except (ValueError, RuntimeError) as error:
+        if "devices" in str(error):
+            raise UserError(
+                f"trainer.devices={settings['devices']} does not fit device={device}: {error}"
+            ) from error
+        raise
+
+
+def _loggers(config: dict[str, Any], folder: Path, resumed_step: int | None) -> list[Logger]:
+    loggers: list[Logger] = []
+    if config["csv"]:
+        loggers.append(MetricsCSV(folder / "metrics.csv", keep_until=resumed_step))
+    if config["tensorboard"]:
+        purge = None if resumed_step is None else resumed_step + 1
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", purge_step=purge))
+    if config["wandb"] is not None:
+        from lightning.pytorch.loggers import WandbLogger
+
+        loggers.append(_extra(WandbLogger, save_dir=folder, **config["wandb"]))
+    if config["mlflow"] is not None:
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        loggers.append(_extra(MLFlowLogger, **config["mlflow"]))
+    return loggers
+
+
+def _extra(logger: Any, **arguments: Any) -> Logger:
+    try:
+        made: Logger = logger(**arguments)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{logger.__name__} is not installed: pip install 'gptlit[loggers]'"
+        ) from error
+    return made
+
+
+def _count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[int, int]:
+    """Optimiser steps in an epoch, and in the run."""
+    accumulate = settings["accumulate_grad_batches"]
+    batches = data.train_batches(world_size)
+    per_epoch = batches // accumulate
+    if per_epoch == 0:
+        raise UserError(
+            f"one pass over the data has {batches} batches, fewer than"
+            f" trainer.accumulate_grad_batches={accumulate}; lower it, or data.batch_size"
+        )
+    ends = [per_epoch * settings["max_epochs"]] if settings["max_epochs"] else []
+    ends += [settings["max_steps"]] if settings["max_steps"] >= 0 else []
+    return per_epoch, min(ends)
+
+
+def _set_lengths(trainer: Trainer, settings: dict[str, Any], steps_per_epoch: int) -> None:
+    """Tell the Trainer, which counts batches, what the config says in optimiser steps."""
+    accumulate = settings["accumulate_grad_batches"]
+    # Whole steps only: an epoch's last, smaller step would shift all later ones.
+    trainer.limit_train_batches = steps_per_epoch * accumulate
+    if settings["val_interval"] is None:
+        trainer.check_val_every_n_epoch, trainer.val_check_interval = 1, 1.0
+    else:
+        trainer.check_val_every_n_epoch = None
+        trainer.val_check_interval = settings["val_interval"] * accumulate
+
+
+def _build_task(config: dict[str, Any], tokenizer: Tokenizer) -> Task:
+    try:
+        cls = task_class(config["task"]["name"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    shape = {name: value for name, value in config["model"].items() if name != "name"}
+    settings = {n: v for n, v in config["task"].items() if n not in ("name", "sample")}
+    return cls(
+        model={"vocab_size": tokenizer.vocab_size, **shape},
+        tokenizer=tokenizer.name,
+        seed=config["seed"],
+        settings=settings,
+        token_bytes=torch.from_numpy(tokenizer.token_bytes()),
+    )
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The optimiser step that a checkpoint was written at."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return int(content["global_step"])
+
+
+def _say_what_next(
+    console: Console, folder: Path, root: Path, checkpoints: Checkpoints, seconds: float
+) -> None:
+    best = checkpoints.best if checkpoints.best.exists() else checkpoints.last
+    score = checkpoints.best_score
+    measured = f", best {checkpoints.monitor} {score:.4g}" if score is not None else ""
+    console.print(
+        f"done in {seconds:,.0f} s{measured}\n"
+        f"checkpoint: {best}\n"
+        f"plots:      {folder / 'plots'}\n"
+        f"next:       python generate.py ckpt={folder}\n"
+        f"            tensorboard --logdir {root}",
+        highlight=False,
+    )
+
+
+def _quieten_lightning() -> None:
+    """Leave the console to what concerns the user's run."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*litlogger.*",
+        ".*LeafSpec.*",
+        ".*isinstance.treespec.*",
+        ".*`tensorboardX` has been removed.*",
+    ):
+        warnings.filterwarnings("ignore", message)

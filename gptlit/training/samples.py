@@ -1,0 +1,57 @@
+"""A look at what the model writes while it trains."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.markup import escape
+
+from gptlit.inference.generation import Sampling, generate_text
+from gptlit.tasks import Task
+from gptlit.tokenizer import Tokenizer
+
+
+class TextSamples(Callback):
+    """After every `every_n_validations`-th validation, continues the prompt and shows the text in
+    the console and in TensorBoard.
+
+    Args:
+        tokenizer: the run's.
+        prompt: text to continue; empty starts from end-of-text.
+        max_new_tokens: length of the sample in tokens.
+        temperature, top_k: as in `Sampling`.
+        every_n_validations: 0 shows none.
+        seed: the same noise each time, so that samples can be compared.
+        console: where to print.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float,
+        top_k: int,
+        every_n_validations: int,
+        seed: int,
+        console: Console,
+    ) -> None:
+        self.tokenizer, self.prompt, self.max_new_tokens = tokenizer, prompt, max_new_tokens
+        self.sampling = Sampling(temperature=temperature, top_k=top_k, seed=seed)
+        self.every_n_validations, self.console = every_n_validations, console
+        self._validations = 0
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a sample, if one is due."""
+        self._validations += 1
+        if not self.every_n_validations or self._validations % self.every_n_validations:
+            return
+        assert isinstance(pl_module, Task)
+        [text] = generate_text(
+            pl_module.model, self.tokenizer, [self.prompt], self.max_new_tokens, self.sampling
+        )
+        self.console.print(f"[dim]sample: {escape(self.prompt + text)}[/dim]", highlight=False)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("sample", self.prompt + text, trainer.global_step)

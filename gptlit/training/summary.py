@@ -1,0 +1,50 @@
+"""The end of a run: `summary.json`, and the link to the newest finished one."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("gptlit", "torch", "lightning", "hydra-core", "tiktoken", "numpy")
+
+
+def write_summary(folder: Path, **facts: Any) -> Path:
+    """Write `summary.json`: the facts given, versions of what ran, and the git commit, if any."""
+    facts["versions"] = {"python": platform.python_version(), **_versions()}
+    facts["git_commit"] = _git_commit()
+    path = folder / "summary.json"
+    temporary = folder / ".summary.json.tmp"
+    temporary.write_text(json.dumps(facts, indent=2) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def mark_latest(folder: Path) -> None:
+    """Point `latest` beside the run folder to it."""
+    link = folder.parent / "latest"
+    temporary = folder.parent / f".latest.{os.getpid()}"
+    temporary.symlink_to(folder.name, target_is_directory=True)
+    temporary.replace(link)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that gptlit runs from; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

@@ -1,0 +1,52 @@
+"""Run the commands as users do: in a process of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+TINY = (
+    "tokenizer=byte",
+    "device=cpu",
+    "model.emb_dim=32",
+    "model.n_heads=2",
+    "model.n_layers=2",
+    "model.context_length=32",
+    "logger=csv",
+)
+"""Overrides for a model that trains in no time."""
+
+
+def command(script: str, *args: str) -> list[str]:
+    """The command line of `python <script>.py args...`."""
+    return [sys.executable, str(ROOT / f"{script}.py"), *args]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One thread, so that results are the same whatever else runs; caches as the caller says."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more}
+
+
+def run(
+    script: str, *args: str, cwd: Path, stdin: str = "", timeout: float = 240, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in `cwd`."""
+    return subprocess.run(
+        command(script, *args),
+        cwd=cwd,
+        env=environment(GPTLIT_CACHE=str(cwd / "cache"), **env),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def write_corpus(path: Path, n_lines: int = 400) -> Path:
+    """A small text with some structure to learn."""
+    lines = [f"line {i} says that {i} and {i + 1} are neighbours.\n" for i in range(n_lines)]
+    path.write_text("".join(lines))
+    return path

@@ -1,0 +1,135 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptlit.inference.generation import (
+    Sampling,
+    TextStream,
+    filtered_probabilities,
+    generate_text,
+    stream_ids,
+)
+from gptlit.model import GPTConfig, GPTModel
+from gptlit.tokenizer import get_tokenizer
+
+CFG = GPTConfig(vocab_size=257, context_length=16, emb_dim=32, n_heads=4, n_layers=2)
+
+
+@pytest.fixture(scope="module")
+def model() -> GPTModel:
+    torch.manual_seed(0)
+    model = GPTModel(CFG)
+    with torch.no_grad():  # far from uniform, so that greedy choices are no coin tosses
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.2)
+    return model
+
+
+def book_loop(model: GPTModel, prompt: list[int], steps: int) -> list[int]:
+    """The plain way: the last `context_length` tokens, all computed anew at each step."""
+    ids = list(prompt)
+    for _ in range(steps):
+        with torch.no_grad():
+            logits = model.eval()(torch.tensor([ids[-CFG.context_length :]]))
+        ids.append(int(logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=20), min_size=1, max_size=4))
+def test_batched_generation_equals_one_by_one_past_the_window(
+    model: GPTModel, prompts: list[list[int]]
+) -> None:
+    steps = list(stream_ids(model, prompts, 12, Sampling()))
+    for row, prompt in enumerate(prompts):
+        assert [step[row] for step in steps] == book_loop(model, prompt, 12)
+
+
+def test_what_a_row_draws_does_not_depend_on_the_batch(model: GPTModel) -> None:
+    hot = Sampling(temperature=1.0, seed=5)
+    prompts = [[1, 2, 3], [9], [4, 4, 4, 4, 4]]
+    together = list(stream_ids(model, prompts, 8, hot))
+    for row, prompt in enumerate(prompts):
+        alone = stream_ids(model, [prompt], 8, Sampling(temperature=1.0, seed=5 + row))
+        assert [step[row] for step in together] == [token for [token] in alone]
+
+
+def test_samples_follow_the_filtered_distribution() -> None:
+    from gptlit.inference.generation import Sampler
+
+    sampling = Sampling(temperature=0.7, top_k=4, top_p=0.9, seed=3)
+    logits = torch.tensor([[2.0, 1.0, 0.5, 0.2, 0.1, -1.0]])
+    expected = filtered_probabilities(logits, sampling)[0]
+    sampler = Sampler(sampling, 1, torch.device("cpu"))
+    draws = torch.stack([sampler(logits) for _ in range(4000)]).flatten()
+    measured = torch.bincount(draws, minlength=6) / 4000
+    torch.testing.assert_close(measured, expected, atol=0.03, rtol=0)
+    assert (measured[expected == 0] == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    logits=st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12),
+    top_k=st.integers(0, 14),
+    top_p=st.floats(0.01, 1.0),
+)
+def test_top_k_and_top_p_keep_the_likeliest(logits: list[float], top_k: int, top_p: float) -> None:
+    row = torch.tensor([logits])
+    kept = filtered_probabilities(row, Sampling(temperature=1.0, top_k=top_k, top_p=top_p))[0]
+    plain = row[0].softmax(0)
+    assert kept.sum().item() == pytest.approx(1, abs=1e-4)
+    assert kept[plain.argmax()] > 0
+    lowest_kept = plain[kept > 0].min()
+    assert (plain[kept == 0] <= lowest_kept + 1e-6).all()
+    if top_k and len(set(logits)) == len(logits):
+        assert (kept > 0).sum() <= top_k
+
+
+def test_the_model_is_left_in_its_mode(model: GPTModel) -> None:
+    model.train()
+    list(stream_ids(model, [[1]], 2, Sampling()))
+    assert model.training
+    model.eval()
+
+
+def test_an_empty_prompt_is_the_start_of_a_document(model: GPTModel) -> None:
+    tokenizer = get_tokenizer("byte")
+    [text] = generate_text(model, tokenizer, [""], 5, Sampling())
+    expected = tokenizer.decode(book_loop(model, [tokenizer.eot_id], 5))
+    assert text == expected.split("<|endoftext|>")[0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(max_size=30), stop=st.lists(st.text(min_size=1, max_size=3), max_size=3))
+def test_streamed_text_is_cut_at_the_first_stop_string(text: str, stop: list[str]) -> None:
+    tokenizer = get_tokenizer("byte")
+    stream = TextStream(tokenizer, stop)
+    shown = "".join(stream.push(token) for token in tokenizer.encode(text)) + stream.flush()
+    # The first stop string to be complete ends the text, where it begins.
+    ends = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
+    first = min(ends)[0] if ends else None
+    expected = text if first is None else text[: min(at for end, at in ends if end == first)]
+    assert shown == expected
+
+
+def test_characters_of_several_tokens_are_shown_whole() -> None:
+    tokenizer = get_tokenizer("byte")
+    stream = TextStream(tokenizer)
+    parts = [stream.push(token) for token in tokenizer.encode("é😀")]
+    assert parts == ["", "é", "", "", "", "😀"]
+
+
+def test_end_of_text_ends_a_row() -> None:
+    tokenizer = get_tokenizer("byte")
+    stream = TextStream(tokenizer)
+    assert stream.push(ord("a")) == "a"
+    stream.push(tokenizer.eot_id)
+    assert stream.finished
+    assert stream.push(ord("b")) == ""
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}])
+def test_impossible_sampling_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Sampling(**bad)

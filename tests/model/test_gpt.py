@@ -1,0 +1,128 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptlit.model import GPTConfig, GPTModel, KVCache
+from gptlit.model.attention import attention
+
+TINY = GPTConfig(vocab_size=70, context_length=24, emb_dim=16, n_heads=2, n_layers=2)
+
+PUBLISHED = {  # layers, width, heads -> parameters with the tied head
+    (12, 768, 12): 124_439_808,
+    (24, 1024, 16): 354_823_168,
+    (36, 1280, 20): 774_030_080,
+    (48, 1600, 25): 1_557_611_200,
+}
+
+
+@pytest.mark.parametrize(("shape", "count"), PUBLISHED.items())
+def test_parameter_counts_are_the_published_ones(shape: tuple[int, int, int], count: int) -> None:
+    n_layers, emb_dim, n_heads = shape
+    with torch.device("meta"):
+        model = GPTModel(GPTConfig(n_layers=n_layers, emb_dim=emb_dim, n_heads=n_heads))
+    assert model.num_parameters() == count
+
+
+def test_flops_per_token_counts_what_the_matrix_products_do() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    cfg = GPTConfig(vocab_size=64, context_length=16, emb_dim=32, n_heads=2, n_layers=3)
+    model = GPTModel(cfg)
+    ids = torch.randint(64, (1, 16))
+    with FlopCounterMode(display=False) as counter:
+        model(ids)
+    counted = counter.get_total_flops() / 16
+    # The estimate takes full attention where the kernel may skip half of it.
+    assert counted == pytest.approx(cfg.flops_per_token(training=False), rel=0.1)
+
+
+def test_the_head_is_tied_and_padding_rows_are_never_in_logits_or_loss() -> None:
+    model = GPTModel(TINY)
+    assert model.tok_emb.weight.shape == (128, 16)
+    with torch.no_grad():
+        model.tok_emb.weight[70:] = 100.0  # would win every softmax
+    ids = torch.randint(70, (2, 9))
+    assert model(ids).shape == (2, 9, 70)
+    expected = torch.nn.functional.cross_entropy(
+        model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
+    )
+    loss = model.loss_sum(ids[:, :-1], ids[:, 1:])
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert model.tok_emb.weight.grad is not None
+    assert model.tok_emb.weight.grad[70:].abs().max() == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(1, 8), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_the_cache_gives_what_the_whole_sequence_gives(cuts: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    model = GPTModel(TINY).eval()
+    total = min(sum(cuts), TINY.context_length)
+    ids = torch.randint(70, (2, total))
+    cache, parts, start = KVCache(TINY, total), [], 0
+    with torch.no_grad():
+        whole = model(ids)
+        for cut in cuts:
+            stop = min(start + cut, total)
+            if stop > start:
+                parts.append(model(ids[:, start:stop], cache=cache))
+            start = stop
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_position_never_sees_later_ones() -> None:
+    model = GPTModel(TINY).eval()
+    ids = torch.randint(70, (1, 12))
+    changed = ids.clone()
+    changed[0, 7:] = (changed[0, 7:] + 1) % 70
+    with torch.no_grad():
+        assert torch.equal(model(ids)[:, :7], model(changed)[:, :7])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_both_attention_paths_agree(masked: bool) -> None:
+    """The 16-bit CPU path against the fused kernel in fp32."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 3, 20, 8).unbind()
+    mask = torch.rand(2, 1, 20, 20) < 0.7 if masked else None
+    if mask is not None:
+        mask = mask | torch.eye(20, dtype=torch.bool)
+    expected = attention(q, k, v, mask)
+    got = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
+    assert (got.float() - expected).norm() / expected.norm() < 1e-2
+
+
+def test_activation_checkpointing_changes_no_gradient() -> None:
+    grads = []
+    for on in (False, True):
+        torch.manual_seed(0)
+        model = GPTModel(GPTConfig(**{**TINY.to_dict(), "activation_checkpointing": on}))
+        ids = torch.randint(70, (2, 10), generator=torch.Generator().manual_seed(1))
+        model.loss_sum(ids, ids).backward()
+        grads.append([p.grad for p in model.parameters()])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_residual_projections_start_smaller() -> None:
+    torch.manual_seed(0)
+    model = GPTModel(GPTConfig(vocab_size=64, emb_dim=128, n_heads=2, n_layers=8))
+    block = model.trf_blocks[3]
+    assert block.att.qkv.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert block.ff.proj.weight.std().item() == pytest.approx(0.02 / 4, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("emb_dim", 0), ("n_layers", -1), ("drop_rate", 1.0), ("n_heads", 5)],
+)
+def test_impossible_shapes_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"model.{field}"):
+        GPTConfig(**{"emb_dim": 16, "n_heads": 2, field: value})
+
+
+def test_too_long_a_sequence_is_refused() -> None:
+    with pytest.raises(ValueError, match="25 tokens exceed the model's context of 24"):
+        GPTModel(TINY)(torch.zeros(1, 25, dtype=torch.int64))

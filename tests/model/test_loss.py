@@ -1,0 +1,68 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptlit.model import cross_entropy_sum, loss
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(0, 23),
+    vocab=st.integers(2, 60),
+    padding=st.integers(0, 9),
+    chunk=st.integers(1, 300),
+    softmax=st.integers(1, 300),
+    seed=st.integers(0, 99),
+)
+def test_chunks_give_the_loss_and_gradients_of_the_plain_formula(
+    n: int, vocab: int, padding: int, chunk: int, softmax: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    hidden = torch.randn(n, 8, requires_grad=True)
+    weight = torch.randn(vocab + padding, 8, requires_grad=True)
+    targets = torch.randint(vocab, (n,))
+    plain = F.cross_entropy(hidden @ weight[:vocab].T, targets, reduction="sum")
+    expected = torch.autograd.grad(plain * 0.37, (hidden, weight))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss, "CHUNK_ELEMENTS", chunk)
+        patch.setattr(loss, "SOFTMAX_ELEMENTS", softmax)
+        ours = cross_entropy_sum(hidden, weight, targets, vocab)
+        got = torch.autograd.grad(ours * 0.37, (hidden, weight))
+    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-5)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_extreme_logits_stay_finite() -> None:
+    hidden = torch.tensor([[200.0], [-200.0]], requires_grad=True)
+    weight = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)
+    value = cross_entropy_sum(hidden, weight, torch.tensor([1, 0]), 3)
+    value.backward()
+    torch.testing.assert_close(value, torch.tensor(800.0))
+    assert torch.isfinite(hidden.grad).all() and torch.isfinite(weight.grad).all()
+
+
+def test_under_autocast_the_products_run_in_bf16_and_the_sum_in_fp32() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(50, 32), torch.randn(64, 32) * 0.1
+    targets = torch.randint(64, (50,))
+    exact = cross_entropy_sum(hidden, weight, targets, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = cross_entropy_sum(hidden, weight, targets, 64)
+    assert rounded.dtype == torch.float32
+    assert rounded != exact
+    torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=0)
+
+
+def test_full_logits_never_exist_in_fp32() -> None:
+    n, vocab = 512, 8192
+    hidden = torch.randn(n, 16).bfloat16().requires_grad_()
+    weight = torch.randn(vocab, 16).bfloat16().requires_grad_()
+    from torch.profiler import profile
+
+    with profile(profile_memory=True) as trace:
+        cross_entropy_sum(hidden, weight, torch.randint(vocab, (n,)), vocab).backward()
+    largest = max(event.self_cpu_memory_usage for event in trace.events())
+    assert largest < n * vocab * 4
