@@ -1,6 +1,7 @@
 """`resume=...`: turn it into the command line of the run that goes on, in its own folder."""
 
 from pathlib import Path
+from typing import Any
 
 from gptlit.errors import UserError
 
@@ -60,5 +61,5 @@ def _overrides(folder: Path) -> list[str]:
     from omegaconf import OmegaConf
 
     file = folder / "config" / "overrides.yaml"
-    stored = OmegaConf.load(file) if file.is_file() else []
+    stored: Any = OmegaConf.load(file) if file.is_file() else []
     return [str(arg) for arg in stored if not str(arg).startswith("resume=")]

@@ -260,6 +260,4 @@ def _type_name(hint: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -31,10 +31,10 @@ class Schedule:
             return 1.0
         span = max(1, self.total_steps - self.warmup_steps)
         progress = min(1.0, (step - self.warmup_steps) / span)
-        falling = (
-            0.5 * (1 + math.cos(math.pi * progress)) if self.kind == "cosine" else 1 - progress
-        )
-        return self.min_lr_ratio + (1 - self.min_lr_ratio) * falling
+        left = 1 - progress
+        if self.kind == "cosine":
+            left = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.min_lr_ratio + (1 - self.min_lr_ratio) * left
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
