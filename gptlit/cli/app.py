@@ -81,10 +81,10 @@ def _run_hydra(config_name: str, check_config: Callable[[dict[str, Any]], None],
             assert isinstance(container, dict)
             config = {str(name): value for name, value in container.items()}
             check_config(config)
+            return job(config, folder)
         except (UserError, OmegaConfBaseException):
             _remove_if_unused(folder)
             raise
-        return job(config, folder)
 
     main()
     if failures:
@@ -92,20 +92,23 @@ def _run_hydra(config_name: str, check_config: Callable[[dict[str, Any]], None],
 
 
 def _quote(arg: str, free_text: Collection[str]) -> str:
-    """Quote the value of a free-text key for Hydra's grammar, unless the user did."""
+    """Quote values for Hydra's grammar where they are plain text, unless the user did: those of
+    free-text keys, and names of options, which may look like numbers (debug=true)."""
     name, equals, value = arg.partition("=")
-    quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
-    if not equals or name.lstrip("+") not in free_text or quoted or value in ("null", ""):
+    in_grammar = value[:1] + value[-1:] in ("''", '""', "[]") and len(value) > 1
+    if not equals or in_grammar or value in ("null", ""):
         return arg
-    if value.startswith("[") and value.endswith("]"):
-        return arg  # a list, in Hydra's grammar
-    # A backslash is only special before a quote, or at the end.
-    escaped = re.sub(r"(\\*)($|')", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
-    return f"{name}='{escaped}'"
+    if name.lstrip("+") in free_text:
+        # A backslash is only special before a quote, or at the end.
+        escaped = re.sub(r"(\\*)($|')", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+        return f"{name}='{escaped}'"
+    if name.isidentifier() and (config_dir() / name).is_dir() and "," not in value:
+        return f"{name}='{value.lower()}'"
+    return arg
 
 
 def _remove_if_unused(folder: Path) -> None:
-    """Take back the run folder that Hydra made for a config that turned out wrong."""
+    """Take back the run folder that Hydra made for a run that could not start."""
     import shutil
 
     contents = {path.name for path in folder.iterdir()} if folder.is_dir() else {"?"}

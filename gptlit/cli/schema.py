@@ -4,6 +4,7 @@ A class describes a node of the config; a field's default is never used (values 
 its type and `key(...)` say what is allowed.
 """
 
+import json
 import types
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass

@@ -10,17 +10,7 @@ from gptlit.errors import UserError
 def main() -> None:
     """Entry point of `python train.py` and `gptlit-train`."""
     allocator.restart_with_tuned_malloc()
-    app.run("train", check_config, train, rewrite=rewrite)
-
-
-def rewrite(args: list[str]) -> list[str]:
-    """The command line as Hydra wants it: debug=true names an option, which must be text."""
-    named = [f"{arg[:6]}'{arg[6:].lower()}'" if _is_switch(arg) else arg for arg in args]
-    return resume.apply(named)
-
-
-def _is_switch(arg: str) -> bool:
-    return arg.lower() in ("debug=true", "debug=false")
+    app.run("train", check_config, train, rewrite=resume.apply)
 
 
 def check_config(config: dict[str, Any]) -> None:

@@ -219,19 +219,18 @@ def _set_lengths(trainer: Trainer, settings: dict[str, Any], steps_per_epoch: in
 
 
 def _build_task(config: dict[str, Any], tokenizer: Tokenizer) -> Task:
-    try:
-        cls = task_class(config["task"]["name"])
-    except ValueError as error:
-        raise UserError(str(error)) from error
     shape = {name: value for name, value in config["model"].items() if name != "name"}
     settings = {n: v for n, v in config["task"].items() if n not in ("name", "sample")}
-    return cls(
-        model={"vocab_size": tokenizer.vocab_size, **shape},
-        tokenizer=tokenizer.name,
-        seed=config["seed"],
-        settings=settings,
-        token_bytes=torch.from_numpy(tokenizer.token_bytes()),
-    )
+    try:
+        return task_class(config["task"]["name"])(
+            model={"vocab_size": tokenizer.vocab_size, **shape},
+            tokenizer=tokenizer.name,
+            seed=config["seed"],
+            settings=settings,
+            token_bytes=torch.from_numpy(tokenizer.token_bytes()),
+        )
+    except ValueError as error:  # an impossible shape, or no such task
+        raise UserError(str(error)) from error
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -1,0 +1,82 @@
+"""What the kinds of benchmark share: a measurement, the shape of a model, a text to read."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gptlit.model import GPTConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "conf" / "model"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one process measured."""
+
+    value: float
+    unit: str
+    """"s", where less is better, or something per second."""
+    precision: str | None = None
+    memory_gb: float | None = None
+    """Peak, 10^9 bytes: allocated on the GPU, or resident on a CPU."""
+    mfu: float | None = None
+    """Model FLOPs over the device's peak (Chowdhery et al. 2022, PaLM, appendix B)."""
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Shape, tokenizer, device, precision."""
+    names = sorted(path.stem for path in MODELS.glob("*.yaml"))
+    parser.add_argument("--model", default="gpt2-small", choices=names)
+    parser.add_argument("--tokenizer", default="gpt2", choices=("gpt2", "byte"))
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+
+
+def model_config(args: argparse.Namespace, context_length: int) -> "GPTConfig":
+    """The shape in conf/model, with the tokenizer's vocabulary and without dropout."""
+    import yaml
+
+    from gptlit.model import GPTConfig
+    from gptlit.tokenizer import get_tokenizer
+
+    shape = yaml.safe_load((MODELS / f"{args.model}.yaml").read_text())
+    shape = {name: value for name, value in shape.items() if name not in ("defaults", "name")}
+    ours = {"vocab_size": get_tokenizer(args.tokenizer).vocab_size, "drop_rate": 0.0}
+    return GPTConfig(**{**shape, **ours, "context_length": context_length})
+
+
+def transformers_model(cfg: "GPTConfig") -> Any:
+    """The same shape in transformers, with random weights."""
+    from transformers import GPT2Config, GPT2LMHeadModel, logging
+
+    logging.set_verbosity_error()
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=cfg.vocab_size,
+            n_positions=cfg.context_length,
+            n_embd=cfg.emb_dim,
+            n_layer=cfg.n_layers,
+            n_head=cfg.n_heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=cfg.vocab_size - 1,
+            eos_token_id=cfg.vocab_size - 1,
+        )
+    )
+
+
+def write_text(path: Path, characters: int) -> Path:
+    """Write lines of made-up words, some far more frequent than others; the same each time."""
+    rng = np.random.default_rng(0)
+    letters = np.array(list("eeetttaaoinshrdlucmfwyp"))
+    words = np.array(["".join(rng.choice(letters, n)) for n in rng.integers(1, 10, 5000)], object)
+    n_lines = characters // 30 + 1  # of ten words: 30 characters would be ten words of two letters
+    lines = words[rng.zipf(1.3, (n_lines, 10)) % len(words)]
+    path.write_text("\n".join(" ".join(line) for line in lines)[:characters])
+    return path
