@@ -262,6 +262,7 @@ def _quieten_lightning() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists.*",
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # tasks reduce sums themselves
         ".*litlogger.*",
         ".*LeafSpec.*",
         ".*isinstance.treespec.*",

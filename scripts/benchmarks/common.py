@@ -1,6 +1,7 @@
 """What the kinds of benchmark share: a measurement, the shape of a model, a text to read."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,17 @@ class Measurement:
     """Model FLOPs over the device's peak (Chowdhery et al. 2022, PaLM, appendix B)."""
 
 
+Contestant = Callable[[argparse.Namespace], Measurement]
+"""Runs alone in a process, with the command line's options."""
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Shape, tokenizer, device, precision."""
     names = sorted(path.stem for path in MODELS.glob("*.yaml"))
@@ -37,17 +49,25 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
 
 
+def resolved(args: argparse.Namespace) -> tuple[str, str]:
+    """The device and the precision that "auto" means here."""
+    from gptlit.device import resolve_device, resolve_precision
+
+    device = resolve_device(args.device)
+    return device, resolve_precision(args.precision, device)
+
+
 def model_config(args: argparse.Namespace, context_length: int) -> "GPTConfig":
     """The shape in conf/model, with the tokenizer's vocabulary and without dropout."""
-    import yaml
+    from omegaconf import OmegaConf
 
     from gptlit.model import GPTConfig
     from gptlit.tokenizer import get_tokenizer
 
-    shape = yaml.safe_load((MODELS / f"{args.model}.yaml").read_text())
-    shape = {name: value for name, value in shape.items() if name not in ("defaults", "name")}
-    ours = {"vocab_size": get_tokenizer(args.tokenizer).vocab_size, "drop_rate": 0.0}
-    return GPTConfig(**{**shape, **ours, "context_length": context_length})
+    node = OmegaConf.load(MODELS / f"{args.model}.yaml")
+    shape = {str(key): node[key] for key in node if key not in ("defaults", "name")}
+    shape |= {"context_length": context_length, "drop_rate": 0.0}
+    return GPTConfig(vocab_size=get_tokenizer(args.tokenizer).vocab_size, **shape)
 
 
 def transformers_model(cfg: "GPTConfig") -> Any:

@@ -1,0 +1,206 @@
+"""Training steps per second: the command as users start it, plain loops, and transformers."""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.common import (
+    Contestant,
+    Measurement,
+    add_model_arguments,
+    model_config,
+    positive,
+    resolved,
+    transformers_model,
+    write_text,
+)
+from gptlit.cli import allocator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+BASELINE = "transformers"
+COSTS = {"Lightning's overhead over a plain step": ("gptlit", "gptlit-raw")}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Shape and length of the run."""
+    add_model_arguments(parser)
+    parser.add_argument("--batch-size", type=positive, default=4, help="windows per step")
+    parser.add_argument("--context", type=positive, default=256, help="tokens per window")
+    parser.add_argument("--steps", type=positive, default=8, help="steps that are timed")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before them")
+    parser.add_argument("--compile", action="store_true", help="compile gptlit's blocks")
+
+
+class Clock:
+    """Times the steps after the warm-up, from the start of a step to the start of another, so that
+    all that happens in between counts. A GPU is waited for at the first and the last only."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.device, _ = resolved(args)
+        self.ends = (args.warmup, args.warmup + args.steps)
+        self.tokens = args.steps * args.batch_size * args.context
+        self.memory_gb = 0.0
+        self._times: list[float] = []
+        self._ticks = 0
+
+    def tick(self) -> None:
+        """A step starts, or the last one has ended."""
+        if self._ticks in self.ends:
+            import torch
+
+            from gptlit.device import peak_memory_gb
+
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            self._times.append(time.perf_counter())
+            self.memory_gb = peak_memory_gb(self.device)
+        self._ticks += 1
+
+    def measurement(self, args: argparse.Namespace) -> Measurement:
+        """What the clock shows at the end of a run."""
+        from gptlit.device import peak_flops
+
+        start, stop = self._times
+        rate = self.tokens / (stop - start)
+        device, precision = resolved(args)
+        flops = model_config(args, args.context).flops_per_token(training=True)
+        mfu = rate * flops / peak_flops(device, precision)
+        return Measurement(rate, "tokens/s", precision, self.memory_gb, mfu)
+
+
+def gptlit(args: argparse.Namespace) -> Measurement:
+    """The real command, in this process: its allocator, config, data, task, Trainer, callbacks."""
+    allocator.restart_with_tuned_malloc()  # as the command does, but before there is a folder
+    from benchmarks.clocked import ClockedText
+    from gptlit.cli.train import main
+
+    ClockedText.clock = Clock(args)
+    with tempfile.TemporaryDirectory() as folder:
+        sys.argv[1:] = [
+            f"model={args.model}",
+            f"tokenizer={args.tokenizer}",
+            "data=text",
+            "data._target_=benchmarks.clocked.ClockedText",
+            f"data.path={_corpus(args, Path(folder))}",
+            f"data.cache_dir={folder}",
+            f"data.batch_size={args.batch_size}",
+            f"model.context_length={args.context}",
+            "model.drop_rate=0",
+            f"trainer.max_steps={args.warmup + args.steps + 1}",  # the last one ends the clock's
+            "trainer.limit_val_batches=0",
+            "trainer.log_every_n_steps=1000000",
+            "logger=csv",
+            f"device={args.device}",
+            f"precision={args.precision}",
+            f"compile={args.compile}",
+            f"hydra.run.dir={folder}/run",
+        ]
+        main()
+    return ClockedText.clock.measurement(args)
+
+
+def gptlit_raw(args: argparse.Namespace) -> Measurement:
+    """The same model in a plain loop under the same allocator: what Lightning costs."""
+    allocator.restart_with_tuned_malloc()
+    import torch
+
+    from gptlit.model import GPTModel
+
+    device, precision = resolved(args)
+    torch.set_float32_matmul_precision("high")
+    model = GPTModel(model_config(args, args.context)).to(device)
+    if args.compile:
+        model.compile_blocks()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=precision != "fp16")
+
+    def loss(inputs: "Tensor", targets: "Tensor") -> "Tensor":
+        return model.loss_sum(inputs, targets, dense=True) / targets.numel()
+
+    return _loop(args, model, optimizer, loss, clip=1.0)
+
+
+def transformers(args: argparse.Namespace) -> Measurement:
+    """GPT2LMHeadModel in a plain loop without clipping, torch's defaults for the rest."""
+    import torch
+
+    device, _ = resolved(args)
+    model = transformers_model(model_config(args, args.context)).to(device)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def loss(inputs: "Tensor", targets: "Tensor") -> "Tensor":
+        out: Tensor = model(inputs, labels=inputs, use_cache=False).loss
+        return out
+
+    return _loop(args, model, optimizer, loss, clip=None)
+
+
+def transformers_tuned(args: argparse.Namespace) -> Measurement:
+    """The same with gptlit's allocator settings."""
+    allocator.restart_with_tuned_malloc()
+    return transformers(args)
+
+
+CONTESTANTS: dict[str, Contestant] = {
+    "gptlit": gptlit,
+    "gptlit-raw": gptlit_raw,
+    "transformers": transformers,
+    "transformers-tuned": transformers_tuned,
+}
+
+
+def _corpus(args: argparse.Namespace, folder: Path) -> Path:
+    """More text than the run reads."""
+    tokens = (args.warmup + args.steps + 1) * args.batch_size * args.context
+    return write_text(folder / "corpus.txt", 8 * tokens + 10_000)
+
+
+def _batches(args: argparse.Namespace) -> Iterator["tuple[Tensor, Tensor]"]:
+    """Inputs and targets, each (batch, time) int64, for each step: of the text that the command
+    reads too."""
+    import torch
+
+    from gptlit.tokenizer import get_tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = _corpus(args, Path(folder)).read_text()
+    ids = torch.from_numpy(get_tokenizer(args.tokenizer).encode_to_numpy(text).astype("int64"))
+    shape = (args.warmup + args.steps, args.batch_size, args.context)
+    n = shape[0] * shape[1] * shape[2]
+    yield from zip(ids[:n].view(shape), ids[1 : n + 1].view(shape), strict=True)
+
+
+def _loop(
+    args: argparse.Namespace,
+    model: "nn.Module",
+    optimizer: "Optimizer",
+    loss: Callable[["Tensor", "Tensor"], "Tensor"],
+    clip: float | None,
+) -> Measurement:
+    """Forward, backward, clip, step."""
+    import torch
+
+    device, precision = resolved(args)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
+    clock = Clock(args)
+    model.train()
+    for inputs, targets in _batches(args):
+        clock.tick()
+        with torch.autocast(device, dtype, enabled=precision != "fp32"):
+            step_loss = loss(inputs.to(device), targets.to(device))
+        scaler.scale(step_loss).backward()
+        if clip is not None:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    clock.tick()
+    return clock.measurement(args)
