@@ -41,8 +41,9 @@ def main() -> int:
     }
     results, errors = _take_turns(args)
     report["load_after"] = _load()
+    peak = max((m.peak_flops or 0 for rounds in results.values() for m in rounds), default=0)
     report["contestants"] = {
-        name: _summary(results[name], results.get(args.baseline))
+        name: _summary(results[name], results.get(args.baseline), peak)
         if name in results
         else {"error": errors[name]}
         for name in args.contestants
@@ -116,7 +117,8 @@ def _take_turns(
         for name in list(results):
             try:
                 results[name].append(_run(name))
-                said = f"{results[name][-1].value:.4g} {results[name][-1].unit}"
+                newest = results[name][-1]
+                said = f"{_figure(newest.value, newest.unit)} {newest.unit}"
             except RuntimeError as error:
                 del results[name]
                 said = errors[name] = str(error)
@@ -144,10 +146,16 @@ def _run(name: str) -> Measurement:
     return Measurement(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _summary(rounds: list[Measurement], baseline: list[Measurement] | None) -> dict[str, Any]:
-    """A contestant's figures over all rounds, compared with a baseline of the same unit."""
+def _summary(
+    rounds: list[Measurement], baseline: list[Measurement] | None, peak: float
+) -> dict[str, Any]:
+    """A contestant's figures over all rounds, compared with a baseline of the same unit.
+
+    MFU is of the highest peak that any process saw: where it is measured, a busy machine
+    lowers it.
+    """
     values = [m.value for m in rounds]
-    mfu = [m.mfu for m in rounds if m.mfu is not None]
+    flops = [m.flops for m in rounds if m.flops is not None]
     memory = [m.memory_gb for m in rounds if m.memory_gb is not None]
     comparable = baseline is not None and baseline[0].unit == rounds[0].unit
     return {
@@ -156,7 +164,7 @@ def _summary(rounds: list[Measurement], baseline: list[Measurement] | None) -> d
         "median": statistics.median(values),
         "min": min(values),
         "max": max(values),
-        "mfu": statistics.median(mfu) if mfu else None,
+        "mfu": statistics.median(flops) / peak if flops else None,
         "memory_gb": max(memory) if memory else None,
         "ratio": _ratios(rounds, baseline) if baseline and comparable else None,
         "rounds": [asdict(m) for m in rounds],

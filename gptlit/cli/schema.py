@@ -92,6 +92,7 @@ class Trainer:
     accumulate_grad_batches: int = key("micro-batches per optimiser step", ge=1)
     gradient_clip_val: float | None = key("largest 2-norm of the gradients", gt=0)
     val_interval: int | None = key("optimiser steps between validations", ge=1)
+    val_at_start: bool = key("validate before the first step")
     checkpoint_interval: int = key("optimiser steps between saves of last.ckpt", ge=0)
     early_stopping: int = key("validations without a better one before stopping", ge=0)
     log_every_n_steps: int = key("optimiser steps between logged rows", ge=1)

@@ -73,9 +73,8 @@ class StepProgress(ProgressBar):
         ]
         train = self.monitor.newest.get("train/loss")
         before = f"train loss {train:.4g} · " if train is not None else ""
-        total = f"/{self.total_steps}" if trainer.state.fn == "fit" else ""
         self.console.print(
-            f"step {trainer.global_step}{total}: {before}validation " + " · ".join(measured),
+            f"step {trainer.global_step}/{self.total_steps}: {before}validation " + " · ".join(measured),
             highlight=False,
         )
 

@@ -93,12 +93,14 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             highlight=False,
         )
     start = time.perf_counter()
+    if settings["val_at_start"] and resume is None:
+        trainer.validate(task, datamodule=data, verbose=False)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     seconds = time.perf_counter() - start
     if trainer.interrupted:
         raise KeyboardInterrupt
     if trainer.is_global_zero:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics = {n: float(v) for n, v in trainer.callback_metrics.items() if n != "step"}
         plot_curves(folder / "metrics.csv", folder / "plots", f"{task.name}, {folder.name}")
         write_summary(
             folder,

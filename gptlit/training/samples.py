@@ -44,6 +44,8 @@ class TextSamples(Callback):
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a sample, if one is due."""
+        if trainer.state.fn != "fit":
+            return
         self._validations += 1
         if not self.every_n_validations or self._validations % self.every_n_validations:
             return

@@ -25,8 +25,10 @@ class Measurement:
     precision: str | None = None
     memory_gb: float | None = None
     """Peak, 10^9 bytes: allocated on the GPU, or resident on a CPU."""
-    mfu: float | None = None
-    """Model FLOPs over the device's peak (Chowdhery et al. 2022, PaLM, appendix B)."""
+    flops: float | None = None
+    """What the model needs for it, per second (Chowdhery et al. 2022, PaLM, appendix B)."""
+    peak_flops: float | None = None
+    """What the device can do, per second."""
 
 
 Contestant = Callable[[argparse.Namespace], Measurement]
@@ -64,7 +66,8 @@ def model_config(args: argparse.Namespace, context_length: int) -> "GPTConfig":
     from gptlit.model import GPTConfig
     from gptlit.tokenizer import get_tokenizer
 
-    node = OmegaConf.load(MODELS / f"{args.model}.yaml")
+    node = OmegaConf.to_container(OmegaConf.load(MODELS / f"{args.model}.yaml"))
+    assert isinstance(node, dict)
     shape = {str(key): node[key] for key in node if key not in ("defaults", "name")}
     shape |= {"context_length": context_length, "drop_rate": 0.0}
     return GPTConfig(vocab_size=get_tokenizer(args.tokenizer).vocab_size, **shape)

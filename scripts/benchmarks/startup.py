@@ -25,7 +25,8 @@ def _command(*command: str, expected: int = 0) -> Contestant:
         )
         seconds = time.perf_counter() - start
         if done.returncode != expected:
-            raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-200:]}")
+            last = done.stderr.strip().rpartition("\n")[2]
+            raise RuntimeError(f"exit code {done.returncode}: {last}")
         return Measurement(seconds, "s")
 
     return measure

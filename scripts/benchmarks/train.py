@@ -70,9 +70,9 @@ class Clock:
         start, stop = self._times
         rate = self.tokens / (stop - start)
         device, precision = resolved(args)
-        flops = model_config(args, args.context).flops_per_token(training=True)
-        mfu = rate * flops / peak_flops(device, precision)
-        return Measurement(rate, "tokens/s", precision, self.memory_gb, mfu)
+        flops = rate * model_config(args, args.context).flops_per_token(training=True)
+        peak = peak_flops(device, precision)
+        return Measurement(rate, "tokens/s", precision, self.memory_gb, flops, peak)
 
 
 def gptlit(args: argparse.Namespace) -> Measurement:
