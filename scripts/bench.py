@@ -5,14 +5,16 @@ own, and they take turns, so that a machine that drifts hits all alike.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,14 @@ def main() -> int:
         measurement = KINDS[args.kind].CONTESTANTS[args.worker](args)
         print("\n" + json.dumps(asdict(measurement)))
         return 0
-    report = {
+    report: dict[str, Any] = {
         "kind": args.kind,
         "machine": _machine(args),
         "options": {name: value for name, value in vars(args).items() if name not in RUNNING},
         "baseline": args.baseline,
     }
     results, errors = _take_turns(args)
-    report["load_after"] = _load()
+    report["machine"]["load_after"] = os.getloadavg()[0]
     peak = max((m.peak_flops or 0 for rounds in results.values() for m in rounds), default=0)
     report["contestants"] = {
         name: _summary(results[name], results.get(args.baseline), peak)
@@ -74,8 +76,11 @@ def _arguments() -> argparse.Namespace:
         sub.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     kind = KINDS[args.kind]
-    there = importlib.util.find_spec("transformers") is not None
-    names = [n for n in kind.CONTESTANTS if there or not n.startswith("transformers")]
+    names = [
+        name
+        for name in kind.CONTESTANTS
+        if not name.startswith("transformers") or _has_transformers()
+    ]
     args.contestants = args.contestants.split(",") if args.contestants else names
     if unknown := [name for name in args.contestants if name not in kind.CONTESTANTS]:
         parser.error(f"no contestant {unknown[0]!r}; there are: {', '.join(kind.CONTESTANTS)}")
@@ -94,17 +99,22 @@ def _machine(args: argparse.Namespace) -> dict[str, Any]:
     from gptlit.device import device_name
     from gptlit.errors import UserError
 
-    machine = {"torch": torch.__version__, "python": platform.python_version(), "load": _load()}
     try:
         device, precision = resolved(args) if "device" in args else ("cpu", None)
     except UserError as error:
         sys.exit(f"error: {error}")
-    return {"device": device_name(device), "precision": precision, **machine}
+    return {
+        "device": device_name(device),
+        "precision": precision,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers") if _has_transformers() else None,
+        "load_before": os.getloadavg()[0],
+    }
 
 
-def _load() -> float:
-    """Processes that ran over the last minute, on average."""
-    return os.getloadavg()[0]
+def _has_transformers() -> bool:
+    return find_spec("transformers") is not None
 
 
 def _take_turns(
@@ -119,6 +129,7 @@ def _take_turns(
                 results[name].append(_run(name))
                 newest = results[name][-1]
                 said = f"{_figure(newest.value, newest.unit)} {newest.unit}"
+                said += f", others on {newest.others_cores:.2f} cores"
             except RuntimeError as error:
                 del results[name]
                 said = errors[name] = str(error)
@@ -133,6 +144,7 @@ def _run(name: str) -> Measurement:
         RuntimeError: it failed; the message is its last line.
     """
     env = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    others, start = _others_seconds(), time.monotonic()
     done = subprocess.run(
         [sys.executable, *sys.argv, "--worker", name],
         env=env,
@@ -143,7 +155,19 @@ def _run(name: str) -> Measurement:
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
         raise RuntimeError(last or f"exit code {done.returncode}")
-    return Measurement(**json.loads(done.stdout.splitlines()[-1]))
+    cores = (_others_seconds() - others) / (time.monotonic() - start)
+    measurement = Measurement(**json.loads(done.stdout.splitlines()[-1]))
+    return replace(measurement, others_cores=round(max(cores, 0.0), 2))
+
+
+def _others_seconds() -> float:
+    """CPU time of all processes but this one and its children; 0 where there is no /proc/stat."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return 0.0
+    user, nice, system, _idle, _wait, *rest = map(int, path.read_text().split()[1:9])
+    ours = sum(os.times()[:4])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK") - ours
 
 
 def _summary(
@@ -166,6 +190,7 @@ def _summary(
         "max": max(values),
         "mfu": statistics.median(flops) / peak if flops else None,
         "memory_gb": max(memory) if memory else None,
+        "others_cores": statistics.median(m.others_cores for m in rounds),
         "ratio": _ratios(rounds, baseline) if baseline and comparable else None,
         "rounds": [asdict(m) for m in rounds],
     }
@@ -186,11 +211,11 @@ def _show(report: dict[str, Any]) -> None:
     machine, options, against = report["machine"], report["options"], report["baseline"]
     console = Console(highlight=False)
     console.width = max(console.width, 120)
-    console.print(
-        f"{machine['device']}, torch {machine['torch']}, Python {machine['python']}, "
-        f"load {machine['load']:.2f} before, {report['load_after']:.2f} after\n"
-        + ", ".join(f"{name}={value}" for name, value in options.items())
-    )
+    versions = (f"{name} {machine[name]}" for name in ("python", "torch", "transformers"))
+    load = f"load {machine['load_before']:.1f} to {machine['load_after']:.1f}"
+    console.print(", ".join((machine["device"], *versions, load)))
+    if options:
+        console.print(", ".join(f"{name}={value}" for name, value in options.items()))
     rows = {name: _cells(row, against) for name, row in report["contestants"].items()}
     titles = [title for title in _cells({}, against) if any(row[title] for row in rows.values())]
     table = Table("contestant")
@@ -215,6 +240,7 @@ def _cells(row: dict[str, Any], against: str) -> dict[str, str]:
         "peak GB": _figure(row.get("memory_gb"), "GB"),
         f"/ {against}": _figure(ratio.get("of_medians"), "x"),
         "by rounds": _figure(ratio.get("by_rounds"), "x"),
+        "others' cores": _figure(row.get("others_cores"), "cores"),
         "failed": row.get("error", ""),
     }
 
@@ -225,7 +251,7 @@ def _figure(value: float | None, unit: str) -> str:
         return ""
     if unit == "%":
         return f"{value:.1%}"
-    if unit in ("x", "s", "GB"):
+    if unit in ("x", "s", "GB", "cores"):
         return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 

@@ -28,6 +28,7 @@ def run(
     job: Job,
     *,
     free_text: Collection[str] = (),
+    text_lists: Collection[str] = (),
     rewrite: Callable[[list[str]], list[str]] = list,
 ) -> None:
     """Compose the config from the command line, check it, and run the job.
@@ -37,7 +38,8 @@ def run(
         check_config: raises `UserError` where the composed config is wrong.
         job: the work; called once, or once for each run of a sweep.
         free_text: keys whose values are taken as typed: commas, quotes and brackets in them are
-            text, not Hydra's grammar.
+            text, not Hydra's grammar; but null is null.
+        text_lists: the same, but a value in brackets is a list in Hydra's grammar.
         rewrite: turns the command's arguments into those that Hydra sees.
 
     A `UserError`, a mistake in the config, or an output folder that cannot be written ends the
@@ -46,12 +48,12 @@ def run(
     debug = any(arg in ("debug=true", "debug=True") for arg in sys.argv)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to us
     try:
-        sys.argv[1:] = rewrite([_quote(arg, free_text) for arg in sys.argv[1:]])
+        sys.argv[1:] = rewrite([_quote(arg, free_text, text_lists) for arg in sys.argv[1:]])
         _run_hydra(config_name, check_config, job)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        line = _one_line(error)
+        line = _one_line(error, config_name)
         if line is None or debug:
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -91,55 +93,69 @@ def _run_hydra(config_name: str, check_config: Callable[[dict[str, Any]], None],
         raise failures[0]
 
 
-def _quote(arg: str, free_text: Collection[str]) -> str:
-    """Quote values for Hydra's grammar where they are plain text, unless the user did: those of
-    free-text keys, and names of options, which may look like numbers (debug=true)."""
+def _quote(arg: str, free_text: Collection[str], text_lists: Collection[str] = ()) -> str:
+    """Quote values for Hydra's grammar where they are plain text: those of free-text keys, and
+    names of options, which may look like numbers or booleans (debug=true)."""
     name, equals, value = arg.partition("=")
-    in_grammar = value[:1] + value[-1:] in ("''", '""', "[]") and len(value) > 1
-    if not equals or in_grammar or value in ("null", ""):
+    ends, key = value[:1] + value[-1:], name.lstrip("+")
+    if not equals or not value:
         return arg
-    if name.lstrip("+") in free_text:
-        # A backslash is only special before a quote, or at the end.
-        escaped = re.sub(r"(\\*)($|')", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
-        return f"{name}='{escaped}'"
-    if name.isidentifier() and (config_dir() / name).is_dir() and "," not in value:
-        return f"{name}='{value.lower()}'"
+    if key in free_text or (key in text_lists and ends != "[]"):
+        return arg if value == "null" else f"{name}={quoted(value)}"
+    is_group = name.isidentifier() and (config_dir() / name).is_dir()
+    if is_group and value == "null":
+        return f"~{name}"  # Hydra's way to choose no option
+    if is_group and "," not in value and ends not in ("''", '""', "[]"):
+        return f"{name}='{value.lower() if value.lower() in ('true', 'false') else value}'"
     return arg
 
 
+def quoted(text: str) -> str:
+    """Text as a quoted string of Hydra's grammar that no interpolation happens in."""
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    # A backslash is only special before a quote, or at the end.
+    escaped = re.sub(r"(\\*)(\Z|')", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    return f"'{escaped}'"
+
+
 def _remove_if_unused(folder: Path) -> None:
-    """Take back the run folder that Hydra made for a run that could not start."""
+    """Take back the run folder that Hydra made for a run that could not start: one that holds
+    what Hydra writes and nothing else, and is not the user's own working folder."""
     import shutil
 
-    contents = {path.name for path in folder.iterdir()} if folder.is_dir() else {"?"}
-    if contents <= {"config"}:
+    made = [folder / "config" / f"{name}.yaml" for name in ("config", "hydra", "overrides")]
+    if folder == Path.cwd() or not all(path.is_file() for path in made):
+        return
+    if {*folder.iterdir(), *made[0].parent.iterdir()} == {made[0].parent, *made}:
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # made for it too, if it is empty
 
 
-def _one_line(error: Exception) -> str | None:
+def _one_line(error: Exception, config_name: str) -> str | None:
     """The line to print for an error that the user can cure; None for our own mistakes."""
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+    if isinstance(error.__cause__, UserError):  # raised while Hydra built an object
+        error = error.__cause__
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingMandatoryValue):
         name = error.full_key or str(error).rpartition(": ")[2]
         return f"{name} must be given: add {name}=... to the command"
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _hydra_line(error)
+        return _hydra_line(error, config_name)
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
         return f"cannot write to {error.filename}: {error.strerror}; choose output_root=FOLDER"
     return None
 
 
-def _hydra_line(error: Exception) -> str:
+def _hydra_line(error: Exception, config_name: str) -> str:
     """Hydra's message in one line, with the nearest name."""
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return unknown_key(match[1].partition("@")[0], _known_keys())
+        return unknown_key(match[1].partition("@")[0], _known_keys(config_name))
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         folder = config_dir() / group
@@ -153,8 +169,8 @@ def _hydra_line(error: Exception) -> str:
     return f"{first} (in a value, quote special characters: 'key=\"a, b\"')"
 
 
-def _known_keys() -> list[str]:
-    """Dotted names of all keys of all options, for the nearest match."""
+def _known_keys(config_name: str) -> list[str]:
+    """Dotted names of all keys of all options of a command, for the nearest match."""
     from omegaconf import OmegaConf
 
     def walk(node: Any, path: str) -> list[str]:
@@ -164,7 +180,10 @@ def _known_keys() -> list[str]:
         return [*([path] if path else []), *deeper]
 
     names: set[str] = set()
-    for file in config_dir().rglob("*.yaml"):
+    main_file = config_dir() / f"{config_name}.yaml"
+    main: Any = OmegaConf.to_container(OmegaConf.load(main_file))
+    groups = [name for entry in main["defaults"] if isinstance(entry, dict) for name in entry]
+    for file in [main_file, *(f for name in groups for f in config_dir().glob(f"{name}/*.yaml"))]:
         group = ".".join(file.parent.relative_to(config_dir()).parts)
         node: Any = OmegaConf.to_container(OmegaConf.load(file))
         for extra in ("defaults", "hydra"):

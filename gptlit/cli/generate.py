@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `python generate.py` and `gptlit-generate`."""
-    free_text = ("prompt", "stop", "ckpt", "prompts", "output")
-    app.run("generate", check_config, generate, free_text=free_text)
+    free_text = ("prompt", "ckpt", "prompts", "output")
+    app.run("generate", check_config, generate, free_text=free_text, text_lists=("stop",))
 
 
 def check_config(config: dict[str, Any]) -> None:
@@ -24,8 +24,12 @@ def check_config(config: dict[str, Any]) -> None:
         if isinstance(config[name], int | float):
             config[name] = str(config[name])
     schema.check(config, schema.Generate)
+    schema.check_weights(config["weights"])
     if config["prompt"] is not None and config["prompts"] is not None:
         raise UserError("give either prompt=... or prompts=FILE, not both")
+    output = Path(config["output"])
+    if config["prompts"] is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise UserError(f"output={output}: give a file in a folder that exists")
 
 
 def generate(config: dict[str, Any], _folder: Path) -> None:
@@ -39,6 +43,7 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
         precision=config["precision"]["name"],
         task=config["task"],
         outputs=config["output_root"],
+        weights=config["weights"],
     )
     options = {
         "max_new_tokens": config["max_new_tokens"],

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from gptlit.cli.app import quoted
 from gptlit.errors import UserError
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -11,7 +12,8 @@ LAST = Path("checkpoints") / "last.ckpt"
 def apply(args: list[str]) -> list[str]:
     """Rewrite a command line that asks to resume.
 
-    `resume=FOLDER` (or a checkpoint in it) repeats that run's own overrides, then those given now.
+    `resume=FOLDER` (or a checkpoint in it, which need not be the last) repeats that run's own
+    overrides, then those given now.
     `resume=auto` takes the newest unfinished run with the same overrides, or the folder given by
     `hydra.run.dir`; without one, the run starts from the beginning.
 
@@ -26,20 +28,22 @@ def apply(args: list[str]) -> list[str]:
         folder = _newest_unfinished(others)
         if folder is None or not (folder / LAST).is_file():
             return others
+        checkpoint = folder / LAST
     else:
-        folder = _run_folder(Path(wanted[-1]))
+        folder, checkpoint = _run_and_checkpoint(Path(wanted[-1]))
         names = {arg.partition("=")[0] for arg in others}
         before = [arg for arg in _overrides(folder) if arg.partition("=")[0] not in names]
         others = before + others
     others = [arg for arg in others if not arg.startswith("hydra.run.dir=")]
-    return [*others, f"hydra.run.dir='{folder}'", f"resume='{folder / LAST}'"]
+    return [*others, f"hydra.run.dir={quoted(str(folder))}", f"resume={quoted(str(checkpoint))}"]
 
 
-def _run_folder(path: Path) -> Path:
-    folder = path.parent.parent if path.suffix == ".ckpt" else path
-    if not (folder / LAST).is_file():
-        raise UserError(f"resume={path}: there is no {folder / LAST}; give a run folder")
-    return folder
+def _run_and_checkpoint(path: Path) -> tuple[Path, Path]:
+    file = path if path.suffix == ".ckpt" else path / LAST
+    if not file.is_file() or file.parent.name != LAST.parent.name:
+        raise UserError(f"resume={path}: there is no {path / LAST}; give a run folder")
+    folder = file.parent.parent.resolve()  # `latest` is a link
+    return folder, folder / LAST.parent / file.name
 
 
 def _newest_unfinished(args: list[str]) -> Path | None:
@@ -47,6 +51,8 @@ def _newest_unfinished(args: list[str]) -> Path | None:
     if "hydra.run.dir" in values:
         return Path(values["hydra.run.dir"].strip("'\""))
     root = Path(values.get("output_root", "outputs").strip("'\""))
+    # Flags and Hydra's own keys are not among a run's stored overrides.
+    args = [arg for arg in args if not arg.lstrip("+~").startswith(("-", "hydra."))]
     same = [
         run.parent.parent
         for run in root.glob(f"*/*/{LAST}")

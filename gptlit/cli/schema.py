@@ -70,6 +70,38 @@ class PublishedTextData(TextFileData):
 
 
 @dataclass
+class Weights:
+    name: str = key("where initial weights come from")
+    path: str | None = key("local file or folder of weights")
+
+
+@dataclass
+class PublishedFiles:
+    folder: str = key("between the mirror's URL and the file's name")
+    files: dict[str, Any] = key("names, and their sizes in bytes or null")
+
+
+@dataclass
+class MirroredWeights(Weights):
+    cache_dir: str | None = key("where downloads are kept; null: ~/.cache/gptlit/weights")
+    urls: list[str] = key("mirrors, tried in turn")
+    models: dict[str, Any] = key("a folder and files for each published model")
+
+
+@dataclass
+class HubRepository:
+    repo: str = key("owner/name on the hub")
+    file: str = key("safetensors file in it")
+
+
+@dataclass
+class HubWeights(Weights):
+    cache_dir: str | None = key("where downloads are kept; null: huggingface_hub's own cache")
+    revision: str = key("branch, tag or commit of the repositories")
+    models: dict[str, Any] = key("a repository and its file for each published model")
+
+
+@dataclass
 class Optimizer:
     lr: float = key("peak learning rate", gt=0)
     weight_decay: float = key("decoupled weight decay", ge=0)
@@ -140,6 +172,7 @@ class Train:
     tokenizer: Tokenizer = key("text to ids")
     model: Model = key("shape of the network")
     data: dict[str, Any] = key("text, and how it is cut into batches")
+    weights: dict[str, Any] = key("initial weights")
     optimizer: Optimizer = key("AdamW")
     scheduler: Scheduler = key("course of the learning rate")
     trainer: Trainer = key("length and mechanics of the run")
@@ -147,7 +180,7 @@ class Train:
     precision: Precision = key("number format")
     logger: Logger = key("where metrics go")
     task: dict[str, Any] = key("what is trained")
-    seed: int = key("of weights, data order and dropout", ge=0, lt=2**63)
+    seed: int = key("of weights, data order and dropout", ge=0, lt=2**32)
     compile: bool = key("torch.compile each block")
     resume: str | None = key("run folder, checkpoint, or auto")
     output_root: str = key("folder of all runs")
@@ -158,7 +191,8 @@ class Train:
 class Generate:
     device: Device = key("where to compute")
     precision: Precision = key("number format")
-    ckpt: str | None = key("checkpoint file or run folder")
+    weights: dict[str, Any] = key("where published models come from")
+    ckpt: str | None = key("published model, checkpoint, run folder, or other weights")
     task: str = key("whose newest run is meant", choices=("pretrain",))
     output_root: str = key("folder of all runs")
     prompt: str | None = key("text to continue")
@@ -172,6 +206,32 @@ class Generate:
     stop: str | list[str] | None = key("ends the text")
     seed: int = key("of the draws", ge=0, lt=2**62)
     num_samples: int = key("continuations of each prompt", ge=1)
+    debug: bool = key("tracebacks")
+
+
+@dataclass
+class EvaluateData:
+    path: str | list[str] = key("file, folder, glob, or a list of them")
+    column: str = key("column with the text in tables")
+
+
+@dataclass
+class EvaluateTask:
+    name: str = key("whose newest run is meant")
+
+
+@dataclass
+class Evaluate:
+    device: Device = key("where to compute")
+    precision: Precision = key("number format of products")
+    weights: dict[str, Any] = key("where published models come from")
+    ckpt: str | None = key("published model, checkpoint, run folder, or other weights")
+    task: EvaluateTask = key("whose newest run is meant")
+    output_root: str = key("folder of all runs")
+    data: EvaluateData = key("text to score")
+    stride: int | None = key("tokens between the starts of two windows; null: half", ge=1)
+    batch_size: int = key("windows at once", ge=1)
+    output: str | None = key("JSON file for the result")
     debug: bool = key("tracebacks")
 
 
@@ -193,9 +253,24 @@ def check(config: dict[str, Any], schema: type, path: str = "") -> None:
         _check_value(f"{path}{name}", config[name], hints[name], spec.metadata)
 
 
+def check_weights(node: dict[str, Any]) -> None:
+    """Check an option of `conf/weights`: from mirrors, from a hub, or local.
+
+    Raises:
+        UserError: as `check`.
+    """
+    mirrored = "urls" in node
+    if "models" not in node:
+        return check(node, Weights, "weights.")
+    check(node, MirroredWeights if mirrored else HubWeights, "weights.")
+    for name, model in node["models"].items():
+        check(model, PublishedFiles if mirrored else HubRepository, f"weights.models.{name}.")
+    return None
+
+
 def unknown_key(name: str, known: list[str]) -> str:
     """The line for a key that does not exist."""
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = get_close_matches(name, [k for k in known if k != name], n=1, cutoff=0.5)
     return f"unknown key '{name}'" + (
         f": did you mean '{near[0]}'?" if near else f"; known are {', '.join(sorted(known))}"
     )

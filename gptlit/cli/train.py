@@ -16,6 +16,7 @@ def main() -> None:
 def check_config(config: dict[str, Any]) -> None:
     """Check all nodes; those of data and tasks that gptlit does not know check themselves."""
     schema.check(config, schema.Train)
+    schema.check_weights(config["weights"])
     data, task = config["data"], config["task"]
     if data.get("_target_") == "gptlit.data.pydocs.PydocsDataModule":
         schema.check(data, schema.TextData, "data.")
@@ -24,8 +25,16 @@ def check_config(config: dict[str, Any]) -> None:
         schema.check(data, schema.PublishedTextData if published else schema.TextFileData, "data.")
     if task.get("name") == "pretrain":
         schema.check(task, schema.PretrainTask, "task.")
-    if config["trainer"]["max_steps"] == -1 and config["trainer"]["max_epochs"] is None:
+    trainer, betas = config["trainer"], config["optimizer"]["betas"]
+    if trainer["max_steps"] == -1 and trainer["max_epochs"] is None:
         raise UserError("the run has no end: give trainer.max_steps=... or trainer.max_epochs=...")
+    if trainer["max_steps"] == 0:
+        raise UserError("trainer.max_steps=0 trains nothing: give 1 or more, or -1 for no limit")
+    share = trainer["limit_val_batches"]
+    if isinstance(share, float) and share > 1:
+        raise UserError(f"trainer.limit_val_batches={share}: give a share up to 1.0, or a number")
+    if len(betas) != 2:
+        raise UserError(f"optimizer.betas={betas}: expected two numbers, such as [0.9,0.95]")
 
 
 def train(config: dict[str, Any], folder: Path) -> float | None:

@@ -1,17 +1,18 @@
 """The Python way in: `gptlit.load(ckpt).generate("...")`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gptlit.device import fast_bf16, resolve_device
+from gptlit.device import PRECISIONS, fast_bf16, resolve_device
 from gptlit.errors import UserError
-from gptlit.inference.checkpoint import find_checkpoint, load_task
+from gptlit.inference.checkpoint import find_checkpoint, load_published, load_task
 from gptlit.inference.generation import Sampling, generate_text, stream_text
 from gptlit.inference.packed import pack_linears
 from gptlit.model import GPTModel
+from gptlit.options import read_option
 from gptlit.tasks import Task
 from gptlit.tokenizer import get_tokenizer
 
@@ -47,6 +48,8 @@ class LanguageModel:
             sampling: fields of `Sampling`: temperature, top_k, top_p, seed.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            return []
         texts = generate_text(
             self.model,
             self.tokenizer,
@@ -62,12 +65,17 @@ class LanguageModel:
         prompt: str,
         max_new_tokens: int = 128,
         *,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
         """Continue one prompt, yielding text as it is written."""
         for [text] in stream_text(
-            self.model, self.tokenizer, [prompt], max_new_tokens, Sampling(**sampling), stop
+            self.model,
+            self.tokenizer,
+            [prompt],
+            max_new_tokens,
+            Sampling(**sampling),
+            [stop] if isinstance(stop, str) else stop,
         ):
             yield text
 
@@ -79,13 +87,29 @@ def load(
     precision: str = "auto",
     task: str = "pretrain",
     outputs: str | Path = "outputs",
+    weights: str | Mapping[str, Any] = "huggingface",
 ) -> LanguageModel:
-    """Load a checkpoint file, a run folder, or the newest finished run of a task.
+    """Load a published model ("gpt2-small"), a checkpoint file, a run folder, weights of another
+    kind (Hugging Face's, OpenAI's or the book's file or folder), or the newest run of a task.
+
+    Args:
+        ckpt: what to load; None for the newest finished run of `task`. A published name is that
+            model, even where a file is called so; write "./gpt2-small" for the file.
+        device, precision: see `place`.
+        task: whose newest run is meant.
+        outputs: where runs lie.
+        weights: where published models come from: the name of an option of `conf/weights`
+            ("huggingface", "openai", "book"), or such an option as a dict.
 
     Raises:
-        UserError: there is none, it is not one of ours, or the device is missing.
+        UserError: there is none, it is damaged or of no known kind, or the device is missing.
     """
-    path = find_checkpoint(None if ckpt is None else str(ckpt), task, outputs)
+    resolve_device(device)  # a missing one is said before anything is fetched
+    source = read_option("weights", weights) if isinstance(weights, str) else weights
+    published = source.get("models", {})
+    if ckpt in published:
+        return LanguageModel(load_published(str(ckpt), source), device, precision)
+    path = find_checkpoint(None if ckpt is None else str(ckpt), task, outputs, published)
     return LanguageModel(load_task(path), device, precision)
 
 
@@ -103,6 +127,8 @@ def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, 
         UserError: the device, or the precision on it, is missing.
     """
     device = resolve_device(device)
+    if precision not in ("auto", *PRECISIONS):
+        raise UserError(f"precision={precision}: allowed are auto, {', '.join(PRECISIONS)}")
     fast = fast_bf16(device)
     if precision == "auto":
         wide = device != "cpu" or model.cfg.emb_dim >= 512

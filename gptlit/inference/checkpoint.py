@@ -1,23 +1,33 @@
-"""Find a checkpoint, and read it without executing anything that stands in it."""
+"""Find a checkpoint or published weights, and read them without executing what stands in them."""
 
-import pickle
-import zipfile
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gptlit.errors import UserError
+from gptlit.options import read_option
 from gptlit.tasks import Task, task_class
+from gptlit.tokenizer import get_tokenizer
+from gptlit.weights import fetch, find_files, inspect, kind, load_weights, read_torch
 
 
-def find_checkpoint(ckpt: str | None, task: str, outputs: str | Path = "outputs") -> Path:
+def find_checkpoint(
+    ckpt: str | None,
+    task: str,
+    outputs: str | Path = "outputs",
+    published: Collection[str] = (),
+) -> Path:
     """The file that `ckpt` means.
 
     Args:
-        ckpt: a checkpoint file, a run folder (its best checkpoint, else its last), or None for
-            the newest finished run of the task.
+        ckpt: a checkpoint, a run folder (its best checkpoint, else its last), a file or folder of
+            weights of another kind, or None for the newest finished run of the task.
         task: name of the task whose newest run is meant.
         outputs: where runs lie.
+        published: names that could have been given instead, for messages.
 
     Raises:
         UserError: there is none.
@@ -30,46 +40,98 @@ def find_checkpoint(ckpt: str | None, task: str, outputs: str | Path = "outputs"
                 f" or train one with: python train.py task={task}"
             )
         return find_checkpoint(str(latest), task, outputs)
-    path = Path(ckpt)
-    if path.is_dir():
-        for folder in (path / "checkpoints", path):
-            for name in ("best.ckpt", "last.ckpt"):
-                if (folder / name).is_file():
-                    return folder / name
-        raise UserError(f"ckpt={ckpt} is a folder without checkpoints/best.ckpt or last.ckpt")
-    if not path.is_file():
-        raise UserError(f"ckpt={ckpt} does not exist: give a .ckpt file or a run folder")
-    return path
+    path = Path(ckpt).expanduser()
+    files = find_files(path)
+    if not files[0].is_file():
+        near = get_close_matches(ckpt, published, n=1, cutoff=0.8)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"ckpt={ckpt} does not exist: give a checkpoint, a run folder, a file or folder of"
+            f" weights, or one of {', '.join(published)}{hint}"
+        )
+    return files[0] if len(files) == 1 else path
 
 
-def load_task(path: Path) -> Task:
-    """A task as its checkpoint has it, on the CPU, in evaluation mode.
-
-    Tensors are mapped from the file, not copied; only what is used is read.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What one of our checkpoints holds; tensors are mapped from the file, not copied.
 
     Raises:
         UserError: the file is not one of our checkpoints, or is damaged.
     """
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is not a gptlit checkpoint, or was cut short")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
+    content = _checkpoint_in(path)
+    if content is None:
         raise UserError(
-            f"{path} is refused: it holds more than tensors and plain data, which a gptlit"
-            " checkpoint never does; nothing in it was executed"
-        ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a gptlit checkpoint, or is damaged: {error}") from error
-    hparams = content.get("hyper_parameters") if isinstance(content, dict) else None
-    if not isinstance(hparams, dict) or "task" not in hparams or "state_dict" not in content:
-        raise UserError(f"{path} is not a gptlit checkpoint: it does not say its task and model")
+            f"{path} is not a gptlit checkpoint, which says its task and model, or was cut short"
+        )
+    return content
+
+
+def load_task(path: Path) -> Task:
+    """A task as its checkpoint has it, or one around weights of another kind; on the CPU, in
+    evaluation mode.
+
+    Tensors of a checkpoint are mapped from the file, not copied; only what is used is read.
+
+    Raises:
+        UserError: the file is of no known kind, or is damaged.
+    """
+    content = _checkpoint_in(path)
+    if content is None:
+        return _task_around(path)
+    hparams = content["hyper_parameters"]
     arguments = {name: value for name, value in hparams.items() if name != "task"}
     try:
+        get_tokenizer(hparams["tokenizer"])
         with torch.device("meta"):  # no weights are drawn just to be replaced
             task = task_class(hparams["task"])(**arguments)
         task.load_state_dict(content["state_dict"], assign=True)
-    except (RuntimeError, TypeError, ValueError) as error:
-        first_line = str(error).splitlines()[0]
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
+        first_line = str(error).partition("\n")[0]
         raise UserError(f"{path} does not fit the model it describes: {first_line}") from error
+    return task.eval()
+
+
+def _checkpoint_in(path: Path) -> dict[str, Any] | None:
+    """What a file holds, if that is a checkpoint of a task."""
+    content = read_torch(path) if path.is_file() and kind(path) == "torch" else None
+    nodes = ("hyper_parameters", "state_dict")
+    if not isinstance(content, dict) or not all(isinstance(content.get(n), dict) for n in nodes):
+        return None
+    return content if isinstance(content["hyper_parameters"].get("task"), str) else None
+
+
+def load_published(name: str, source: Mapping[str, Any]) -> Task:
+    """A published model by its name; fetched first, if it is not on this machine.
+
+    Args:
+        name: "gpt2-small" and so on, an option of `conf/model`.
+        source: an option of `conf/weights`.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    path = fetch(source, name, instead="give ckpt=PATH")
+    shape = {key: value for key, value in read_option("model", name).items() if key != "name"}
+    return _language_model(shape, "gpt2", path)
+
+
+def _task_around(path: Path) -> Task:
+    """A language model of the shape that its weights have."""
+    found = inspect(path)
+    if not found.tokenizer:
+        raise UserError(
+            f"the weights in {path} are for {found.config.vocab_size:,} token ids, which no"
+            " tokenizer of gptlit has; they cannot write text here"
+        )
+    return _language_model(found.config.to_dict(), found.tokenizer, path)
+
+
+def _language_model(shape: dict[str, Any], tokenizer: str, path: Path) -> Task:
+    try:
+        shape = {**shape, "vocab_size": get_tokenizer(tokenizer).vocab_size}
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    with torch.device("meta"):
+        task = task_class("pretrain")(model=shape, tokenizer=tokenizer)
+    load_weights(task.model, path)
     return task.eval()

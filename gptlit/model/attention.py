@@ -42,8 +42,9 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop_rate: floa
     S = k.shape[-2]  # noqa: N806
     if mask is None:
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
-    bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device)
-    bias = bias.masked_fill_(~mask, float("-inf")).expand(B, H, T, S).reshape(B * H, T, S)
+    bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -torch.inf)
+    if bias.dim() > 2:  # differs between rows of the batch
+        bias = bias.expand(B, H, T, S).reshape(B * H, T, S)
     q, k, v = (x.reshape(B * H, -1, D) for x in (q, k, v))
     weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=D**-0.5).softmax(dim=-1)
     return (F.dropout(weights, drop_rate) @ v).view(B, H, T, D)

@@ -24,6 +24,8 @@ class StepStats:
     """Number of target tokens (scalar)."""
     grad_norm: Tensor | None = None
     """2-norm of all gradients before clipping (scalar)."""
+    lr: float = 0.0
+    """Learning rate of the step."""
 
 
 class Task(LightningModule, ABC):
@@ -113,7 +115,8 @@ class Task(LightningModule, ABC):
             factor = self._reference * (accumulate * world) / count.clamp(min=1)
             grads = [p.grad for p in self.parameters() if p.grad is not None]
             torch._foreach_mul_(grads, factor)
-        self.stats = StepStats(loss=loss_sum / count.clamp(min=1), targets=count)
+        lr = optimizer.param_groups[0]["lr"]
+        self.stats = StepStats(loss=loss_sum / count.clamp(min=1), targets=count, lr=lr)
         self._micro_batches, self._reference, self._sums = 0, None, None
 
     def configure_gradient_clipping(
@@ -130,6 +133,12 @@ class Task(LightningModule, ABC):
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), float(gradient_clip_val), norm)
         if self.stats is not None:
             self.stats.grad_norm = norm
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and free the gradients at once: the Trainer would hold them through the next
+        forward pass."""
+        super().optimizer_step(*args, **kwargs)
+        self.zero_grad(set_to_none=True)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and schedule that the caller handed in.
@@ -159,6 +168,8 @@ def task_class(name: str) -> type[Task]:
     try:
         module = importlib.import_module(f"gptlit.tasks.{name}")
     except ModuleNotFoundError as error:
+        if error.name != f"gptlit.tasks.{name}":
+            raise  # the task is there, but not what it imports
         raise ValueError(f"there is no task {name!r} in gptlit.tasks") from error
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, Task) and vars(value).get("name") == name:

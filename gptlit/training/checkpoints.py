@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,16 @@ class Checkpoints(Checkpoint):
             # A second name for the same bytes: both names are only ever replaced, never rewritten.
             temporary = self.best.with_name(f".{self.best.name}.{os.getpid()}.tmp")
             temporary.unlink(missing_ok=True)
-            os.link(self.last, temporary)
+            try:
+                os.link(self.last, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(self.last, temporary)
             temporary.replace(self.best)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save `last` where the run ended without a validation."""
+        if trainer.global_step > self._saved_at:
+            trainer.save_checkpoint(self.last)
 
     def _better(self, score: float) -> bool:
         if math.isnan(score):

@@ -25,8 +25,7 @@ class MetricsCSV(Logger):
         self._row: dict[str, Any] = {}
         self._row_start = 0
         if keep_until is not None and path.exists():
-            self._columns, rows = read_metrics(path)
-            self._rewrite([row for row in rows if int(row["step"]) <= keep_until])
+            self._go_on(keep_until)
 
     @property
     def name(self) -> str:
@@ -58,6 +57,12 @@ class MetricsCSV(Logger):
             file.seek(self._row_start)
             csv.DictWriter(file, self._columns, restval="").writerow(self._row)
             file.truncate()
+
+    @rank_zero_only
+    def _go_on(self, keep_until: int) -> None:
+        columns, rows = read_metrics(self.path)
+        self._columns = columns or self._columns
+        self._rewrite([row for row in rows if int(row["step"]) <= keep_until])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         temporary = self.path.with_name(f".{self.path.name}.tmp")

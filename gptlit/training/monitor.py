@@ -29,22 +29,32 @@ class StepMonitor(Callback):
         self.device, self.precision, self.every_n_steps = device, precision, every_n_steps
         self.flops_per_token = 0.0
         """Of a training step; set once the model is built."""
+        self.total_steps = 0
+        """Optimiser steps of the whole run; set once the data is known."""
         self.tokens = 0
         """Target tokens trained on, over all resumed parts of the run."""
         self.seconds = 0.0
         """Seconds spent in training steps, validation left out."""
         self.newest: dict[str, float] = {}
         self._mark = 0.0
+        self._elapsed = 0.0
         self._peak = 0.0
+        self._stats: StepStats | None = None
         self._targets: torch.Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the peak rate, start the clock."""
         self._peak = peak_flops(self.device, self.precision) * trainer.world_size
-        self._mark = time.perf_counter()
+        self._mark, self._elapsed = time.perf_counter(), 0.0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation is not training time: stop the clock."""
+        if self._targets is not None:
+            int(self._targets)  # waits for the device
+        self._elapsed += time.perf_counter() - self._mark
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation is not training time."""
+        """Start the clock again."""
         self._mark = time.perf_counter()
 
     def on_train_batch_end(
@@ -55,9 +65,9 @@ class StepMonitor(Callback):
         stats = pl_module.stats
         if stats is None:
             return  # in the middle of an accumulated step
-        pl_module.stats = None
+        pl_module.stats, self._stats = None, stats
         self._targets = stats.targets if self._targets is None else self._targets + stats.targets
-        done = trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps
+        done = 0 < self.total_steps <= trainer.global_step
         if trainer.global_step % self.every_n_steps == 0 or done:
             self._log(trainer, pl_module, stats)
         if done:
@@ -65,33 +75,59 @@ class StepMonitor(Callback):
 
     def _log(self, trainer: Trainer, task: Task, stats: StepStats) -> None:
         loss = float(stats.loss)  # waits for the device, so that the clock below is right
-        assert self._targets is not None
-        tokens, self._targets = int(self._targets), None
-        now = time.perf_counter()
-        seconds, self._mark = now - self._mark, now
-        self.tokens += tokens
-        self.seconds += seconds
+        tokens, seconds = self._count()
         rate = tokens / seconds if seconds > 0 else 0.0
         self.newest = {
             "train/loss": loss,
-            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/lr": stats.lr,
             "train/grad_norm": float(stats.grad_norm) if stats.grad_norm is not None else 0.0,
             "train/tokens_per_second": rate,
             "train/mfu": rate * self.flops_per_token / self._peak,
             "train/memory_gb": peak_memory_gb(self.device),
         }
         task.log_dict({**self.newest, "step": float(trainer.global_step)})
-        if not math.isfinite(loss) or not math.isfinite(self.newest["train/grad_norm"]):
+        self._require_finite(stats, trainer.global_step)
+
+    def _require_finite(self, stats: StepStats, step: int) -> None:
+        bad = None if math.isfinite(stats.loss) else f"loss is {float(stats.loss)}"
+        # In fp16, a gradient that overflows is left out, and the loss scale halved.
+        if stats.grad_norm is not None and self.precision != "fp16":
+            norm = float(stats.grad_norm)
+            bad = bad if math.isfinite(norm) else bad or f"gradient's norm is {norm}"
+        if bad:
             raise UserError(
-                f"the loss is {loss} at step {trainer.global_step}: training has diverged; the last"
-                " good checkpoint is kept. Try a smaller optimizer.lr, a longer"
-                " scheduler.warmup_steps, precision=fp32, or look at the data"
+                f"the {bad} at step {step}: training has diverged; the last good checkpoint is"
+                " kept. Try a smaller optimizer.lr, a longer scheduler.warmup_steps,"
+                " precision=fp32, or look at the data"
             )
+
+    def _pending(self) -> tuple[int, float]:
+        """Tokens and seconds since the last count."""
+        tokens = 0 if self._targets is None else int(self._targets)
+        return tokens, self._elapsed + time.perf_counter() - self._mark
+
+    def _count(self) -> tuple[int, float]:
+        tokens, seconds = self._pending()
+        self._targets, self._elapsed, self._mark = None, 0.0, time.perf_counter()
+        self.tokens += tokens
+        self.seconds += seconds
+        return tokens, seconds
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the steps that came after the last logged one."""
+        self._count()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A model that has diverged between two logged steps must not replace a good one."""
+        if self._stats is not None:
+            self._require_finite(self._stats, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Counts that go on after a resume."""
-        pending = 0 if self._targets is None else int(self._targets)
-        return {"tokens": self.tokens + pending, "seconds": self.seconds}
+        tokens, seconds = self._pending()
+        return {"tokens": self.tokens + tokens, "seconds": self.seconds + seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""

@@ -47,6 +47,23 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
+class PlannedLR(LambdaLR):
+    """`LambdaLR` that saves only its place in the schedule: after a resume, the peak and the
+    course are those of the config, which may have changed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps the schedule has taken."""
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to that step; the optimiser has been restored before."""
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        factors = [course(self.last_epoch) for course in self.lr_lambdas]
+        self._last_lr = [p * f for p, f in zip(self.base_lrs, factors, strict=True)]
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
+
 @dataclass(frozen=True)
 class OptimizerFactory:
     """AdamW (Loshchilov and Hutter 2019) with a schedule, in Lightning's form.
@@ -76,7 +93,18 @@ class OptimizerFactory:
             eps=self.eps,
             fused=fused,
         )
-        scheduler = LambdaLR(optimizer, self.schedule)
+        scheduler = PlannedLR(optimizer, self.schedule)
+        options = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+
+        def keep_options(restored: torch.optim.Optimizer) -> None:
+            """Of a checkpoint, take the moments; weight decay and the like are the config's."""
+            for group, own in zip(restored.param_groups, options, strict=True):
+                group.update(own)
+
+        optimizer.register_load_state_dict_post_hook(keep_options)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -26,11 +26,13 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
     written = []
     for quantity, label in CURVES.items():
         names = [name for name in (f"train/{quantity}", f"val/{quantity}") if name in columns]
-        if not names:
+        if not any(row[name] for row in rows for name in names):
             continue
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
         for name in names:
             points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+            if not points:
+                continue
             few = "o" if len(points) < 40 else ""
             split = "training" if name.startswith("train/") else "validation"
             axes.plot(*zip(*points, strict=True), marker=few, markersize=3, label=split)

@@ -74,7 +74,8 @@ class StepProgress(ProgressBar):
         train = self.monitor.newest.get("train/loss")
         before = f"train loss {train:.4g} · " if train is not None else ""
         self.console.print(
-            f"step {trainer.global_step}/{self.total_steps}: {before}validation " + " · ".join(measured),
+            f"step {trainer.global_step}/{self.total_steps}: {before}validation "
+            + " · ".join(measured),
             highlight=False,
         )
 

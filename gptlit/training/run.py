@@ -15,6 +15,7 @@ from rich.console import Console
 
 from gptlit.device import PRECISIONS, device_name, resolve_device, resolve_precision
 from gptlit.errors import UserError
+from gptlit.inference.checkpoint import read_checkpoint
 from gptlit.tasks import Task, task_class
 from gptlit.tokenizer import Tokenizer
 from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
@@ -25,6 +26,7 @@ from gptlit.training.plots import plot_curves
 from gptlit.training.progress import StepProgress
 from gptlit.training.samples import TextSamples
 from gptlit.training.summary import mark_latest, write_summary
+from gptlit.weights import fetch, load_weights
 
 
 def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -> float | None:
@@ -53,7 +55,8 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     torch.set_float32_matmul_precision("high")
 
     resume = Path(config["resume"]) if config["resume"] else None
-    resumed_step = _step_of(resume) if resume else None
+    start_from = read_checkpoint(resume) if resume else None
+    resumed_step = int(start_from["global_step"]) if start_from else None
     monitor = StepMonitor(device, precision, settings["log_every_n_steps"])
     checkpoints = Checkpoints(folder / "checkpoints", every_n_steps=settings["checkpoint_interval"])
     progress = StepProgress(monitor, console)
@@ -67,7 +70,8 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     steps_per_epoch, total_steps = _count_steps(settings, data, trainer.world_size)
     _set_lengths(trainer, settings, steps_per_epoch)
 
-    task = _build_task(config, tokenizer)
+    task, weights = _build_task(config, tokenizer)
+    _check_resume(resume, start_from or {}, task, total_steps)
     monitor.flops_per_token = task.model.cfg.flops_per_token()
     schedule = config["scheduler"]
     task.optimizer_factory = OptimizerFactory(
@@ -82,15 +86,17 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     )
     if config["compile"]:
         task.model.compile_blocks()
-    progress.total_steps = total_steps
+    progress.total_steps = monitor.total_steps = total_steps
     if trainer.is_global_zero:
         console.print(
             f"{task.name}: {config['model']['name']}, {task.model.num_parameters():,} parameters,"
             f" on {device_name(device)}, {precision}\n"
-            f"data: {data.describe()}\n"
+            + weights
+            + f"data: {data.describe()}\n"
             f"run: {folder}, {total_steps:,} steps"
             + (f", resumed at step {resumed_step:,}" if resume else ""),
             highlight=False,
+            markup=False,
         )
     start = time.perf_counter()
     if settings["val_at_start"] and resume is None:
@@ -101,7 +107,8 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         raise KeyboardInterrupt
     if trainer.is_global_zero:
         metrics = {n: float(v) for n, v in trainer.callback_metrics.items() if n != "step"}
-        plot_curves(folder / "metrics.csv", folder / "plots", f"{task.name}, {folder.name}")
+        if config["logger"]["csv"]:
+            plot_curves(folder / "metrics.csv", folder / "plots", f"{task.name}, {folder.name}")
         write_summary(
             folder,
             task=task.name,
@@ -118,7 +125,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             best_checkpoint=str(checkpoints.best) if checkpoints.best.exists() else None,
         )
         root = Path(config["output_root"])
-        if folder.parent.resolve() == (root / task.name).resolve():  # not a sweep's, nor elsewhere
+        if folder.resolve().parent == (root / task.name).resolve():  # not a sweep's, nor elsewhere
             mark_latest(folder)
         _say_what_next(console, folder, root, checkpoints, seconds)
     return checkpoints.best_score
@@ -171,7 +178,11 @@ def _loggers(config: dict[str, Any], folder: Path, resumed_step: int | None) -> 
         loggers.append(MetricsCSV(folder / "metrics.csv", keep_until=resumed_step))
     if config["tensorboard"]:
         purge = None if resumed_step is None else resumed_step + 1
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", purge_step=purge))
+        loggers.append(
+            TensorBoardLogger(
+                folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge
+            )
+        )
     if config["wandb"] is not None:
         from lightning.pytorch.loggers import WandbLogger
 
@@ -220,11 +231,15 @@ def _set_lengths(trainer: Trainer, settings: dict[str, Any], steps_per_epoch: in
         trainer.val_check_interval = settings["val_interval"] * accumulate
 
 
-def _build_task(config: dict[str, Any], tokenizer: Tokenizer) -> Task:
+def _build_task(config: dict[str, Any], tokenizer: Tokenizer) -> tuple[Task, str]:
+    """The task with its initial weights, and the line to tell about them, if they are not random.
+
+    Each process reads the weights itself; the first one to ask for them has downloaded them.
+    """
     shape = {name: value for name, value in config["model"].items() if name != "name"}
     settings = {n: v for n, v in config["task"].items() if n not in ("name", "sample")}
     try:
-        return task_class(config["task"]["name"])(
+        task = task_class(config["task"]["name"])(
             model={"vocab_size": tokenizer.vocab_size, **shape},
             tokenizer=tokenizer.name,
             seed=config["seed"],
@@ -233,12 +248,30 @@ def _build_task(config: dict[str, Any], tokenizer: Tokenizer) -> Task:
         )
     except ValueError as error:  # an impossible shape, or no such task
         raise UserError(str(error)) from error
+    source = config["weights"]
+    if config["resume"] or (source["path"] is None and "models" not in source):
+        return task, ""
+    loaded = load_weights(task.model, fetch(source, config["model"]["name"]))
+    return task, f"weights: {loaded}\n"
 
 
-def _step_of(checkpoint: Path) -> int:
-    """The optimiser step that a checkpoint was written at."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return int(content["global_step"])
+def _check_resume(path: Path | None, content: dict[str, Any], task: Task, total_steps: int) -> None:
+    """Refuse a checkpoint of another task, tokenizer or shape, and a run that has finished."""
+    if path is None:
+        return
+    saved, given = content["hyper_parameters"], task.hparams
+    pairs = {name: (saved.get(name), given[name]) for name in ("task", "tokenizer")}
+    for name in ("context_length", "emb_dim", "n_heads", "n_layers", "qkv_bias"):
+        pairs[f"model.{name}"] = saved["model"].get(name), given["model"][name]
+    for name, (before, now) in pairs.items():
+        if before != now:
+            raise UserError(f"resume={path}: the run has {name}={before}, not {now}; leave it so")
+    step, finished = content["global_step"], (path.parents[1] / "summary.json").exists()
+    if finished and step >= total_steps:
+        raise UserError(
+            f"resume={path}: the run has finished at step {step}; to go on, give more than that"
+            f" as trainer.max_steps=... (now {total_steps})"
+        )
 
 
 def _say_what_next(
@@ -254,6 +287,7 @@ def _say_what_next(
         f"next:       python generate.py ckpt={folder}\n"
         f"            tensorboard --logdir {root}",
         highlight=False,
+        markup=False,
     )
 
 

@@ -4,7 +4,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from gptlit.inference.generation import Sampling, generate_text
 from gptlit.tasks import Task
@@ -53,7 +53,7 @@ class TextSamples(Callback):
         [text] = generate_text(
             pl_module.model, self.tokenizer, [self.prompt], self.max_new_tokens, self.sampling
         )
-        self.console.print(f"[dim]sample: {escape(self.prompt + text)}[/dim]", highlight=False)
+        self.console.print(Text(f"sample: {self.prompt}{text}", style="dim"))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("sample", self.prompt + text, trainer.global_step)

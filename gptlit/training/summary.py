@@ -26,7 +26,8 @@ def mark_latest(folder: Path) -> None:
     """Point `latest` beside the run folder to it."""
     link = folder.parent / "latest"
     temporary = folder.parent / f".latest.{os.getpid()}"
-    temporary.symlink_to(folder.name, target_is_directory=True)
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.resolve().name, target_is_directory=True)
     temporary.replace(link)
 
 
@@ -46,5 +47,8 @@ def _git_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # there is no git on this machine
+        return None
     return done.stdout.strip() or None

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=4, help="windows per step")
     parser.add_argument("--context", type=positive, default=256, help="tokens per window")
     parser.add_argument("--steps", type=positive, default=8, help="steps that are timed")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before them")
+    parser.add_argument("--warmup", type=positive, default=3, help="steps before them")
     parser.add_argument("--compile", action="store_true", help="compile gptlit's blocks")
 
 

@@ -28,7 +28,10 @@ TRAIN = {
     "cuda without cuda": (["device=cuda"], r"device=cuda is not available: this machine has .*cpu"),
     "fp16 on a cpu": (["precision=fp16"], r"precision=fp16 trains on CUDA only.*precision=bf16"),
     "missing file": (["data=text", "data.path=nowhere.txt"], r"nowhere.txt"),
-    "empty file": (["data=text", "data.path=empty.txt"], r"empty.txt holds no text; set data.path="),
+    "empty file": (
+        ["data=text", "data.path=empty.txt"],
+        r"empty.txt holds no text; set data.path=",
+    ),
     "binary file": (["data=text", "data.path=binary.txt"], r"binary.txt.*byte"),
     "short corpus": (["data=text", "data.path=short.txt"], r"model.context_length="),
     "unwritable output": (["output_root=locked"], r"cannot write to .*locked"),

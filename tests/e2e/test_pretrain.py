@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from commands import TINY, run, write_corpus
 
-SHORT = (*TINY, "data=text", "data.path=corpus.txt", "trainer.max_steps=60", "trainer.val_interval=20")
+SHORT = (
+    *TINY,
+    "data=text",
+    "data.path=corpus.txt",
+    "trainer.max_steps=60",
+    "trainer.val_interval=20",
+)
 
 
 @pytest.fixture(scope="module")

@@ -5,74 +5,78 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench.py"
-NANO = ("--model", "gpt2-nano", "--tokenizer", "byte", "--device", "cpu")
+NANO = ("--model", "gpt2-nano", "--tokenizer", "byte", "--device", "cpu", "--rounds", "1")
+
+CONTESTANTS = {
+    "train": ["gptlit", "gptlit-raw", "transformers-tuned"],
+    "decode": ["gptlit-fp32", "transformers-fp32"],
+    "data": ["gptlit", "tiktoken", "loader"],
+    "startup": ["python", "import gptlit", "train.py modle=x"],
+}
+OPTIONS = {
+    "train": (*NANO, "--context", "16", "--batch-size", "2", "--steps", "2", "--warmup", "1"),
+    "decode": (*NANO, "--prompt-tokens", "4", "--new-tokens", "4", "--batch-size", "2"),
+    "data": ("--mb", "1", "--context", "64", "--seconds", "0.1", "--rounds", "1"),
+    "startup": ("--rounds", "3"),
+}
 
 
-def bench(
-    folder: Path, *args: str, **env: str
-) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """Run it, with a few seconds' worth of work; the finished process and its report."""
-    report = folder / "report.json"
+@dataclass
+class Bench:
+    exit_code: int
+    output: str
+    report: dict[str, Any]
+
+
+def bench(folder: Path, kind: str, contestants: list[str], *options: str, **env: str) -> Bench:
+    """One run of the script."""
+    path = folder / f"{kind}.json"
+    given = ["--contestants", ",".join(contestants), "--json", str(path)]
     done = subprocess.run(
-        [sys.executable, str(BENCH), *args, "--json", str(report)],
+        [sys.executable, str(BENCH), kind, *options, *given],
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    return done, json.loads(report.read_text()) if report.exists() else {}
+    assert path.exists(), done.stderr
+    return Bench(done.returncode, done.stdout, json.loads(path.read_text()))
 
 
-@pytest.mark.parametrize(
-    ("kind", "contestants", "options"),
-    [
-        (
-            "train",
-            ["gptlit", "gptlit-raw", "transformers-tuned"],
-            (*NANO, "--context", "16", "--batch-size", "2", "--steps", "2", "--warmup", "1"),
-        ),
-        (
-            "decode",
-            ["gptlit-fp32", "transformers-fp32"],
-            (*NANO, "--prompt-tokens", "4", "--new-tokens", "4", "--batch-size", "2"),
-        ),
-        (
-            "data",
-            ["gptlit", "tiktoken", "loader"],
-            ("--mb", "1", "--context", "64", "--seconds", "0.1"),
-        ),
-        ("startup", ["python", "import gptlit", "train.py --help", "train.py modle=x"], ()),
-    ],
-)
-def test_each_kind_reports_its_contestants(
-    tmp_path: Path, kind: str, contestants: list[str], options: tuple[str, ...]
-) -> None:
-    done, report = bench(
-        tmp_path, kind, "--rounds", "1", "--contestants", ",".join(contestants), *options
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert list(report["contestants"]) == contestants
-    for name, row in report["contestants"].items():
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Bench]]]:
+    """One run of each kind; two at a time, since nothing here depends on how fast they are."""
+    folder = tmp_path_factory.mktemp("benches")
+    with ThreadPoolExecutor(2) as pool:
+        yield {k: pool.submit(bench, folder, k, CONTESTANTS[k], *OPTIONS[k]) for k in OPTIONS}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_each_kind_reports_its_contestants(kind: str, benches: dict[str, Future[Bench]]) -> None:
+    run = benches[kind].result()
+    assert run.exit_code == 0, run.report
+    assert list(run.report["contestants"]) == CONTESTANTS[kind]
+    for name, row in run.report["contestants"].items():
         assert 0 < row["min"] <= row["median"] <= row["max"]
-        assert name in done.stdout
-        if kind != "startup":
-            assert row["memory_gb"] > 0
-        if kind == "train":
-            assert row["mfu"] > 0
+        assert name in run.output
+        assert (row["memory_gb"] is not None) == (kind != "startup")
+        assert (row["mfu"] is not None) == (kind == "train")
 
 
-def test_ratios_are_those_of_the_medians_and_of_the_rounds(tmp_path: Path) -> None:
-    done, report = bench(
-        tmp_path, "startup", "--rounds", "3", "--contestants", "python,import gptlit"
-    )
-    assert done.returncode == 0, done.stderr
+def test_ratios_are_those_of_the_medians_and_of_the_rounds(
+    benches: dict[str, Future[Bench]],
+) -> None:
+    report = benches["startup"].result().report
     assert report["baseline"] == "python"
     ours, theirs = report["contestants"]["import gptlit"], report["contestants"]["python"]
     a, b = ([m["value"] for m in row["rounds"]] for row in (ours, theirs))
@@ -84,14 +88,19 @@ def test_ratios_are_those_of_the_medians_and_of_the_rounds(tmp_path: Path) -> No
     assert theirs["ratio"]["of_medians"] == 1
 
 
+def test_lightning_costs_what_a_plain_step_is_faster(benches: dict[str, Future[Bench]]) -> None:
+    report = benches["train"].result().report
+    ours, plain = (report["contestants"][name]["median"] for name in ("gptlit", "gptlit-raw"))
+    [cost] = report["costs"].values()
+    assert cost["of_medians"] == pytest.approx(plain / ours - 1)
+
+
 def test_a_contestant_that_fails_shows_its_error_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "hydra.py").write_text("raise ImportError('a broken hydra')")
-    contestants = ("--contestants", "python,train.py --help")
-    done, report = bench(
-        tmp_path, "startup", "--rounds", "2", *contestants, PYTHONPATH=str(tmp_path)
-    )
-    assert done.returncode == 1
-    error = report["contestants"]["train.py --help"]["error"]
+    names = ["python", "train.py --help"]
+    run = bench(tmp_path, "startup", names, "--rounds", "2", PYTHONPATH=str(tmp_path))
+    assert run.exit_code == 1
+    error = run.report["contestants"]["train.py --help"]["error"]
     assert "a broken hydra" in error
-    assert error in " ".join(done.stdout.split())
-    assert len(report["contestants"]["python"]["rounds"]) == 2
+    assert all(word in run.output for word in error.split())  # on however many lines
+    assert len(run.report["contestants"]["python"]["rounds"]) == 2

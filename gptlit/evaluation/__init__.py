@@ -1,0 +1,1 @@
+"""How good a model is: figures and reports from what it predicts and writes."""

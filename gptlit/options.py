@@ -1,0 +1,37 @@
+"""What stands in `conf/`, for those who do not come through Hydra."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from gptlit.errors import UserError
+
+
+def conf_dir() -> Path:
+    """`conf/` of the checkout, or its copy inside the installed package."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parent / "conf"
+
+
+def option_names(group: str) -> list[str]:
+    """The options of a group, sorted: `option_names("model")` has "gpt2-small"."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def read_option(group: str, name: str) -> dict[str, Any]:
+    """One option as it stands in its file, as plain values.
+
+    Raises:
+        UserError: there is no such option.
+    """
+    names = option_names(group)
+    if name not in names:
+        near = get_close_matches(name, names, n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"unknown {group}={name}: allowed are {', '.join(names)}{hint}")
+    from omegaconf import OmegaConf
+
+    node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+    node.pop("defaults", None)
+    return {str(key): value for key, value in node.items()}

@@ -1,0 +1,106 @@
+"""Published weights onto this machine: from Hugging Face's hub, or from plain mirrors."""
+
+import os
+import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from gptlit.errors import UserError
+from gptlit.weights.formats import import_tensorflow
+
+
+def fetch(
+    source: Mapping[str, Any],
+    model: str,
+    instead: str = "give weights.path=PATH, or train from random weights with weights=none",
+    *,
+    to_read: bool = True,
+) -> Path:
+    """The weights of a published model, on the disk; downloaded if they are not there yet.
+
+    Args:
+        source: an option of `conf/weights`. With `path`, that is what is returned; with `repos`,
+            the files come through huggingface_hub; with `urls`, from mirrors.
+        model: "gpt2-small" and so on; must be among the source's.
+        instead: what a user without network can add to the command, for messages.
+        to_read: make sure before a download that this machine can read what it brings.
+
+    Returns:
+        a file or folder for `load_weights`.
+
+    Raises:
+        UserError: the source has no such model, or it cannot be had; the line says what was
+            tried, and what else can be done.
+    """
+    if source["path"]:
+        return Path(source["path"]).expanduser()
+    models = source.get("models")
+    if not models:
+        raise UserError(
+            f"weights={source['name']} has no published models: choose weights=huggingface,"
+            f" openai or book, or {instead}"
+        )
+    if model not in models:
+        near = get_close_matches(model, models, n=1, cutoff=0.5)
+        raise UserError(
+            f"weights={source['name']} has {', '.join(models)}, but no {model}:"
+            f" use model={near[0] if near else next(iter(models))}, or {instead}"
+        )
+    if to_read and any(name.endswith(".index") for name in models[model].get("files", ())):
+        import_tensorflow(source["name"])
+    if "urls" in source:
+        return _from_mirrors(source, models[model], model, instead)
+    return _from_hub(source, models[model], instead)
+
+
+def _from_mirrors(source: Mapping[str, Any], node: dict[str, Any], model: str, hint: str) -> Path:
+    from gptlit.download import download
+
+    root = Path(source["cache_dir"] or _cache_dir() / "weights" / source["name"]).expanduser()
+    folder = root / model
+    for name, size in node["files"].items():
+        urls = ["/".join(filter(None, (url, node["folder"], name))) for url in source["urls"]]
+        download(urls, folder / name, size=size, hint=f"or {hint}")
+    return folder
+
+
+def _from_hub(source: Mapping[str, Any], node: dict[str, Any], hint: str) -> Path:
+    import huggingface_hub as hub
+    from huggingface_hub import constants, utils
+
+    where = {
+        "repo_id": node["repo"],
+        "filename": node["file"],
+        "revision": source["revision"],
+        "cache_dir": source["cache_dir"] and Path(source["cache_dir"]).expanduser(),
+    }
+    try:
+        # What is in the cache is what was published: no need to ask the hub on each start.
+        return Path(hub.hf_hub_download(**where, local_files_only=True))
+    except (OSError, ValueError):
+        pass
+    utils.logging.set_verbosity_error()  # of its retries
+    if not sys.stderr.isatty():
+        utils.disable_progress_bars()  # type: ignore[attr-defined]
+    try:
+        return Path(hub.hf_hub_download(**where))
+    except Exception as error:  # those of an HTTP library, of the hub's client, of the disk
+        url = f"{constants.ENDPOINT}/{node['repo']}/resolve/{source['revision']}/{node['file']}"
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _reason(error)
+        raise UserError(
+            f"cannot download {url}: {reason}. Check the network (HF_ENDPOINT names another hub,"
+            f" HF_TOKEN a login), or fetch the file by hand and {hint}"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first cause, in one line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _cache_dir() -> Path:
+    return Path(os.environ.get("GPTLIT_CACHE") or "~/.cache/gptlit").expanduser()

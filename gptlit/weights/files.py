@@ -1,0 +1,79 @@
+"""Files that hold weights: which there are in a folder, and what kind each is.
+
+A file's kind is told by its bytes, never by its name.
+"""
+
+from pathlib import Path
+
+from gptlit.errors import UserError
+from gptlit.weights.formats import SafetensorsFile, TensorFlowFile, TorchFile, WeightFile
+
+IN_RUNS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt")
+TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # ends the index of a TensorFlow checkpoint
+LONGEST_HEADER = 100_000_000  # bytes; what safetensors itself allows
+
+
+def find_files(path: Path) -> list[Path]:
+    """The files of one model: a file itself, or what a folder (a run's, Hugging Face's,
+    TensorFlow's, or one with a single file of weights in it) holds.
+
+    Raises:
+        UserError: there is none, or it is not clear which.
+    """
+    if path.is_dir():
+        for name in (*IN_RUNS, "model.safetensors"):
+            if (path / name).is_file():
+                return [path / name]
+        if shards := sorted(path.glob("model-*-of-*.safetensors")):
+            return shards
+        files = [file for file in sorted(path.iterdir()) if file.is_file() and kind(file)]
+        if len(files) == 1:
+            return files
+        names = ", ".join(file.name for file in files)
+        several = f"; give one of the files in it: {names}" if files else ""
+        raise UserError(
+            f"{path} is a folder without {IN_RUNS[0]}, last.ckpt, model.safetensors"
+            f" or model.ckpt.index{several}"
+        )
+    index = path.with_name(path.name + ".index")  # TensorFlow names a checkpoint by its prefix
+    if path.is_file() or not index.is_file():
+        return [path]
+    return [index]
+
+
+def kind(path: Path) -> str | None:
+    """ "safetensors", "torch" (a zip or a pickle), "tensorflow", or None for anything else."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(9)
+        file.seek(max(0, size - len(TABLE_MAGIC)))
+        tail = file.read()
+    if head.startswith((b"PK\x03\x04", b"\x80")) and path.suffix != ".part":
+        return "torch"
+    if tail == TABLE_MAGIC or path.suffix == ".index":
+        return "tensorflow"
+    header = int.from_bytes(head[:8], "little")
+    return "safetensors" if head[8:] == b"{" and header < LONGEST_HEADER else None
+
+
+def open_weights(path: Path) -> WeightFile:
+    """Open a file or folder of weights of any kind.
+
+    Raises:
+        UserError: there is nothing, it is of no known kind, damaged, or holds code; or it is
+            TensorFlow's and tensorflow is not installed.
+    """
+    files = find_files(path)
+    if not files[0].is_file():
+        raise UserError(f"{path} does not exist")
+    kinds = {kind(file) for file in files}
+    if kinds == {"safetensors"}:
+        return SafetensorsFile(files)
+    if kinds == {"torch"}:
+        return TorchFile(files[0])
+    if kinds == {"tensorflow"}:
+        return TensorFlowFile(files[0])
+    raise UserError(
+        f"{files[0]} is not a gptlit checkpoint, nor a file of weights in another format"
+        " (safetensors, TensorFlow's model.ckpt, PyTorch's .pth or .bin), or it was cut short"
+    )

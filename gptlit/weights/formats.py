@@ -1,0 +1,266 @@
+"""The formats that weights are stored in, each read one tensor at a time.
+
+Reading a file executes nothing in it.
+"""
+
+import ctypes
+import json
+import mmap
+import os
+import pickle
+import warnings
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptlit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a file, or a file beside it, says that the tensors' shapes do not."""
+
+    n_heads: int | None = None
+    vocab_size: int | None = None
+    tokenizer: str | None = None
+
+    @staticmethod
+    def of(heads: Any, vocab_size: Any, tokenizer: Any = None) -> "Hints":
+        """Whatever stands in a file: what is no positive number, or no text, counts as not said."""
+        return Hints(
+            heads if type(heads) is int and heads > 0 else None,
+            vocab_size if type(vocab_size) is int and vocab_size > 0 else None,
+            tokenizer if isinstance(tokenizer, str) else None,
+        )
+
+
+class WeightFile(ABC):
+    """An open file of named tensors; a context manager.
+
+    `shapes` has every tensor's name and shape, `hints` what else is known.
+    """
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    hints: Hints
+    mapped = False
+    """Whether what is read lies in the file's pages, not in memory of its own."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU; UserError if its bytes are damaged."""
+
+    def release(self, tensor: Tensor) -> None:
+        """Say that a contiguous part of what was read will not be looked at again."""
+        if self.mapped:
+            _forget_pages(tensor)
+
+    def close(self) -> None:
+        """Close the file; nothing that was read may be looked at again."""
+        self._stack.close()
+
+    def __enter__(self) -> "WeightFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class SafetensorsFile(WeightFile):
+    """One safetensors file, or the shards of one model; tensors are mapped, not copied."""
+
+    def __init__(self, files: list[Path]) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        super().__init__()
+        self.path, self.mapped = files[0], True
+        self._homes: dict[str, Any] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        metadata: dict[str, str] = {}
+        for file in files:
+            try:
+                handle = self._stack.enter_context(safe_open(str(file), framework="pt"))
+                for name in handle.keys():  # noqa: SIM118
+                    shapes[name] = tuple(handle.get_slice(name).get_shape())
+                    self._homes[name] = handle
+                metadata |= handle.metadata() or {}
+            except (SafetensorError, OSError, ValueError) as error:
+                self._stack.close()
+                raise UserError(
+                    f"{file} is damaged or cut short: {_one_line(error)}; fetch it again"
+                ) from error
+        self.shapes = shapes
+        self.hints = _hints_from_metadata(metadata) or _hints_from_config(self.path.parent)
+
+    def read(self, name: str) -> Tensor:
+        tensor: Tensor = self._homes[name].get_tensor(name)
+        return tensor
+
+
+class TorchFile(WeightFile):
+    """A pickled state dict, or a checkpoint with one in it: ours, or another program's."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        content = read_torch(path)
+        self.path, self.mapped = path, zipfile.is_zipfile(path)
+        hparams = content.get("hyper_parameters") if isinstance(content, dict) else None
+        self._tensors = _state_dict(content)
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+        if isinstance(hparams, dict) and isinstance(hparams.get("model"), dict):
+            shape = hparams["model"]
+            self.hints = Hints.of(
+                shape.get("n_heads"), shape.get("vocab_size"), hparams.get("tokenizer")
+            )
+        else:
+            self.hints = _hints_from_config(path.parent)
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+class TensorFlowFile(WeightFile):
+    """OpenAI's format; the only place that imports tensorflow."""
+
+    def __init__(self, index: Path) -> None:
+        super().__init__()
+        self.path = index
+        self._tf = import_tensorflow(str(index.with_suffix("")))
+        self._reader = self._guard(self._tf.train.load_checkpoint, str(index.with_suffix("")))
+        self.shapes = {
+            name: tuple(shape)
+            for name, shape in self._guard(self._reader.get_variable_to_shape_map).items()
+        }
+        hparams = _read_json(index.parent / "hparams.json")
+        self.hints = Hints.of(hparams.get("n_head"), hparams.get("n_vocab"))
+
+    def read(self, name: str) -> Tensor:
+        return torch.from_numpy(self._guard(self._reader.get_tensor, name))
+
+    def _guard(self, call: Any, *args: str) -> Any:
+        try:
+            return call(*args)
+        except (self._tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
+            raise UserError(
+                f"{self.path.with_suffix('')} is damaged or incomplete: {_one_line(error)};"
+                " fetch it again"
+            ) from error
+
+
+def read_torch(path: Path) -> Any:
+    """What torch.save wrote, without executing anything; tensors are mapped where possible.
+
+    Raises:
+        UserError: the file is damaged, or holds more than tensors and plain data.
+    """
+    zipped = zipfile.is_zipfile(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles; what matters ends in an error
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        ours = "" if zipped else "not a gptlit checkpoint, and is "
+        raise UserError(
+            f"{path} is {ours}refused: it holds more than tensors and plain data, which a file of"
+            " weights never does; nothing in it was executed"
+        ) from error
+    except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a gptlit checkpoint, or is damaged or cut short: {_one_line(error)}"
+        ) from error
+
+
+def _state_dict(content: Any) -> dict[str, Tensor]:
+    """The named tensors of a pickled file: all of it, or what stands under a usual name."""
+    if isinstance(content, dict):
+        for node in (
+            *(content.get(k) for k in ("state_dict", "model_state_dict", "model")),
+            content,
+        ):
+            if isinstance(node, dict):
+                found = {str(k): v for k, v in node.items() if isinstance(v, Tensor)}
+                if found:
+                    return found
+    return {}
+
+
+def _hints_from_metadata(metadata: Mapping[str, str]) -> Hints | None:
+    """What `export_safetensors` wrote into the header."""
+    try:
+        ours = json.loads(metadata["gptlit"])
+        shape = ours["model"]
+        return Hints.of(shape["n_heads"], shape["vocab_size"], ours["tokenizer"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _hints_from_config(folder: Path) -> Hints:
+    """What Hugging Face's config.json says, if one lies in the folder.
+
+    Raises:
+        UserError: it describes a network that computes something else than GPT-2.
+    """
+    config = _read_json(folder / "config.json")
+    if "model_type" not in config:
+        return Hints()
+    expected = {
+        "model_type": ("gpt2",),
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+        "layer_norm_epsilon": (1e-5,),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+    }
+    for key, allowed in expected.items():
+        if config.get(key, allowed[0]) not in allowed:
+            raise UserError(
+                f"{folder / 'config.json'} says {key}={config[key]}, but GPT-2 has"
+                f" {' or '.join(map(str, allowed))}: this model computes something else"
+            )
+    return Hints.of(config.get("n_head"), config.get("vocab_size"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        node = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return node if isinstance(node, dict) else {}
+
+
+def import_tensorflow(wanted_by: str) -> Any:
+    """The module tensorflow; UserError if it is not installed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the console is for the user's run
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise UserError(
+            f"{wanted_by} needs tensorflow to read a TensorFlow checkpoint, and it is not"
+            ' installed: pip install "gptlit[openai]", or use weights=huggingface without it'
+        ) from error
+    return tensorflow
+
+
+def _forget_pages(tensor: Tensor) -> None:
+    """Drop the whole pages of a mapped tensor from this process; a later look reads them again."""
+    if not hasattr(mmap, "MADV_DONTNEED") or not tensor.is_contiguous():
+        return
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    stop = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if start < stop:
+        madvise = ctypes.CDLL(None).madvise
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

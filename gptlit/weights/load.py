@@ -1,0 +1,296 @@
+"""From a file of weights, in any layout, into a `GPTModel`: tensor by tensor, nothing twice."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gptlit.errors import UserError
+from gptlit.model import GPTConfig, GPTModel
+from gptlit.options import option_names, read_option
+from gptlit.weights.files import open_weights
+from gptlit.weights.formats import WeightFile
+from gptlit.weights.names import Layout, Row, count_blocks, recognise, rows
+
+CHUNK_BYTES = 2**24
+"""Most of a mapped table that is looked at before its pages are given back."""
+HEAD_DIM = 64
+"""Width of a head in every published GPT-2, for files that do not say how many heads there are."""
+TOKENIZERS = {50257: "gpt2", 257: "byte"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file holds."""
+
+    config: GPTConfig
+    """The shape of the model that it fits."""
+    tokenizer: str
+    """Name of the tokenizer that its ids are of; empty if no tokenizer has so many."""
+    layout: str
+    """"gptlit", "OpenAI", "Hugging Face" or "book"."""
+    heads_known: bool
+    """Whether the file says the number of heads; tensors' shapes do not."""
+
+
+def inspect(path: Path) -> Found:
+    """Look at a file or folder of weights.
+
+    Raises:
+        UserError: it is not of a known kind, damaged, or not of a GPT-2.
+    """
+    with _opened(path) as weights:
+        return weights.found
+
+
+@torch.no_grad()
+def load_weights(model: GPTModel, path: Path) -> str:
+    """Copy published or trained weights into a model.
+
+    Parameters on the meta device are allocated (fp32, on the CPU) one by one as they are filled;
+    others keep their device and type. Rows past the vocabulary become zero.
+
+    Args:
+        model: a language model: its head is the token embedding.
+        path: a file or folder of any known format; told by its contents.
+
+    Returns:
+        one line that says what was loaded, and what was done to make it fit.
+
+    Raises:
+        UserError: the file is damaged or of a known kind but does not fit; the line has both
+            shapes and the override that fits. A file that does not fit leaves the model untouched.
+    """
+    with _opened(path) as weights:
+        notes = weights.check_fits(model.cfg)
+        for row, block in rows(model.cfg.n_layers):
+            name = row.ours.replace("{i}", str(block))
+            if row.ours.endswith("qkv.bias") and not model.cfg.qkv_bias:
+                continue
+            target = _allocated(model, name)
+            parts = weights.names(row, block)
+            for part, rows_ in zip(parts, target.chunk(len(parts)), strict=True):
+                weights.copy(part, row, rows_)
+        # The head is tied to the embedding, padding and all.
+        model.tok_emb.weight[model.cfg.vocab_size :] = 0
+        return ", ".join((f"{weights.found.layout} layout, {weights.file.path}", *notes))
+
+
+class _Weights:
+    """An open file whose names and shapes are those of a GPT-2."""
+
+    def __init__(self, file: WeightFile) -> None:
+        self.file, self.path = file, file.path
+        recognised = recognise(file.shapes)
+        if recognised is None:
+            some = ", ".join(list(file.shapes)[:3]) or "none"
+            raise UserError(
+                f"{self.path} is not a gptlit checkpoint, nor a GPT-2 by any names that gptlit"
+                f" knows: it has the tensors {some}{', ...' * (len(file.shapes) > 3)}"
+            )
+        self.layout: Layout = recognised[0]
+        self.prefix = recognised[1]
+        self.found = self._describe()
+        self._check_names_and_shapes()
+
+    def names(self, row: Row, block: int) -> list[str]:
+        """What the file calls a row of the table."""
+        return [self.prefix + name for name in self.layout.names(row, block)]
+
+    def copy(self, name: str, row: Row, target: Tensor) -> None:
+        """One tensor of the file into a part of one of ours, of which it fills the first rows."""
+        source = self._read(name)
+        if row.linear and self.layout.in_out:
+            target.copy_(source.T)
+            self.file.release(source)
+            return
+        n_rows = min(len(source), len(target))
+        step = max(1, CHUNK_BYTES * len(source) // source.nbytes)
+        for start in range(0, n_rows, step):
+            part = source[start : min(start + step, n_rows)]
+            target[start : start + len(part)] = part
+            self.file.release(part)
+
+    def check_fits(self, cfg: GPTConfig) -> list[str]:
+        """What has to be said about how the file fits a model; UserError if it does not."""
+        found, notes = self.found.config, []
+        if not self.found.heads_known and found.emb_dim == cfg.emb_dim:
+            found = replace(found, n_heads=cfg.n_heads)
+        shape = ("emb_dim", "n_layers", "n_heads")
+        if any(getattr(found, name) != getattr(cfg, name) for name in shape):
+            have, want = (
+                ", ".join(f"{name} {getattr(c, name)}" for name in shape) for c in (found, cfg)
+            )
+            raise UserError(
+                f"the weights in {self.path} have {have}, the model has {want}; use"
+                f" {_fitting_override(found)}"
+            )
+        padded = self.layout.column == "ours" and found.vocab_size == cfg.padded_vocab_size
+        if found.vocab_size != cfg.vocab_size and not padded:
+            tokenizer = self.found.tokenizer
+            cure = f"use tokenizer={tokenizer}" if tokenizer else "no tokenizer of gptlit has those"
+            raise UserError(
+                f"the weights in {self.path} are for {found.vocab_size:,} token ids, the run's"
+                f" tokenizer has {cfg.vocab_size:,}; {cure}"
+            )
+        if found.context_length < cfg.context_length:
+            raise UserError(
+                f"the weights in {self.path} know {found.context_length:,} positions, fewer than"
+                f" model.context_length={cfg.context_length}; use"
+                f" model.context_length={found.context_length} or less"
+            )
+        if found.context_length > cfg.context_length:
+            notes.append(
+                f"position table cut from {found.context_length:,} to {cfg.context_length:,} tokens"
+            )
+        self._check_qkv_bias(cfg)
+        self._check_head()
+        return notes
+
+    def _describe(self) -> Found:
+        shapes, hints = self.file.shapes, self.file.hints
+        by_ours = {row.ours: self.names(row, 0) for row, _ in rows(1)}
+        for ours in ("tok_emb.weight", "pos_emb.weight"):
+            if len(shapes.get(by_ours[ours][0], ())) != 2:
+                raise UserError(f"{self.path} is not a GPT-2: it has no table {by_ours[ours][0]}")
+        n_rows, width = shapes[by_ours["tok_emb.weight"][0]]
+        vocab_size = n_rows if hints.vocab_size is None else hints.vocab_size
+        try:
+            config = GPTConfig(
+                vocab_size=vocab_size,
+                context_length=shapes[by_ours["pos_emb.weight"][0]][0],
+                emb_dim=width,
+                n_heads=hints.n_heads or max(1, width // HEAD_DIM),
+                n_layers=count_blocks(shapes, self.layout, self.prefix),
+                qkv_bias=by_ours["trf_blocks.{i}.att.qkv.bias"][0] in shapes,
+            )
+        except ValueError as error:
+            raise UserError(f"{self.path} is not a GPT-2: {error}") from error
+        if n_rows not in (config.vocab_size, config.padded_vocab_size):
+            raise UserError(
+                f"{self.path} is said to have {vocab_size:,} token ids, but its embedding has"
+                f" {n_rows:,} rows"
+            )
+        tokenizer = hints.tokenizer or TOKENIZERS.get(vocab_size, "")
+        return Found(config, tokenizer, self.layout.title, hints.n_heads is not None)
+
+    def _check_names_and_shapes(self) -> None:
+        """All that the table asks for is there, in the right shape, and nothing unknown is."""
+        config, known = self.found.config, set()
+        with torch.device("meta"):
+            ours = GPTModel(config).state_dict()
+        for row, block in rows(config.n_layers):
+            if row.ours.endswith("qkv.bias") and not config.qkv_bias:
+                continue
+            wanted = list(ours[row.ours.replace("{i}", str(block))].shape)
+            parts = self.names(row, block)
+            known.update(parts)
+            wanted[0] //= len(parts)
+            if row.linear and self.layout.in_out:
+                wanted.reverse()
+            for name in parts:
+                have = list(self.file.shapes.get(name, ()))
+                if row.linear and self.layout.in_out and have[:1] == [1]:
+                    del have[0]
+                if row.ours == "tok_emb.weight":
+                    wanted[0] = have[0]
+                if have != wanted:
+                    raise UserError(
+                        f"{self.path} does not fit together: {name} should be"
+                        f" {_shape(wanted)}, but is {_shape(have) if have else 'not there'}"
+                    )
+        others = re.compile(re.escape(self.prefix) + self.layout.others)
+        unknown = [
+            name
+            for name in self.file.shapes
+            if name.startswith(self.prefix)
+            and name not in known | set(self._heads())
+            and not others.fullmatch(name)
+        ]
+        if unknown:
+            raise UserError(
+                f"{self.path} has more than a GPT-2: {', '.join(unknown[:3])}"
+                f"{', ...' * (len(unknown) > 3)}"
+            )
+
+    def _read(self, name: str) -> Tensor:
+        tensor = self.file.read(name)
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise UserError(f"{self.path} has {name} as {tensor.dtype}: weights must be floats")
+        return tensor.squeeze(0) if tensor.dim() == 3 else tensor
+
+    def _heads(self) -> list[str]:
+        """Names that a copy of the head may have."""
+        return [f"{p}{self.layout.head}" for p in (self.prefix, "")] if self.layout.head else []
+
+    def _check_qkv_bias(self, cfg: GPTConfig) -> None:
+        """A bias of zeros is none."""
+        if cfg.qkv_bias and not self.found.config.qkv_bias:
+            raise UserError(
+                f"the weights in {self.path} have no query, key and value bias; use"
+                " model.qkv_bias=false"
+            )
+        if cfg.qkv_bias or not self.found.config.qkv_bias:
+            return
+        for row, block in rows(cfg.n_layers):
+            if row.ours.endswith("qkv.bias"):
+                for name in self.names(row, block):
+                    if bool(self._read(name).any()):
+                        raise UserError(
+                            f"the weights in {self.path} have a query, key and value bias; use"
+                            " model.qkv_bias=true"
+                        )
+
+    def _check_head(self) -> None:
+        """A head that is stored beside the embedding must be the same: here the two are tied."""
+        tied = next((name for name in self._heads() if name in self.file.shapes), None)
+        if tied is None:
+            return
+        [name] = self.names(next(iter(rows(1)))[0], 0)
+        head, table = self._read(tied), self._read(name)
+        same = head.shape == table.shape
+        step = max(1, CHUNK_BYTES * len(table) // table.nbytes)
+        for start in range(0, len(table) if same else 0, step):
+            a, b = head[start : start + step], table[start : start + step]
+            same = same and torch.equal(a, b)
+            self.file.release(a)
+            self.file.release(b)
+        if not same:
+            raise UserError(
+                f"{self.path} has an output head of its own ({tied}), not its token embedding:"
+                " gptlit's language models tie the two, and cannot hold it"
+            )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Weights]:
+    with open_weights(path) as file:
+        yield _Weights(file)
+
+
+def _allocated(model: GPTModel, name: str) -> Tensor:
+    """A parameter of the model; one on the meta device is first given memory."""
+    parameter = model.get_parameter(name)
+    if parameter.is_meta:
+        owner, _, leaf = name.rpartition(".")
+        memory = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+        parameter = nn.Parameter(memory, requires_grad=parameter.requires_grad)
+        setattr(model.get_submodule(owner), leaf, parameter)
+    return parameter
+
+
+def _fitting_override(found: GPTConfig) -> str:
+    """The option of conf/model with a shape, or the overrides that make it."""
+    shape = ("emb_dim", "n_layers", "n_heads")
+    for name in option_names("model"):
+        if all(read_option("model", name).get(key) == getattr(found, key) for key in shape):
+            return f"model={name}"
+    return " ".join(f"model.{key}={getattr(found, key)}" for key in shape)
+
+
+def _shape(sizes: list[int]) -> str:
+    return "(" + ", ".join(map(str, sizes)) + ")"

@@ -1,0 +1,138 @@
+"""From what is typed to what the commands see; and what is left behind when they refuse."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from commands import run as run_command
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from gptlit.cli.app import _quote, config_dir
+
+SPECIAL = r"""'"\${}[](),=:~+*?|/#%@!<>; """ + "\t\n\r\\\\"
+
+
+def as_seen(arg: str, **options: Sequence[str]) -> object:
+    """The value in the composed config, after Hydra's grammar and after interpolation."""
+    override = OverridesParser.create().parse_override(
+        _quote(arg, options.get("free_text", ()), options.get("text_lists", ()))
+    )
+    cfg = OmegaConf.create({"prompt": None})
+    OmegaConf.update(cfg, "prompt", override.value())
+    return OmegaConf.to_container(cfg, resolve=True)["prompt"]  # type: ignore[index,call-overload]
+
+
+texts = st.text(min_size=1) | st.text(st.sampled_from(SPECIAL + "ab1"), min_size=1)
+
+
+@given(texts.filter(lambda text: text != "null"))
+@example("a \\")
+@example("\\\n")
+@example("it's")
+@example("'quoted'")
+@example('"To be," he said, "or not."')
+@example("[Act 1] Enter [a ghost]")
+@example("${HOME} costs \\${5}")
+@example("\\\\${x}\\")
+@example("true")
+@example("3.0")
+def test_free_text_arrives_as_it_was_typed(text: str) -> None:
+    assert as_seen(f"prompt={text}", free_text=["prompt"]) == text
+    if not (text.startswith("[") and text.endswith("]")):
+        assert as_seen(f"prompt={text}", text_lists=["prompt"]) == text
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("prompt=[a,b]", ["a", "b"]),
+        ("prompt=['a, b',c]", ["a, b", "c"]),
+        ("prompt=a,b", "a,b"),
+        ("prompt=null", None),
+        ("prompt=", ""),
+    ],
+)
+def test_a_list_of_texts_is_a_list(typed: str, value: object) -> None:
+    assert as_seen(typed, text_lists=["prompt"]) == value
+
+
+@pytest.mark.parametrize(
+    ("typed", "passed_on"),
+    [
+        ("debug=True", "debug='true'"),
+        ("debug=false", "debug='false'"),
+        ("model=gpt2-nano", "model='gpt2-nano'"),
+        ("model=My-Size", "model='My-Size'"),
+        ("model='gpt2-nano'", "model='gpt2-nano'"),
+        ("model=gpt2-nano,gpt2-small", "model=gpt2-nano,gpt2-small"),
+        ("experiment=null", "~experiment"),
+        ("optimizer.lr=1e-3", "optimizer.lr=1e-3"),
+        ("data.path=null", "data.path=null"),
+        ("trainer.devices=2", "trainer.devices=2"),
+        ("--config-dir=model", "--config-dir=model"),
+        ("~experiment", "~experiment"),
+        ("-m", "-m"),
+    ],
+)
+def test_names_of_options_are_no_booleans_and_no_numbers(typed: str, passed_on: str) -> None:
+    assert _quote(typed, ["prompt"]) == passed_on
+
+
+REFUSED = [
+    ("generate", "top_p=1.5", "empty"),
+    ("generate", "top_p=1.5", "with config"),
+    ("train", "trainer.max_steps=0", "with config"),
+    ("train", "trainer.max_steps=0 hydra.run.dir=.", "with config"),
+    ("train", "trainer.max_steps=0 hydra.run.dir=config", "with config"),
+]
+
+
+@pytest.mark.parametrize(("script", "args", "kind"), REFUSED)
+def test_a_refused_command_deletes_nothing_of_the_users(
+    tmp_path: Path, script: str, args: str, kind: str
+) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    if kind == "with config":
+        (folder / "config").mkdir()
+        (folder / "config" / "notes.txt").write_text("precious")
+    done = run_command(script, *args.split(), cwd=folder, GPTLIT_ALLOCATOR="system")
+    assert done.returncode == 2, done.stderr
+    assert folder.is_dir()
+    assert kind == "empty" or (folder / "config" / "notes.txt").read_text() == "precious"
+
+
+def test_a_run_that_could_not_start_leaves_no_folder(tmp_path: Path) -> None:
+    run_command("train", "trainer.max_steps=0", cwd=tmp_path, GPTLIT_ALLOCATOR="system")
+    assert [path.name for path in tmp_path.rglob("*")] == ["outputs"]
+
+
+ANSWERS = {
+    ("generate", "model=gpt2-small"): "unknown key 'model'",
+    ("generate", "output=nowhere/x.jsonl prompts=p.txt"): "output=nowhere/x.jsonl: give a file in",
+    ("train", "data=null"): "data is missing",
+    ("train", "optimizer.lr=fast"): "optimizer.lr=fast: expected a number",
+}
+
+
+@pytest.mark.parametrize(("command", "expected"), ANSWERS.items(), ids=map(" ".join, ANSWERS))
+def test_a_mistake_is_answered_before_torch_is_imported(
+    tmp_path: Path, command: tuple[str, str], expected: str
+) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    env = {"PYTHONPATH": str(tmp_path), "GPTLIT_ALLOCATOR": "system"}
+    script, args = command
+    line = run_command(script, *args.split(), cwd=tmp_path, **env).stderr
+    assert line.startswith(f"error: {expected}") and line.count("\n") == 1
+    assert "did you mean 'model'" not in line
+
+
+def test_conf_is_found_wherever_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (config_dir() / "train.yaml").is_file()
+    assert config_dir().is_absolute()

@@ -1,0 +1,123 @@
+"""`resume=...` becomes the command line of the run that goes on."""
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from gptlit.cli.resume import apply
+from gptlit.errors import UserError
+
+
+def make_run(folder: Path, overrides: list[str], *, finished: bool = False) -> Path:
+    """What a run leaves that has saved a checkpoint."""
+    for name in ("checkpoints", "config"):
+        (folder / name).mkdir(parents=True)
+    for name in ("last", "best"):
+        (folder / "checkpoints" / f"{name}.ckpt").touch()
+    OmegaConf.save(OmegaConf.create(overrides), folder / "config" / "overrides.yaml")
+    if finished:
+        (folder / "summary.json").touch()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three runs; the newest that is unfinished had other overrides than the one before it."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "outputs" / "pretrain"
+    make_run(root / "1", ["seed=1", "model='gpt2-nano'"])
+    make_run(root / "2", ["seed=1", "model='gpt2-nano'"])
+    make_run(root / "3", ["seed=2"])
+    make_run(root / "4", ["seed=2"], finished=True)
+    (root / "latest").symlink_to("4")
+    return root
+
+
+def plain(args: list[str]) -> list[str]:
+    """As Hydra reads them: without quotes, paths as they are below the working folder."""
+    values = []
+    for arg in args:
+        if arg.startswith("-"):
+            values.append(arg)
+            continue
+        parsed = OverridesParser.create().parse_override(arg)
+        value = getattr(parsed.value(), "text", parsed.value())
+        values.append(f"{parsed.key_or_group}={str(value).removeprefix(f'{Path.cwd()}/')}")
+    return values
+
+
+def going_on(folder: str, checkpoint: str = "last") -> list[str]:
+    return [f"hydra.run.dir={folder}", f"resume={folder}/checkpoints/{checkpoint}.ckpt"]
+
+
+RUN = "outputs/pretrain"
+TABLE = {
+    "nothing to do": (["seed=1", "-m"], ["seed=1", "-m"]),
+    "null": (["resume=null"], ["resume=null"]),
+    "folder": ([f"resume={RUN}/3"], ["seed=2", *going_on(f"{RUN}/3")]),
+    "quoted folder": ([f"resume='{RUN}/3'"], ["seed=2", *going_on(f"{RUN}/3")]),
+    "checkpoint": ([f"resume={RUN}/3/checkpoints/last.ckpt"], ["seed=2", *going_on(f"{RUN}/3")]),
+    "best": (
+        [f"resume={RUN}/3/checkpoints/best.ckpt"],
+        ["seed=2", *going_on(f"{RUN}/3", "best")],
+    ),
+    "given now wins": (
+        [f"resume={RUN}/1", "seed=9", "trainer.max_steps=7"],
+        ["model=gpt2-nano", "seed=9", "trainer.max_steps=7", *going_on(f"{RUN}/1")],
+    ),
+    "link": ([f"resume={RUN}/latest"], ["seed=2", *going_on(f"{RUN}/4")]),
+    "last one given": ([f"resume={RUN}/1", f"resume={RUN}/3"], ["seed=2", *going_on(f"{RUN}/3")]),
+    "auto, newest of its kind": (
+        ["resume=auto", "model='gpt2-nano'", "seed=1"],
+        ["model=gpt2-nano", "seed=1", *going_on(f"{RUN}/2")],
+    ),
+    "auto, unfinished": (["resume=auto", "seed=2"], ["seed=2", *going_on(f"{RUN}/3")]),
+    "auto, none such": (["resume=auto", "seed=3"], ["seed=3"]),
+    "auto, flags and hydra's keys": (
+        ["--config-dir=x", "resume=auto", "seed=2", "hydra.verbose=true"],
+        ["--config-dir=x", "seed=2", "hydra.verbose=True", *going_on(f"{RUN}/3")],
+    ),
+    "auto, folder given": (
+        ["resume=auto", "seed=5", f"hydra.run.dir={RUN}/1"],
+        ["seed=5", *going_on(f"{RUN}/1")],
+    ),
+    "auto, new folder given": (
+        ["resume=auto", "seed=5", "hydra.run.dir=new"],
+        ["seed=5", "hydra.run.dir=new"],
+    ),
+    "auto, other root": (
+        ["resume=auto", "seed=2", "output_root=elsewhere"],
+        ["seed=2", "output_root=elsewhere"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), TABLE.values(), ids=TABLE)
+def test_the_command_line_is_rewritten(given: list[str], expected: list[str]) -> None:
+    assert plain(apply(given)) == plain(expected)
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "nowhere/checkpoints/last.ckpt", ".", "loose.ckpt"])
+def test_what_is_no_run_is_refused(folder: str) -> None:
+    Path("loose.ckpt").touch()
+    with pytest.raises(UserError, match=rf"resume={folder}: .*give a run folder"):
+        apply([f"resume={folder}"])
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "it's ${here}, [1]", ["seed=2"])
+    _, run_dir, resume = apply([f"resume={folder}"])
+    for arg, value in ((run_dir, folder), (resume, folder / "checkpoints" / "last.ckpt")):
+        parsed = OverridesParser.create().parse_override(arg).value()
+        assert OmegaConf.create({"x": getattr(parsed, "text", parsed)}).x == str(value)
+
+
+def test_a_resumed_run_can_be_resumed_again() -> None:
+    once = apply([f"resume={RUN}/3"])
+    stored = [arg for arg in once if not arg.startswith("hydra.")]
+    OmegaConf.save(OmegaConf.create(stored), f"{RUN}/3/config/overrides.yaml")
+    assert apply([f"resume={RUN}/3"]) == once
+    assert apply(["resume=auto", "seed=2"])[0] == "seed=2"
+    assert plain(apply(["resume=auto", "seed=2"])) == plain(once)

@@ -1,0 +1,119 @@
+"""What is allowed under a key, and what is said when a value is not."""
+
+# ruff: noqa: RUF009  # key() describes a field; its default is never read
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from gptlit.cli.schema import check, key, unknown_key
+from gptlit.errors import UserError
+
+
+@dataclass
+class Inner:
+    size: int = key("edge in cm", ge=1, le=9)
+
+
+@dataclass
+class Node:
+    """One key of each kind."""
+
+    whole: int = key("count", ge=0)
+    number: float = key("rate", gt=0, lt=1)
+    text: str = key("title")
+    choice: str = key("colour", choices=("red", "green"))
+    flag: bool = key("switch")
+    optional: int | None = key("limit", ge=1)
+    either: int | str = key("devices", ge=1, choices=("auto",))
+    one_or_more: str | list[str] = key("names")
+    numbers: list[float] = key("moments", ge=0, lt=1)
+    anything: dict[str, Any] = key("options")
+    inner: Inner = key("a group")
+
+
+GOOD: dict[str, Any] = {
+    "whole": 3,
+    "number": 0.5,
+    "text": "a",
+    "choice": "red",
+    "flag": True,
+    "optional": None,
+    "either": "auto",
+    "one_or_more": "a",
+    "numbers": [0.5, 0],
+    "anything": {"x": 1},
+    "inner": {"size": 2},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"whole": 0},
+        {"optional": 1},
+        {"either": 4},
+        {"one_or_more": ["a", "b"]},
+        {"one_or_more": []},
+        {"numbers": []},
+        {"anything": {}},
+        {"inner": {"size": 9}},
+    ],
+    ids=str,
+)
+def test_what_fits_passes(change: dict[str, Any]) -> None:
+    check({**GOOD, **change}, Node)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"whole": -1}, "whole=-1: must be >= 0 (count)"),
+        ({"whole": 1.0}, "whole=1.0: expected a whole number (count)"),
+        ({"whole": True}, "whole=true: expected a whole number (count)"),
+        ({"whole": "3"}, "whole=3: expected a whole number (count)"),
+        ({"whole": None}, "whole=null: expected a whole number (count)"),
+        ({"number": 0}, "number=0: must be > 0 and < 1 (rate)"),
+        ({"number": 1.0}, "number=1.0: must be > 0 and < 1 (rate)"),
+        ({"number": float("nan")}, "number=nan: must be > 0 and < 1 (rate)"),
+        ({"number": "fast"}, "number=fast: expected a number (rate)"),
+        ({"text": 3}, "text=3: expected text (title)"),
+        ({"choice": "gren"}, "choice=gren: allowed are red, green; did you mean green?"),
+        ({"choice": "x"}, "choice=x: allowed are red, green"),
+        ({"flag": 1}, "flag=1: expected true or false (switch)"),
+        ({"flag": "true"}, "flag=true: expected true or false (switch)"),
+        ({"optional": 0}, "optional=0: must be >= 1 (limit)"),
+        ({"optional": "no"}, "optional=no: expected a whole number or null (limit)"),
+        ({"either": 0}, "either=0: must be >= 1 (devices)"),
+        ({"either": "all"}, "either=all: allowed are auto"),
+        ({"one_or_more": ["a", 1]}, 'one_or_more=["a", 1]: expected text or a list of texts (na'),
+        ({"numbers": [0.5, 1.0]}, "numbers=1.0: must be >= 0 and < 1 (moments)"),
+        ({"numbers": 0.5}, "numbers=0.5: expected a list of numbers (moments)"),
+        ({"anything": [1]}, "anything=[1]: expected a group of keys (options)"),
+        ({"inner": 3}, "inner=3 is a group"),
+        ({"inner": {"size": 10}}, "inner.size=10: must be >= 1 and <= 9 (edge in cm)"),
+        ({"inner": {}}, "inner.size is missing (edge in cm)"),
+        ({"inner": {"size": 1, "sise": 1}}, "unknown key 'inner.sise': did you mean 'inner.size'?"),
+        ({"wole": 3}, "unknown key 'wole': did you mean 'whole'?"),
+        ({"zzzzzzzz": 3}, "unknown key 'zzzzzzzz'; known are anything, choice, "),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_named_with_what_would(change: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check({**GOOD, **change}, Node)
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_key_must_be_there(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^{name} is missing \(.+\)$"):
+        check({k: v for k, v in GOOD.items() if k != name}, Node)
+
+
+def test_a_key_is_not_its_own_nearest_match() -> None:
+    assert "did you mean 'model.name'" in unknown_key("model.nam", ["model.name", "model.nam"])
+    assert "did you mean" not in unknown_key("model", ["model", "prompt"])

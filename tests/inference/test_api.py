@@ -1,0 +1,118 @@
+"""`gptlit.load(...)` in a notebook."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+import gptlit
+from gptlit.data.batch import TextBatch
+from gptlit.errors import UserError
+from gptlit.tasks.pretrain import PretrainTask
+
+torch.set_num_threads(1)
+
+SHAPE = {"vocab_size": 257, "context_length": 16, "emb_dim": 16, "n_heads": 2, "n_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a model that has learnt for two steps."""
+    torch.manual_seed(0)
+    task = PretrainTask(model=SHAPE, tokenizer="byte")
+    task.optimizer_factory = lambda task: torch.optim.AdamW(task.parameters(), lr=0.1)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    ids = torch.tensor([list(b"abcdefgh abcdefgh")])
+    trainer.fit(task, DataLoader([TextBatch(ids[:, :-1], ids[:, 1:])] * 2, batch_size=None))
+    path = tmp_path_factory.mktemp("api") / "checkpoints" / "best.ckpt"
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(ckpt: Path) -> gptlit.LanguageModel:
+    return gptlit.load(ckpt, device="cpu", precision="fp32")
+
+
+HOT = {"temperature": 1.5, "seed": 3}
+
+
+def test_a_run_folder_a_file_and_the_newest_run_are_the_same_model(
+    ckpt: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "latest").symlink_to(ckpt.parents[1])
+    models = [
+        gptlit.load(ckpt, device="cpu"),
+        gptlit.load(str(ckpt.parents[1]), device="cpu"),
+        gptlit.load(device="cpu", outputs=tmp_path),
+    ]
+    assert len({model.generate("abc", 20, **HOT) for model in models}) == 1
+
+
+def test_a_prompt_gives_a_text_and_prompts_a_list(model: gptlit.LanguageModel) -> None:
+    one = model.generate("abc", 12)
+    several = model.generate(["abc", "x", ""], 12)
+    assert isinstance(one, str) and isinstance(several, list)
+    assert len(several) == 3 and several[0] == one
+    assert model.generate([], 12) == []
+    assert model.generate("abc", 0) == ""
+
+
+@pytest.mark.parametrize("stop", [(), "e", "no such text", ["g", "ef"]])
+def test_a_stream_is_the_text_in_pieces(model: gptlit.LanguageModel, stop: list[str]) -> None:
+    pieces = list(model.stream("abc", 40, stop=stop, **HOT))
+    assert "".join(pieces) == model.generate("abc", 40, stop=stop, **HOT)
+    assert len(pieces) > 1 or stop
+
+
+def test_a_stop_string_is_one_string_not_its_letters(model: gptlit.LanguageModel) -> None:
+    text = model.generate("abc", 40, **HOT)
+    end = text[10:12]
+    stopped = model.generate("abc", 40, stop=end, **HOT)
+    assert stopped == text[: text.index(end)]
+    assert "".join(model.stream("abc", 40, stop=end, **HOT)) == stopped
+
+
+def test_seeds_make_draws_repeatable(model: gptlit.LanguageModel) -> None:
+    texts = [model.generate("abc", 30, temperature=1.5, seed=seed) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_generating_leaves_the_global_random_numbers_alone(model: gptlit.LanguageModel) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    model.generate("abc", 5, **HOT)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"precision": "float32"}, r"precision=float32: allowed are auto, fp32"),
+        ({"precision": "fp16", "device": "cpu"}, r"precision=fp16 is slow on a CPU"),
+        ({"device": "tpu"}, r"device=tpu is not available: this machine has"),
+        ({"ckpt": "gpt2-smal"}, r"gpt2-smal.*did you mean gpt2-small"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_said_with_what_can(
+    ckpt: Path, options: dict[str, str], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        gptlit.load(options.pop("ckpt", ckpt), **options)  # type: ignore[arg-type]
+
+
+def test_a_misspelt_option_is_an_error(model: gptlit.LanguageModel) -> None:
+    with pytest.raises(TypeError, match="temprature"):
+        model.generate("abc", 5, temprature=1.0)

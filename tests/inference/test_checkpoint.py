@@ -1,0 +1,144 @@
+"""Which file a user means, and what comes out of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from gptlit.data.batch import TextBatch
+from gptlit.errors import UserError
+from gptlit.inference.checkpoint import find_checkpoint, load_task
+from gptlit.tasks.pretrain import PretrainTask
+from gptlit.training.checkpoints import AtomicCheckpointIO
+
+torch.set_num_threads(1)
+
+SHAPE = {"vocab_size": 257, "context_length": 16, "emb_dim": 16, "n_heads": 2, "n_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PretrainTask, Path]:
+    """A task after two steps, and its checkpoint."""
+    torch.manual_seed(0)
+    task = PretrainTask(model=SHAPE, tokenizer="byte", seed=3, token_bytes=torch.ones(257))
+    task.optimizer_factory = lambda task: torch.optim.AdamW(task.parameters(), lr=0.01)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[AtomicCheckpointIO()],
+    )
+    ids = torch.arange(34).view(2, 17)
+    trainer.fit(task, DataLoader([TextBatch(ids[:, :-1], ids[:, 1:])] * 2, batch_size=None))
+    path = tmp_path_factory.mktemp("trained") / "some.ckpt"
+    trainer.save_checkpoint(path)
+    return task, path
+
+
+def test_a_checkpoint_alone_gives_the_model_back(trained: tuple[PretrainTask, Path]) -> None:
+    task, path = trained
+    loaded = load_task(path)
+    assert type(loaded) is PretrainTask and not loaded.training
+    assert loaded.model.cfg == task.model.cfg
+    assert (loaded.hparams["tokenizer"], loaded.seed) == ("byte", 3)
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded.model(ids), task.eval().model(ids))
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize(
+    ("files", "ckpt", "found"),
+    [
+        (["run/checkpoints/best.ckpt", "run/checkpoints/last.ckpt"], "run", "best.ckpt"),
+        (["run/checkpoints/last.ckpt"], "run", "last.ckpt"),
+        (["run/checkpoints/last.ckpt", "run/checkpoints/best.ckpt"], "run/checkpoints", "best"),
+        (["run/checkpoints/best.ckpt", "x.ckpt"], "x.ckpt", "x.ckpt"),
+        (["run/checkpoints/last.ckpt"], "run/checkpoints/last.ckpt", "last.ckpt"),
+        (["run/best.ckpt"], "run", "run/best.ckpt"),
+    ],
+)
+def test_a_path_means_the_best_there_is(
+    tmp_path: Path, files: list[str], ckpt: str, found: str
+) -> None:
+    write(tmp_path, *files)
+    assert found in str(find_checkpoint(str(tmp_path / ckpt), "pretrain"))
+
+
+def test_without_a_path_it_is_the_newest_finished_run_of_the_task(tmp_path: Path) -> None:
+    for run in ("pretrain/a", "pretrain/b", "other/c"):
+        write(tmp_path, f"{run}/checkpoints/best.ckpt")
+    (tmp_path / "pretrain" / "latest").symlink_to("a")
+    path = find_checkpoint(None, "pretrain", tmp_path)
+    assert path.resolve() == tmp_path / "pretrain" / "a" / "checkpoints" / "best.ckpt"
+    with pytest.raises(UserError, match=r"no finished other run.*train.py task=other"):
+        find_checkpoint(None, "other", tmp_path)
+
+
+def test_a_link_to_a_run_that_was_deleted_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "latest").symlink_to("gone")
+    with pytest.raises(UserError, match="no finished pretrain run"):
+        find_checkpoint(None, "pretrain", tmp_path)
+
+
+def cut(content: dict[str, Any], path: Path) -> None:
+    torch.save(content, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_weight(content: dict[str, Any], path: Path) -> None:
+    state = dict(content["state_dict"])
+    state.popitem()
+    torch.save({**content, "state_dict": state}, path)
+
+
+def with_hparams(**changes: Any) -> Callable[[dict[str, Any], Path], None]:
+    def save(content: dict[str, Any], path: Path) -> None:
+        torch.save(
+            {**content, "hyper_parameters": {**content["hyper_parameters"], **changes}}, path
+        )
+
+    return save
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any], Path], None]] = {
+    "cut": cut,
+    "a weight is missing": without_weight,
+    "other width": with_hparams(model={**SHAPE, "emb_dim": 32}),
+    "unknown shape": with_hparams(model={**SHAPE, "wings": 2}),
+    "no shape": with_hparams(model=5),
+    "unknown task": with_hparams(task="flying"),
+    "task by path": with_hparams(task="os.system"),
+    "unknown tokenizer": with_hparams(tokenizer="runes"),
+    "unknown argument": with_hparams(mood="good"),
+    "empty": lambda content, path: path.write_bytes(b"") and None,
+    "text": lambda content, path: path.write_text("hello") and None,
+    "no dict": lambda content, path: torch.save([1, 2], path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_is_named_in_one_line(
+    trained: tuple[PretrainTask, Path],
+    tmp_path: Path,
+    damage: Callable[[dict[str, Any], Path], None],
+) -> None:
+    path = tmp_path / "damaged.ckpt"
+    damage(torch.load(trained[1], weights_only=True), path)
+    with pytest.raises(UserError, match=r"damaged\.ckpt") as caught:
+        load_task(path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,185 @@
+"""What a task promises about one optimiser step, seen through a real Trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gptlit.data.batch import TextBatch
+from gptlit.model import IGNORE_INDEX
+from gptlit.tasks import Task, task_class
+
+torch.set_num_threads(1)  # threads cost such a small model more than they give
+
+SHAPE = {"vocab_size": 30, "context_length": 12, "emb_dim": 16, "n_heads": 2, "n_layers": 2}
+
+
+class RaggedTask(Task):
+    """Batches with any number of targets, as fine-tuning has them."""
+
+    name = "ragged"
+
+    def loss_sum(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
+        loss = self.model.loss_sum(batch.input_ids, batch.targets)
+        return loss, (batch.targets != IGNORE_INDEX).sum()
+
+
+def make_task(seed: int = 0, lr: float = 1.0, drop_rate: float = 0.0, **options: Any) -> RaggedTask:
+    """The same weights every time; plain SGD, so that lr=1 makes the step the gradient."""
+    torch.manual_seed(7)
+    shape = {**SHAPE, "drop_rate": drop_rate}
+    task = RaggedTask(model=shape, tokenizer="byte", seed=seed, **options)
+    task.optimizer_factory = lambda task: torch.optim.SGD(task.parameters(), lr=lr)
+    return task
+
+
+def make_batch(seed: int, n_targets: int, rows: int = 2) -> TextBatch:
+    """A micro-batch of which only the first `n_targets` targets count."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(30, (rows, 13), generator=generator)
+    targets = ids[:, 1:].clone()
+    targets.view(-1)[n_targets:] = IGNORE_INDEX
+    return TextBatch(ids[:, :-1], targets)
+
+
+def fit(task: Task, batches: list[TextBatch], steps: int = 1, **options: Any) -> Trainer:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(task, DataLoader(batches, batch_size=None))
+    return trainer
+
+
+def change(task: Task) -> Tensor:
+    """How far the step moved the weights."""
+    before = dict(make_task(drop_rate=task.model.cfg.drop_rate).named_parameters())
+    return torch.cat([(before[n] - p).detach().flatten() for n, p in task.named_parameters()])
+
+
+@pytest.mark.parametrize("counts", [(1, 20, 7), (0, 5, 9), (4, 4, 4)])
+def test_accumulated_micro_batches_are_one_big_batch(counts: tuple[int, ...]) -> None:
+    batches = [make_batch(i, count) for i, count in enumerate(counts)]
+    whole = TextBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    accumulated, big = make_task(), make_task()
+    fit(accumulated, batches, accumulate_grad_batches=3)
+    fit(big, [whole])
+    assert accumulated.stats is not None and big.stats is not None
+    assert float(accumulated.stats.targets) == sum(counts)
+    assert float(accumulated.stats.loss) == pytest.approx(float(big.stats.loss), rel=1e-5)
+    norm = change(big).norm()
+    assert norm > 0.1
+    assert (change(accumulated) - change(big)).norm() < 1e-5 * norm
+
+
+def test_the_loss_is_the_mean_over_targets() -> None:
+    task, batch = make_task(), make_batch(0, 5)
+    logits = task.model(batch.input_ids).flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, batch.targets.flatten())
+    gradient = torch.autograd.grad(expected, list(task.parameters()))
+    fit(task, [batch])
+    assert task.stats is not None
+    assert float(task.stats.loss) == pytest.approx(expected.item(), rel=1e-5)
+    flat = torch.cat([g.flatten() for g in gradient])
+    assert torch.allclose(change(task), flat, atol=1e-6)
+
+
+def test_a_step_without_any_target_changes_nothing() -> None:
+    task = make_task()
+    fit(task, [make_batch(0, 0)])
+    assert change(task).norm() == 0
+
+
+class Gambler(Callback):
+    """Draws random numbers of its own between the steps."""
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        torch.rand(5)
+
+
+def test_dropout_depends_on_seed_and_step_only() -> None:
+    batches = [make_batch(i, 20) for i in range(4)]
+
+    def trained(seed: int, *callbacks: Callback) -> Tensor:
+        task = make_task(seed, lr=0.1, drop_rate=0.5)
+        fit(task, batches, 2, accumulate_grad_batches=2, callbacks=list(callbacks))
+        return change(task)
+
+    plain = trained(3)
+    assert torch.equal(plain, trained(3, Gambler()))
+    assert not torch.equal(plain, trained(4))
+
+
+def test_each_micro_batch_has_its_own_dropout() -> None:
+    batch = make_batch(0, 20)
+    losses = []
+
+    class Record(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+            losses.append(float(outputs["loss"]))
+
+    task = make_task(lr=0.0, drop_rate=0.5)
+    fit(task, [batch] * 6, 3, accumulate_grad_batches=2, callbacks=[Record()])
+    assert len(set(losses)) == 6
+
+
+@pytest.mark.parametrize(("limit", "moved"), [(0.01, 0.01), (1e6, None)])
+def test_clipping_bounds_the_step_and_records_the_norm_before_it(
+    limit: float, moved: float | None
+) -> None:
+    batches = [make_batch(i, 4 + i) for i in range(2)]
+    free, clipped = make_task(), make_task()
+    fit(free, batches, accumulate_grad_batches=2)
+    fit(clipped, batches, accumulate_grad_batches=2, gradient_clip_val=limit)
+    norm = float(change(free).norm())
+    assert free.stats is not None and clipped.stats is not None
+    assert free.stats.grad_norm is not None and clipped.stats.grad_norm is not None
+    assert float(free.stats.grad_norm) == pytest.approx(norm, rel=1e-4)
+    assert float(clipped.stats.grad_norm) == pytest.approx(norm, rel=1e-4)
+    assert float(change(clipped).norm()) == pytest.approx(moved or norm, rel=1e-3)
+
+
+def test_a_checkpoint_holds_plain_data_that_rebuilds_the_task(tmp_path: Path) -> None:
+    task = make_task(seed=5, settings={"labels": ["ham", "spam"], "share": 0.5})
+    fit(task, [make_batch(0, 5)]).save_checkpoint(tmp_path / "x.ckpt")
+    content = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    hparams = content["hyper_parameters"]
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return type(value) is dict and all(map(plain, [*value, *value.values()]))
+        if isinstance(value, list):
+            return all(map(plain, value))
+        return value is None or type(value) in (str, int, float, bool)
+
+    assert all(plain(value) for value in hparams.values())
+    assert hparams["task"] == "ragged" and hparams["seed"] == 5
+    rebuilt = RaggedTask(**{name: value for name, value in hparams.items() if name != "task"})
+    rebuilt.load_state_dict(content["state_dict"])
+    assert rebuilt.settings == {"labels": ["ham", "spam"], "share": 0.5}
+
+
+@pytest.mark.parametrize("name", ["os.system", "../x", "nothing", "base", ""])
+def test_a_name_that_is_no_task_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"task|Task"):
+        task_class(name)
+
+
+def test_a_task_that_misses_a_package_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needy.py").write_text("import a_package_that_is_not_there\n")
+    import gptlit.tasks
+
+    monkeypatch.setattr(gptlit.tasks, "__path__", [*gptlit.tasks.__path__, str(tmp_path)])
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        task_class("needy")

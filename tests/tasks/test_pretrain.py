@@ -1,0 +1,80 @@
+"""The figures that pretraining reports."""
+
+import math
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from gptlit.data.batch import TextBatch
+from gptlit.model import IGNORE_INDEX
+from gptlit.tasks.pretrain import PretrainTask
+
+torch.set_num_threads(1)  # threads cost such a small model more than they give
+
+SHAPE = {"vocab_size": 30, "context_length": 8, "emb_dim": 16, "n_heads": 2, "n_layers": 1}
+BYTES = torch.arange(30)
+
+
+def make_task(token_bytes: torch.Tensor | None = BYTES) -> PretrainTask:
+    torch.manual_seed(0)
+    return PretrainTask(
+        model={**SHAPE, "drop_rate": 0.5}, tokenizer="byte", token_bytes=token_bytes
+    )
+
+
+def make_batches() -> list[TextBatch]:
+    """As the data module deals them: the last window is cut short, the last batch smaller."""
+    ids = torch.randint(30, (5, 9), generator=torch.Generator().manual_seed(1))
+    targets = ids[:, 1:].clone()
+    targets[4, 3:] = IGNORE_INDEX
+    return [
+        TextBatch(ids[rows, :-1], targets[rows]) for rows in (slice(0, 3), slice(3, 4), slice(4, 5))
+    ]
+
+
+def validate(task: PretrainTask) -> dict[str, float]:
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    trainer.validate(task, DataLoader(make_batches(), batch_size=None), verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def test_validation_is_the_mean_over_all_tokens_of_uneven_batches() -> None:
+    task, batches = make_task(), make_batches()
+    ids, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    with torch.no_grad():
+        logits = task.eval().model(ids).flatten(0, 1)
+    expected = float(cross_entropy(logits, targets.flatten()))
+    metrics = validate(task)
+    assert metrics["val/loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["val/perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+
+
+def test_bits_per_byte_count_the_bytes_of_the_targets() -> None:
+    targets = torch.cat([batch.targets.flatten() for batch in make_batches()])
+    targets = targets[targets != IGNORE_INDEX]
+    metrics = validate(make_task())
+    nats = metrics["val/loss"] * len(targets)
+    expected = nats / math.log(2) / float(BYTES[targets].sum())
+    assert metrics["val/bits_per_byte"] == pytest.approx(expected, rel=1e-5)
+    assert "val/bits_per_byte" not in validate(make_task(token_bytes=None))
+
+
+def test_a_loss_beyond_measure_is_reported_not_raised() -> None:
+    task = make_task()
+    with torch.no_grad():
+        task.model.final_norm.weight.mul_(1e6)
+    metrics = validate(task)
+    assert metrics["val/loss"] > 80
+    assert math.isfinite(metrics["val/perplexity"])
+
+
+def test_training_trusts_that_windows_are_full() -> None:
+    batch = make_batches()[0]
+    loss, count = make_task().loss_sum(batch)
+    assert count == batch.targets.numel()
+    assert float(loss.detach()) > 0

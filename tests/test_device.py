@@ -1,0 +1,107 @@
+"""Devices and number formats: what is chosen, and what is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from gptlit import device as device_module
+from gptlit.device import (
+    available_devices,
+    device_name,
+    peak_flops,
+    peak_memory_gb,
+    resolve_device,
+    resolve_precision,
+)
+from gptlit.errors import UserError
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Pretend to be on a machine with these devices and fast number formats."""
+
+    def pretend(cuda: bool = False, mps: bool = False, bf16: bool = False) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla V100")
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "found"),
+    [
+        (False, False, ["cpu"]),
+        (True, False, ["cuda", "cpu"]),
+        (False, True, ["mps", "cpu"]),
+        (True, True, ["cuda", "mps", "cpu"]),
+    ],
+)
+def test_auto_is_the_fastest_there_is(
+    machine: Any, cuda: bool, mps: bool, found: list[str]
+) -> None:
+    machine(cuda=cuda, mps=mps)
+    assert available_devices() == found
+    assert resolve_device("auto") == found[0]
+    assert [resolve_device(name) for name in found] == found
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps", "tpu"])
+def test_a_missing_device_is_answered_with_those_there_are(machine: Any, name: str) -> None:
+    machine()
+    with pytest.raises(UserError) as caught:
+        resolve_device(name)
+    line = str(caught.value)
+    assert f"device={name} is not available: this machine has cpu" in line
+    assert "device=cpu or device=auto" in line
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16", "asked", "given"),
+    [
+        ("cpu", False, "auto", "fp32"),
+        ("cpu", True, "auto", "bf16"),
+        ("cuda", True, "auto", "bf16"),
+        ("cuda", False, "auto", "fp16"),
+        ("mps", False, "auto", "fp32"),
+        ("mps", True, "auto", "fp32"),
+        ("cpu", False, "bf16", "bf16"),
+        ("cpu", True, "fp32", "fp32"),
+        ("cuda", True, "fp16", "fp16"),
+        ("cuda", False, "fp32", "fp32"),
+        ("cpu", False, "fp16", None),
+        ("mps", False, "fp16", None),
+        ("cuda", False, "bf16", None),
+    ],
+)
+def test_the_format_that_trains_well(
+    machine: Any, device: str, bf16: bool, asked: str, given: str | None
+) -> None:
+    machine(cuda=device == "cuda", mps=device == "mps", bf16=bf16)
+    if given is None:
+        with pytest.raises(UserError, match=rf"precision={asked} .*use .*fp32"):
+            resolve_precision(asked, device)
+    else:
+        assert resolve_precision(asked, device) == given
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_this_cpu_has_a_peak(precision: str) -> None:
+    assert 1e8 < peak_flops("cpu", precision) < 1e15
+
+
+def test_a_known_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.fabric.utilities import throughput
+
+    monkeypatch.setattr(throughput, "get_available_flops", lambda device, dtype: 989e12)
+    monkeypatch.setattr(device_module.torch, "randn", None)
+    assert peak_flops("cuda", "bf16") == 989e12
+
+
+def test_this_cpu_has_a_name_and_memory() -> None:
+    assert device_name("cpu")
+    assert 0.05 < peak_memory_gb("cpu") < 1000

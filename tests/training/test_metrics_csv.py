@@ -1,0 +1,94 @@
+"""`metrics.csv` tells one story, however often the run was killed."""
+
+import csv
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptlit.training.metrics_csv import MetricsCSV, read_metrics
+
+NAMES = ("train/loss", "train/lr", "val/loss", "val/accuracy")
+Entry = tuple[int, dict[str, float]]
+
+metrics = st.dictionaries(st.sampled_from(NAMES), st.floats(width=32), min_size=1)
+runs = st.lists(st.tuples(st.integers(0, 3), metrics), min_size=1, max_size=12)
+"""Steps between one call and the next, and what is logged."""
+
+
+def entries_of(run: list[tuple[int, dict[str, float]]]) -> list[Entry]:
+    step, entries = 1, []
+    for gap, values in run:
+        step += gap
+        entries.append((step, values))
+    return entries
+
+
+def log(logger: MetricsCSV, entries: list[Entry]) -> None:
+    for step, values in entries:
+        logger.log_metrics(values, step)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """What was measured; the order of the columns is nobody's concern."""
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(run=runs, data=st.data())
+def test_a_cut_anywhere_and_a_resume_lose_and_double_nothing(
+    run: list[tuple[int, dict[str, float]]], data: st.DataObject
+) -> None:
+    entries = entries_of(run)
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed, path = Path(folder) / "undisturbed.csv", Path(folder) / "metrics.csv"
+        log(MetricsCSV(undisturbed), entries)
+
+        killed_after = data.draw(st.integers(1, len(entries)), label="calls before the kill")
+        log(MetricsCSV(path), entries[:killed_after])
+        content = path.read_bytes()
+        cut = data.draw(st.integers(0, len(content)), label="bytes left")
+        path.write_bytes(content[:cut])
+
+        # A checkpoint's step: all of it was logged, and its row had reached the disk.
+        open_step = entries[killed_after][0] if killed_after < len(entries) else None
+        whole = content[:cut].count(b"\n") - 1  # the first line is the header
+        on_disk = [int(row["step"]) for row in rows(undisturbed)[: max(whole, 0)]]
+        resumable = [0, *(step for step in on_disk if step != open_step)]
+        resumed_from = data.draw(st.sampled_from(resumable), label="resumed from")
+
+        log(MetricsCSV(path, resumed_from), [e for e in entries if e[0] > resumed_from])
+        assert rows(path) == rows(undisturbed)
+        assert len(list(Path(folder).iterdir())) == 2  # no temporary file is left
+
+
+def test_each_step_has_one_row_with_all_that_was_measured(tmp_path: Path) -> None:
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    log(logger, [(10, {"train/loss": 2.0}), (10, {"val/loss": 3.0}), (20, {"train/loss": 1.0})])
+    columns, table = read_metrics(tmp_path / "metrics.csv")
+    assert columns == ["step", "train/loss", "val/loss"]
+    assert table == [
+        {"step": "10", "train/loss": "2.0", "val/loss": "3.0"},
+        {"step": "20", "train/loss": "1.0", "val/loss": ""},
+    ]
+
+
+@pytest.mark.parametrize("keep_until", [None, 5])
+def test_a_new_run_and_one_without_a_file_start_empty(
+    tmp_path: Path, keep_until: int | None
+) -> None:
+    path = tmp_path / "metrics.csv"
+    if keep_until is None:
+        log(MetricsCSV(path), [(1, {"old": 1.0})])
+    log(MetricsCSV(path, keep_until), [(6, {"new": 2.0})])
+    assert rows(path) == [{"step": "6", "new": "2.0"}]
+
+
+def test_what_was_logged_can_be_read_at_once(tmp_path: Path) -> None:
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    for step in (1, 2, 3):
+        logger.log_metrics({"train/loss": float(step)}, step)
+        assert rows(tmp_path / "metrics.csv")[-1]["step"] == str(step)

@@ -1,0 +1,168 @@
+"""A run as a whole, in this process: how it ends, and how it goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from gptlit.cli.app import config_dir
+from gptlit.cli.train import train
+from gptlit.errors import UserError
+from gptlit.training import monitor, run
+from gptlit.training.metrics_csv import read_metrics
+
+torch.set_num_threads(1)
+
+TINY = (
+    "device=cpu",
+    "precision=fp32",
+    "data=text",
+    "data.path=corpus.txt",
+    "data.cache_dir=cache",
+    "data.batch_size=4",
+    "logger=csv",
+    "model.emb_dim=16",
+    "model.n_heads=2",
+    "model.n_layers=1",
+    "model.context_length=16",
+    "scheduler.warmup_steps=0",
+    "trainer.log_every_n_steps=1",
+    "trainer.val_interval=null",
+    "task.sample.every_n_validations=0",
+)
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a corpus of 9 batches; what takes time elsewhere is spared."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(monitor, "peak_flops", lambda device, precision: 1e12)
+    monkeypatch.setattr(run, "plot_curves", lambda *args: [])
+    lines = [f"{i} and {i + 1} are neighbours.\n" for i in range(28)]
+    (tmp_path / "corpus.txt").write_text("".join(lines))
+    return tmp_path
+
+
+def fit(folder: str, *overrides: str) -> Path:
+    """What train.py does with its composed config."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=[*TINY, *overrides])
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    train(config, Path(folder))
+    return Path(folder)
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return facts
+
+
+def measured(folder: Path, name: str) -> dict[int, float]:
+    _, rows = read_metrics(folder / "metrics.csv")
+    return {int(row["step"]): float(row[name]) for row in rows if row.get(name)}
+
+
+def last_step(folder: Path) -> int:
+    path = folder / "checkpoints" / "last.ckpt"
+    return int(torch.load(path, weights_only=True)["global_step"])
+
+
+EPOCH = 9
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "validated"),
+    [
+        ("trainer.max_steps=5 trainer.val_interval=2", 5, [2, 4, 5]),
+        ("trainer.max_steps=4 trainer.val_interval=2", 4, [2, 4]),
+        ("trainer.max_steps=3 trainer.val_interval=100", 3, [3]),
+        ("trainer.max_steps=12", 12, [EPOCH, 12]),
+        ("trainer.max_steps=-1 trainer.max_epochs=2", 18, [EPOCH, 18]),
+        ("trainer.max_steps=-1 trainer.max_epochs=1 trainer.val_interval=6", 9, [6, 9]),
+        ("trainer.max_steps=5 trainer.max_epochs=2", 5, [5]),
+        ("trainer.max_steps=100 trainer.max_epochs=1", 9, [9]),
+        ("trainer.max_epochs=2 trainer.accumulate_grad_batches=2", 8, [4, 8]),
+    ],
+)
+def test_a_run_ends_where_it_should_with_a_last_validation(
+    overrides: str, steps: int, validated: list[int]
+) -> None:
+    folder = fit("run", "trainer.val_at_start=false", *overrides.split())
+    assert list(measured(folder, "val/loss")) == validated
+    assert last_step(folder) == steps
+    per_step = 4 * 16 * (2 if "accumulate" in overrides else 1)
+    assert (summary(folder)["steps"], summary(folder)["tokens"]) == (steps, steps * per_step)
+
+
+def test_early_stopping_counts_validations_without_a_better_one() -> None:
+    options = ("trainer.max_steps=50", "trainer.val_interval=2", "trainer.early_stopping=3")
+    folder = fit("run", *options, "optimizer.lr=1e-30", "trainer.val_at_start=false")
+    assert list(measured(folder, "val/loss")) == [2, 4, 6, 8]
+    assert summary(folder)["steps"] == 8
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["logger.csv=false", "trainer.limit_val_batches=0", "trainer.gradient_clip_val=null"],
+)
+def test_what_is_switched_off_is_not_missed(override: str) -> None:
+    folder = fit("run", "trainer.max_steps=3", override)
+    assert summary(folder)["steps"] == last_step(folder) == 3
+
+
+def test_a_finished_run_can_be_made_longer() -> None:
+    base = ("trainer.val_interval=4", "optimizer.lr=1e-3", "scheduler=linear")
+    folder = fit("run", *base, "trainer.max_steps=4")
+    assert measured(folder, "train/lr")[4] < 0.5e-3
+    resume = "resume=run/checkpoints/last.ckpt"
+    with pytest.raises(UserError, match=r"finished at step 4.*trainer.max_steps"):
+        fit("run", *base, "trainer.max_steps=4", resume)
+    assert summary(folder)["metrics"]["val/loss"] > 0  # as it was
+    fit("run", *base, "trainer.max_steps=8", "optimizer.lr=2e-3", resume)
+    rates = measured(folder, "train/lr")
+    assert list(rates) == list(range(1, 9))
+    assert rates[5] == pytest.approx(2e-3 * (0.1 + 0.9 * 0.5))  # half way of the longer run
+    assert list(measured(folder, "val/loss"))[-2:] == [4, 8]
+    assert (summary(folder)["steps"], summary(folder)["tokens"]) == (8, 8 * 64)
+
+
+@pytest.mark.parametrize("override", ["model.emb_dim=32", "model.n_layers=2", "tokenizer=gpt2"])
+def test_a_checkpoint_of_another_shape_is_refused_by_name(override: str) -> None:
+    fit("run", "trainer.max_steps=1")
+    with pytest.raises(UserError, match=rf"the run has {override.partition('=')[0]}="):
+        fit("run", "trainer.max_steps=2", override, "resume=run/checkpoints/last.ckpt")
+
+
+def test_a_damaged_checkpoint_is_named() -> None:
+    path = fit("run", "trainer.max_steps=1") / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"last.ckpt is not a gptlit checkpoint"):
+        fit("run", "trainer.max_steps=2", f"resume={path}")
+
+
+def test_latest_is_the_finished_run_of_the_task() -> None:
+    fit("outputs/pretrain/a", "trainer.max_steps=1")
+    fit("outputs/pretrain/b", "trainer.max_steps=1")
+    fit("elsewhere", "trainer.max_steps=1")
+    fit("outputs/pretrain/sweeps/now/0", "trainer.max_steps=1")
+    latest = Path("outputs/pretrain/latest")
+    assert latest.resolve().name == "b"
+    assert not Path("latest").is_symlink()
+    assert [path.parent for path in Path("outputs").rglob("latest")] == [latest.parent]
+
+
+def test_more_micro_batches_than_the_epoch_has_is_a_mistake() -> None:
+    with pytest.raises(UserError, match=r"9 batches.*accumulate_grad_batches=10"):
+        fit("run", "trainer.accumulate_grad_batches=10")
+
+
+def test_brackets_in_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a[b]").mkdir()
+    Path("corpus.txt").rename("a[b]/corpus.txt")
+    fit("run[1]", "trainer.max_steps=1", "data.path='a[b]/corpus.txt'")
+    assert "run[1]" in capsys.readouterr().out
