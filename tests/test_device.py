@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from gptlit import device as device_module
 from gptlit.device import (
     available_devices,
     device_name,
@@ -98,7 +97,7 @@ def test_a_known_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning.fabric.utilities import throughput
 
     monkeypatch.setattr(throughput, "get_available_flops", lambda device, dtype: 989e12)
-    monkeypatch.setattr(device_module.torch, "randn", None)
+    monkeypatch.setattr(torch, "randn", None)
     assert peak_flops("cuda", "bf16") == 989e12
 
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def run(
     *,
     free_text: Collection[str] = (),
     text_lists: Collection[str] = (),
+    short: Mapping[str, str] | None = None,
     rewrite: Callable[[list[str]], list[str]] = list,
 ) -> None:
     """Compose the config from the command line, check it, and run the job.
@@ -40,6 +41,8 @@ def run(
         free_text: keys whose values are taken as typed: commas, quotes and brackets in them are
             text, not Hydra's grammar; but null is null.
         text_lists: the same, but a value in brackets is a list in Hydra's grammar.
+        short: names that are typed, and the keys that they set, for a command in which a folder of
+            `conf/` is no group; where it is not None, debug is such a name too.
         rewrite: turns the command's arguments into those that Hydra sees.
 
     A `UserError`, a mistake in the config, or an output folder that cannot be written ends the
@@ -48,7 +51,8 @@ def run(
     debug = any(arg in ("debug=true", "debug=True") for arg in sys.argv)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to us
     try:
-        sys.argv[1:] = rewrite([_quote(arg, free_text, text_lists) for arg in sys.argv[1:]])
+        args = [_quote(arg, free_text, text_lists) for arg in sys.argv[1:]]
+        sys.argv[1:] = rewrite(args if short is None else _written_out(args, short))
         _run_hydra(config_name, check_config, job)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -108,6 +112,13 @@ def _quote(arg: str, free_text: Collection[str], text_lists: Collection[str] = (
     if is_group and "," not in value and ends not in ("''", '""', "[]"):
         return f"{name}='{value.lower() if value.lower() in ('true', 'false') else value}'"
     return arg
+
+
+def _written_out(args: list[str], short: Mapping[str, str]) -> list[str]:
+    """Short names replaced by their keys. debug= is left out, being read already: to Hydra it
+    would choose an option."""
+    split = [arg.partition("=") for arg in args if not arg.startswith("debug=")]
+    return [short.get(name, name) + equals + value for name, equals, value in split]
 
 
 def quoted(text: str) -> str:

@@ -11,10 +11,6 @@ from gptlit.errors import UserError
 if TYPE_CHECKING:
     from gptlit.evaluation.perplexity import Perplexity
 
-SHORT = {"data": "data.path", "task": "task.name"}
-"""What users type, and the key that it sets: Hydra takes the names of folders of `conf/` for
-choices of an option."""
-
 
 def main() -> None:
     """Entry point of `python evaluate.py` and `gptlit-evaluate`."""
@@ -25,15 +21,8 @@ def main() -> None:
         evaluate,
         free_text=("ckpt", "output", "data.column"),
         text_lists=("data", "data.path"),
-        rewrite=full_names,
+        short={"data": "data.path", "task": "task.name"},
     )
-
-
-def full_names(args: list[str]) -> list[str]:
-    """The arguments with `SHORT` names written out, and without debug=, which is a choice of an
-    option to Hydra too: that errors keep their traceback is settled before Hydra starts."""
-    split = [arg.partition("=") for arg in args if arg not in ("debug='true'", "debug='false'")]
-    return [SHORT.get(name, name) + equals + value for name, equals, value in split]
 
 
 def check_config(config: dict[str, Any]) -> None:

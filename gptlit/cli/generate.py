@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 def main() -> None:
     """Entry point of `python generate.py` and `gptlit-generate`."""
     free_text = ("prompt", "ckpt", "prompts", "output")
-    app.run("generate", check_config, generate, free_text=free_text, text_lists=("stop",))
+    app.run(
+        "generate",
+        check_config,
+        generate,
+        free_text=free_text,
+        text_lists=("stop",),
+        short={"task": "task.name"},
+    )
 
 
 def check_config(config: dict[str, Any]) -> None:
@@ -41,7 +48,7 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
         config["ckpt"],
         device=config["device"]["name"],
         precision=config["precision"]["name"],
-        task=config["task"],
+        task=config["task"]["name"],
         outputs=config["output_root"],
         weights=config["weights"],
     )

@@ -188,12 +188,17 @@ class Train:
 
 
 @dataclass
+class TaskName:
+    name: str = key("task")
+
+
+@dataclass
 class Generate:
     device: Device = key("where to compute")
     precision: Precision = key("number format")
     weights: dict[str, Any] = key("where published models come from")
     ckpt: str | None = key("published model, checkpoint, run folder, or other weights")
-    task: str = key("whose newest run is meant", choices=("pretrain",))
+    task: TaskName = key("whose newest run is meant")
     output_root: str = key("folder of all runs")
     prompt: str | None = key("text to continue")
     prompts: str | None = key("file with a prompt on each line")
@@ -216,17 +221,12 @@ class EvaluateData:
 
 
 @dataclass
-class EvaluateTask:
-    name: str = key("whose newest run is meant")
-
-
-@dataclass
 class Evaluate:
     device: Device = key("where to compute")
     precision: Precision = key("number format of products")
     weights: dict[str, Any] = key("where published models come from")
     ckpt: str | None = key("published model, checkpoint, run folder, or other weights")
-    task: EvaluateTask = key("whose newest run is meant")
+    task: TaskName = key("whose newest run is meant")
     output_root: str = key("folder of all runs")
     data: EvaluateData = key("text to score")
     stride: int | None = key("tokens between the starts of two windows; null: half", ge=1)

@@ -33,6 +33,8 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_siz
     Returns:
         a scalar in fp32, 0 for N = 0.
     """
+    if not torch.is_grad_enabled():  # autograd.Function would not know
+        hidden, weight = hidden.detach(), weight.detach()
     device = hidden.device.type
     autocast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype

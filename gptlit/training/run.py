@@ -90,9 +90,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     if trainer.is_global_zero:
         console.print(
             f"{task.name}: {config['model']['name']}, {task.model.num_parameters():,} parameters,"
-            f" on {device_name(device)}, {precision}\n"
-            + weights
-            + f"data: {data.describe()}\n"
+            f" on {device_name(device)}, {precision}\n" + weights + f"data: {data.describe()}\n"
             f"run: {folder}, {total_steps:,} steps"
             + (f", resumed at step {resumed_step:,}" if resume else ""),
             highlight=False,

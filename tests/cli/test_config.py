@@ -41,7 +41,7 @@ def composed(command: str, *overrides: str) -> dict[str, Any]:
         OmegaConf.update(cfg, name, "given")
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     importlib.import_module(f"gptlit.cli.{command}").check_config(config)
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 def _as_typed(arg: str) -> str:

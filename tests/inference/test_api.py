@@ -1,6 +1,7 @@
 """`gptlit.load(...)` in a notebook."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
         enable_model_summary=False,
     )
     ids = torch.tensor([list(b"abcdefgh abcdefgh")])
-    trainer.fit(task, DataLoader([TextBatch(ids[:, :-1], ids[:, 1:])] * 2, batch_size=None))
+    batch: Any = TextBatch(ids[:, :-1], ids[:, 1:])
+    trainer.fit(task, DataLoader([batch] * 2, batch_size=None))
     path = tmp_path_factory.mktemp("api") / "checkpoints" / "best.ckpt"
     trainer.save_checkpoint(path)
     return path
@@ -43,7 +45,7 @@ def model(ckpt: Path) -> gptlit.LanguageModel:
     return gptlit.load(ckpt, device="cpu", precision="fp32")
 
 
-HOT = {"temperature": 1.5, "seed": 3}
+HOT: Any = {"temperature": 1.5, "seed": 3}
 
 
 def test_a_run_folder_a_file_and_the_newest_run_are_the_same_model(
@@ -107,10 +109,10 @@ def test_generating_leaves_the_global_random_numbers_alone(model: gptlit.Languag
     ids=str,
 )
 def test_what_cannot_be_is_said_with_what_can(
-    ckpt: Path, options: dict[str, str], line: str
+    ckpt: Path, options: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(UserError, match=line):
-        gptlit.load(options.pop("ckpt", ckpt), **options)  # type: ignore[arg-type]
+        gptlit.load(options.pop("ckpt", ckpt), **options)
 
 
 def test_a_misspelt_option_is_an_error(model: gptlit.LanguageModel) -> None:

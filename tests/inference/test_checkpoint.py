@@ -36,7 +36,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PretrainTask, Pat
         plugins=[AtomicCheckpointIO()],
     )
     ids = torch.arange(34).view(2, 17)
-    trainer.fit(task, DataLoader([TextBatch(ids[:, :-1], ids[:, 1:])] * 2, batch_size=None))
+    batch: Any = TextBatch(ids[:, :-1], ids[:, 1:])
+    trainer.fit(task, DataLoader([batch] * 2, batch_size=None))
     path = tmp_path_factory.mktemp("trained") / "some.ckpt"
     trainer.save_checkpoint(path)
     return task, path
@@ -115,7 +116,7 @@ def with_hparams(**changes: Any) -> Callable[[dict[str, Any], Path], None]:
     return save
 
 
-DAMAGE: dict[str, Callable[[dict[str, Any], Path], None]] = {
+DAMAGE: dict[str, Callable[[dict[str, Any], Path], object]] = {
     "cut": cut,
     "a weight is missing": without_weight,
     "other width": with_hparams(model={**SHAPE, "emb_dim": 32}),
@@ -125,8 +126,8 @@ DAMAGE: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "task by path": with_hparams(task="os.system"),
     "unknown tokenizer": with_hparams(tokenizer="runes"),
     "unknown argument": with_hparams(mood="good"),
-    "empty": lambda content, path: path.write_bytes(b"") and None,
-    "text": lambda content, path: path.write_text("hello") and None,
+    "empty": lambda content, path: path.write_bytes(b""),
+    "text": lambda content, path: path.write_text("hello"),
     "no dict": lambda content, path: torch.save([1, 2], path),
 }
 
@@ -135,7 +136,7 @@ DAMAGE: dict[str, Callable[[dict[str, Any], Path], None]] = {
 def test_a_damaged_file_is_named_in_one_line(
     trained: tuple[PretrainTask, Path],
     tmp_path: Path,
-    damage: Callable[[dict[str, Any], Path], None],
+    damage: Callable[[dict[str, Any], Path], object],
 ) -> None:
     path = tmp_path / "damaged.ckpt"
     damage(torch.load(trained[1], weights_only=True), path)

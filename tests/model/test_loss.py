@@ -66,3 +66,12 @@ def test_full_logits_never_exist_in_fp32() -> None:
         cross_entropy_sum(hidden, weight, torch.randint(vocab, (n,)), vocab).backward()
     largest = max(event.self_cpu_memory_usage for event in trace.events())
     assert largest < n * vocab * 4
+
+
+def test_without_gradients_no_product_is_wasted_on_them() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    hidden, weight = torch.randn(40, 8, requires_grad=True), torch.randn(64, 8, requires_grad=True)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        cross_entropy_sum(hidden, weight, torch.randint(64, (40,)), 64)
+    assert counter.get_total_flops() == 2 * 40 * 8 * 64

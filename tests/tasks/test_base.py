@@ -56,7 +56,8 @@ def fit(task: Task, batches: list[TextBatch], steps: int = 1, **options: Any) ->
         enable_model_summary=False,
         **options,
     )
-    trainer.fit(task, DataLoader(batches, batch_size=None))
+    data: Any = batches
+    trainer.fit(task, DataLoader(data, batch_size=None))
     return trainer
 
 

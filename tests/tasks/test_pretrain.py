@@ -1,6 +1,7 @@
 """The figures that pretraining reports."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,8 @@ def validate(task: PretrainTask) -> dict[str, float]:
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
     )
-    trainer.validate(task, DataLoader(make_batches(), batch_size=None), verbose=False)
+    batches: Any = make_batches()
+    trainer.validate(task, DataLoader(batches, batch_size=None), verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 

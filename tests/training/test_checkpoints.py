@@ -74,7 +74,8 @@ def fit(
         enable_model_summary=False,
         **options,
     )
-    data, val_data = DataLoader(range(100)), DataLoader(range(1))
+    data: Any = DataLoader(torch.arange(100))
+    val_data: Any = DataLoader(torch.arange(1))
     path = folder / "last.ckpt" if resume else None
     trainer.fit(Scored(scores), data, val_data, ckpt_path=path, weights_only=True)
     return checkpoints, io.steps

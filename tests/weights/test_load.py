@@ -1,0 +1,291 @@
+"""Whatever format the numbers come in, the model computes the same; what does not fit is named."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.weights.published import (
+    NEEDS_TENSORFLOW,
+    TINY,
+    bare,
+    book_tensors,
+    transformers_model,
+    write_huggingface,
+    write_openai,
+    write_sparse_safetensors,
+)
+from transformers import GPT2LMHeadModel
+
+from gptlit.errors import UserError
+from gptlit.model import GPTConfig, GPTModel
+from gptlit.weights import inspect, load_weights
+
+MEDIUM = GPTConfig(emb_dim=1024, n_heads=16, n_layers=24)
+
+
+@pytest.fixture(scope="module")
+def theirs() -> GPT2LMHeadModel:
+    return transformers_model()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+def ours_by_name(model: GPT2LMHeadModel) -> dict[str, torch.Tensor]:
+    loaded = GPTModel(TINY)
+    source = {name: p for name, p in model.named_parameters()}
+    for name, conv in (("attn.c_attn", "att.qkv"), ("attn.c_proj", "att.out_proj")):
+        for i, block in enumerate(loaded.trf_blocks):
+            linear = block.get_submodule(conv)
+            linear.weight.data = source[f"transformer.h.{i}.{name}.weight"].T.contiguous()
+            linear.bias.data = source[f"transformer.h.{i}.{name}.bias"].detach()
+    for name, conv in (("mlp.c_fc", "ff.fc"), ("mlp.c_proj", "ff.proj")):
+        for i, block in enumerate(loaded.trf_blocks):
+            linear = block.get_submodule(conv)
+            linear.weight.data = source[f"transformer.h.{i}.{name}.weight"].T.contiguous()
+            linear.bias.data = source[f"transformer.h.{i}.{name}.bias"].detach()
+    for i, block in enumerate(loaded.trf_blocks):
+        block.norm1.load_state_dict(model.transformer.h[i].ln_1.state_dict())
+        block.norm2.load_state_dict(model.transformer.h[i].ln_2.state_dict())
+    loaded.final_norm.load_state_dict(model.transformer.ln_f.state_dict())
+    loaded.pos_emb.load_state_dict(model.transformer.wpe.state_dict())
+    with torch.no_grad():
+        loaded.tok_emb.weight[: TINY.vocab_size] = model.transformer.wte.weight
+    return loaded.state_dict()
+
+
+def huggingface(folder: Path, model: GPT2LMHeadModel) -> Path:
+    return write_huggingface(folder / "model.safetensors", bare(model))
+
+
+def prefixed(folder: Path, model: GPT2LMHeadModel) -> Path:
+    tensors = {f"transformer.{name}": tensor for name, tensor in bare(model).items()}
+    save_file(tensors, folder / "prefixed")
+    return folder / "prefixed"
+
+
+def with_head(folder: Path, model: GPT2LMHeadModel) -> Path:
+    tensors = {f"transformer.{name}": tensor for name, tensor in bare(model).items()}
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    save_file(tensors, folder / "with_head.bin")  # the name says nothing
+    return folder / "with_head.bin"
+
+
+def saved_by_transformers(folder: Path, model: GPT2LMHeadModel) -> Path:
+    model.save_pretrained(folder / "saved")
+    return folder / "saved"
+
+
+def sharded_by_transformers(folder: Path, model: GPT2LMHeadModel) -> Path:
+    model.save_pretrained(folder / "sharded", max_shard_size="100KB")
+    assert len(list((folder / "sharded").glob("*.safetensors"))) > 1
+    return folder / "sharded"
+
+
+def pickled(folder: Path, model: GPT2LMHeadModel) -> Path:
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return folder / "pytorch_model.bin"
+
+
+def pickled_long_ago(folder: Path, model: GPT2LMHeadModel) -> Path:
+    path = folder / "old.bin"
+    torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def book(folder: Path, model: GPT2LMHeadModel) -> Path:
+    save_file(book_tensors(bare(model)), folder / "book.safetensors")
+    return folder / "book.safetensors"
+
+
+def book_with_optimizer(folder: Path, model: GPT2LMHeadModel) -> Path:
+    content = {"model_state_dict": book_tensors(bare(model)), "optimizer_state_dict": {"state": {}}}
+    torch.save(content, folder / "model_and_optimizer.pth")
+    return folder / "model_and_optimizer.pth"
+
+
+def openai(folder: Path, model: GPT2LMHeadModel) -> Path:
+    return write_openai(folder / "124M", bare(model))
+
+
+def plain(folder: Path, model: GPT2LMHeadModel) -> Path:
+    torch.save(ours_by_name(model), folder / "ours.pth")
+    return folder / "ours.pth"
+
+
+FORMATS = [
+    huggingface,
+    prefixed,
+    with_head,
+    saved_by_transformers,
+    sharded_by_transformers,
+    pickled,
+    pickled_long_ago,
+    book,
+    book_with_optimizer,
+    pytest.param(openai, marks=NEEDS_TENSORFLOW),
+    plain,
+]
+
+
+@pytest.mark.parametrize("write", FORMATS)
+def test_every_format_gives_the_same_numbers_as_transformers(
+    write: Callable[[Path, GPT2LMHeadModel], Path], folder: Path, theirs: GPT2LMHeadModel
+) -> None:
+    path = write(folder, theirs)
+    model = GPTModel(TINY)
+    load_weights(model, path)
+    ids = torch.randint(TINY.vocab_size, (2, TINY.context_length))
+    with torch.no_grad():
+        difference = (model.eval()(ids) - theirs(ids).logits).abs().max()
+    assert difference <= 1e-5
+    expected = ours_by_name(theirs)
+    for name, tensor in model.state_dict().items():
+        rows = slice(TINY.vocab_size if name == "tok_emb.weight" else None)
+        assert torch.equal(tensor[rows], expected[name][rows]), name
+    assert not model.tok_emb.weight[TINY.vocab_size :].any()
+    found = inspect(path).config
+    assert dataclasses.replace(found, n_heads=TINY.n_heads, vocab_size=TINY.vocab_size) == TINY
+
+
+def test_a_model_without_memory_is_filled_tensor_by_tensor(
+    folder: Path, theirs: GPT2LMHeadModel
+) -> None:
+    path = prefixed(folder, theirs)
+    with torch.device("meta"):
+        model = GPTModel(TINY)
+    load_weights(model, path)
+    allocated = GPTModel(TINY)
+    load_weights(allocated, path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, allocated.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types_are_converted(
+    folder: Path, theirs: GPT2LMHeadModel, dtype: torch.dtype
+) -> None:
+    path = folder / "typed.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in bare(theirs).items()}, path)
+    model = GPTModel(TINY)
+    load_weights(model, path)
+    expected = theirs.transformer.wpe.weight.to(dtype).float()
+    assert model.pos_emb.weight.dtype == torch.float32
+    assert torch.equal(model.pos_emb.weight, expected)
+
+
+def test_a_shorter_context_cuts_the_position_table_and_says_so(
+    folder: Path, theirs: GPT2LMHeadModel
+) -> None:
+    path = huggingface(folder, theirs)
+    model = GPTModel(dataclasses.replace(TINY, context_length=20))
+    assert "position table cut from 48 to 20 tokens" in load_weights(model, path)
+    ids = torch.randint(TINY.vocab_size, (2, 20))
+    with torch.no_grad():
+        assert (model.eval()(ids) - theirs(ids).logits).abs().max() <= 1e-5
+
+
+def test_a_bias_of_zeros_is_no_bias(folder: Path) -> None:
+    theirs = transformers_model()
+    for block in theirs.transformer.h:
+        torch.nn.init.zeros_(block.attn.c_attn.bias)
+    model = GPTModel(dataclasses.replace(TINY, qkv_bias=False))
+    load_weights(model, book(folder, theirs))
+    ids = torch.randint(TINY.vocab_size, (2, 20))
+    with torch.no_grad():
+        assert (model.eval()(ids) - theirs(ids).logits).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context_length": 64}, r"know 48 positions.*context_length=64; use .*length=48 or less"),
+        ({"vocab_size": 257}, r"50,257 token ids, the run's tokenizer has 257; use tokenizer=gpt2"),
+        ({"n_layers": 2}, r"have emb_dim 32, n_layers 3, .*the model has emb_dim 32, n_layers 2"),
+        ({"n_heads": 2}, r"n_heads 4, the model has .*n_heads 2; use .*model.n_heads=4"),
+        ({"emb_dim": 64}, r"use model.emb_dim=32 model.n_layers=3 model.n_heads=4"),
+        ({"qkv_bias": False}, r"have a query, key and value bias; use model.qkv_bias=true"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_is_refused_with_the_override_that_does(
+    folder: Path, theirs: GPT2LMHeadModel, change: dict[str, int], message: str
+) -> None:
+    path = saved_by_transformers(folder, theirs)
+    model = GPTModel(dataclasses.replace(TINY, **change))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=message) as caught:
+        load_weights(model, path)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_weights_without_bias_are_not_taken_for_biased_ones(
+    folder: Path, theirs: GPT2LMHeadModel
+) -> None:
+    tensors = {n: t for n, t in book_tensors(bare(theirs)).items() if "W_" not in n or "bias" not in n}
+    save_file(tensors, folder / "unbiased.safetensors")
+    with pytest.raises(UserError, match=r"no query, key and value bias; use model.qkv_bias=false"):
+        load_weights(GPTModel(TINY), folder / "unbiased.safetensors")
+    model = GPTModel(dataclasses.replace(TINY, qkv_bias=False))
+    load_weights(model, folder / "unbiased.safetensors")
+
+
+def test_the_published_model_that_would_fit_is_named(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        tensors = GPTModel(MEDIUM).state_dict()
+    path = tmp_path / "model.safetensors"
+    write_sparse_safetensors(path, {name: tuple(t.shape) for name, t in tensors.items()})
+    with torch.device("meta"):
+        model = GPTModel(GPTConfig())
+    message = r"n_layers 24, n_heads 16, the model has .*n_layers 12.*; use model=gpt2-medium$"
+    with pytest.raises(UserError, match=message):
+        load_weights(model, path)
+
+
+@pytest.mark.parametrize("name", ["out_head.weight", "trf_blocks.1.att.lora"])
+def test_more_than_a_gpt2_is_refused(
+    folder: Path, theirs: GPT2LMHeadModel, name: str
+) -> None:
+    tensors = {**book_tensors(bare(theirs)), name: torch.randn(2, TINY.emb_dim)}
+    save_file(tensors, folder / "more.safetensors")
+    with pytest.raises(UserError, match=rf"(output head of its own|more than a GPT-2).*{name}"):
+        load_weights(GPTModel(TINY), folder / "more.safetensors")
+
+
+def test_an_untied_head_is_refused(folder: Path, theirs: GPT2LMHeadModel) -> None:
+    tensors = book_tensors(bare(theirs))
+    tensors["out_head.weight"][-1, -1] += 1
+    save_file(tensors, folder / "untied.safetensors")
+    with pytest.raises(UserError, match=r"output head of its own \(out_head.weight\)"):
+        load_weights(GPTModel(TINY), folder / "untied.safetensors")
+
+
+def test_a_network_that_computes_something_else_is_refused(
+    tmp_path: Path, theirs: GPT2LMHeadModel
+) -> None:
+    path = saved_by_transformers(tmp_path, theirs)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "activation_function": "relu"}))
+    with pytest.raises(UserError, match=r"activation_function=relu, but GPT-2 has gelu_new"):
+        load_weights(GPTModel(TINY), path)
+
+
+def test_importing_gptlit_never_imports_tensorflow() -> None:
+    code = """
+import pkgutil, importlib, sys
+import gptlit
+for module in pkgutil.walk_packages(gptlit.__path__, "gptlit."):
+    importlib.import_module(module.name)
+assert "gptlit.weights.formats" in sys.modules
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
