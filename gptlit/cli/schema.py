@@ -221,6 +221,17 @@ class EvaluateData:
 
 
 @dataclass
+class Export:
+    weights: dict[str, Any] = key("where published models come from")
+    ckpt: str | None = key("published model, checkpoint, run folder, or other weights")
+    task: TaskName = key("whose newest run is meant")
+    output_root: str = key("folder of all runs")
+    format: str = key("who shall read it", choices=("huggingface", "safetensors"))
+    out: str = key("folder or file to write")
+    debug: bool = key("tracebacks")
+
+
+@dataclass
 class Evaluate:
     device: Device = key("where to compute")
     precision: Precision = key("number format of products")

@@ -8,7 +8,7 @@ import torch
 
 from gptlit.device import PRECISIONS, fast_bf16, resolve_device
 from gptlit.errors import UserError
-from gptlit.inference.checkpoint import find_checkpoint, load_published, load_task
+from gptlit.inference.checkpoint import open_task
 from gptlit.inference.generation import Sampling, generate_text, stream_text
 from gptlit.inference.packed import pack_linears
 from gptlit.model import GPTModel
@@ -106,11 +106,8 @@ def load(
     """
     resolve_device(device)  # a missing one is said before anything is fetched
     source = read_option("weights", weights) if isinstance(weights, str) else weights
-    published = source.get("models", {})
-    if ckpt in published:
-        return LanguageModel(load_published(str(ckpt), source), device, precision)
-    path = find_checkpoint(None if ckpt is None else str(ckpt), task, outputs, published)
-    return LanguageModel(load_task(path), device, precision)
+    opened, _ = open_task(None if ckpt is None else str(ckpt), task, outputs, source)
+    return LanguageModel(opened, device, precision)
 
 
 def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, str]:

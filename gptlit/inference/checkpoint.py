@@ -100,6 +100,25 @@ def _checkpoint_in(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content["hyper_parameters"].get("task"), str) else None
 
 
+def open_task(
+    ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]
+) -> tuple[Task, str]:
+    """What `ckpt` means: a published model, or what `find_checkpoint` finds; and its name.
+
+    Args:
+        ckpt, task, outputs: as in `find_checkpoint`.
+        source: an option of `conf/weights`, for published models. Their names win over files.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    published = source.get("models", {})
+    if ckpt in published:
+        return load_published(str(ckpt), source), str(ckpt)
+    path = find_checkpoint(ckpt, task, outputs, published)
+    return load_task(path), str(path)
+
+
 def load_published(name: str, source: Mapping[str, Any]) -> Task:
     """A published model by its name; fetched first, if it is not on this machine.
 

@@ -35,7 +35,8 @@ def pack_linears(model: GPTModel) -> GPTModel:
 
     The residual stream, norms and attention stay in fp32. The model can no longer be trained.
     """
-    for module in list(model.modules()):
+    # Linear layers are not in the list, so that each is freed as soon as it is replaced.
+    for module in [m for m in model.modules() if not isinstance(m, nn.Linear)]:
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, PackedLinear(child.weight, child.bias))

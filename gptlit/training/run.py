@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+import sys
 import time
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -175,6 +177,8 @@ def _loggers(config: dict[str, Any], folder: Path, resumed_step: int | None) -> 
     if config["csv"]:
         loggers.append(MetricsCSV(folder / "metrics.csv", keep_until=resumed_step))
     if config["tensorboard"]:
+        # Its switch to write without tensorflow, which takes seconds to import where it is there.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
         purge = None if resumed_step is None else resumed_step + 1
         loggers.append(
             TensorBoardLogger(

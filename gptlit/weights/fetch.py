@@ -76,11 +76,10 @@ def _from_hub(source: Mapping[str, Any], node: dict[str, Any], hint: str) -> Pat
         "revision": source["revision"],
         "cache_dir": source["cache_dir"] and Path(source["cache_dir"]).expanduser(),
     }
-    try:
-        # What is in the cache is what was published: no need to ask the hub on each start.
-        return Path(hub.hf_hub_download(**where, local_files_only=True))
-    except (OSError, ValueError):
-        pass
+    # What is in the cache is what was published: no need to ask the hub on each start.
+    cached = hub.try_to_load_from_cache(**where)
+    if isinstance(cached, str):
+        return Path(cached)
     utils.logging.set_verbosity_error()  # of its retries
     if not sys.stderr.isatty():
         utils.disable_progress_bars()  # type: ignore[attr-defined]

@@ -113,7 +113,7 @@ class TorchFile(WeightFile):
     def __init__(self, path: Path) -> None:
         super().__init__()
         content = read_torch(path)
-        self.path, self.mapped = path, zipfile.is_zipfile(path)
+        self.path, self.mapped = path, _can_map(path)
         hparams = content.get("hyper_parameters") if isinstance(content, dict) else None
         self._tensors = _state_dict(content)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
@@ -150,7 +150,7 @@ class TensorFlowFile(WeightFile):
     def _guard(self, call: Any, *args: str) -> Any:
         try:
             return call(*args)
-        except (self._tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
+        except (self._tf.errors.OpError, LookupError, ValueError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"{self.path.with_suffix('')} is damaged or incomplete: {_one_line(error)};"
                 " fetch it again"
@@ -163,13 +163,14 @@ def read_torch(path: Path) -> Any:
     Raises:
         UserError: the file is damaged, or holds more than tensors and plain data.
     """
-    zipped = zipfile.is_zipfile(path)
+    mapped = _can_map(path)
     try:
-        with warnings.catch_warnings():
+        with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles; what matters ends in an error
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            source = path if mapped else file
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        ours = "" if zipped else "not a gptlit checkpoint, and is "
+        ours = "" if mapped else "not a gptlit checkpoint, and is "
         raise UserError(
             f"{path} is {ours}refused: it holds more than tensors and plain data, which a file of"
             " weights never does; nothing in it was executed"
@@ -178,6 +179,11 @@ def read_torch(path: Path) -> Any:
         raise UserError(
             f"{path} is not a gptlit checkpoint, or is damaged or cut short: {_one_line(error)}"
         ) from error
+
+
+def _can_map(path: Path) -> bool:
+    """Whether torch.load can map a file: not its format of old; nor by a name that it trusts."""
+    return zipfile.is_zipfile(path) and path.suffix != ".safetensors"
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:

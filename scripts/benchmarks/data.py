@@ -87,7 +87,7 @@ CONTESTANTS: dict[str, Contestant] = {
 def _corpus(args: argparse.Namespace) -> Iterator[Path]:
     """A text file in a folder that goes with it."""
     with tempfile.TemporaryDirectory() as folder:
-        yield write_text(Path(folder) / "corpus.txt", int(args.mb * 1e6))
+        yield write_text(Path(folder) / "corpus.txt", args.mb * 10**6)
 
 
 def _rate(value: float, unit: str) -> Measurement:

@@ -123,9 +123,11 @@ def test_a_mistake_is_answered_before_torch_is_imported(
     tmp_path: Path, command: tuple[str, str], expected: str
 ) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    env = {"PYTHONPATH": str(tmp_path), "GPTLIT_ALLOCATOR": "system"}
     script, args = command
-    line = run_command(script, *args.split(), cwd=tmp_path, **env).stderr
+    done = run_command(
+        script, *args.split(), cwd=tmp_path, PYTHONPATH=str(tmp_path), GPTLIT_ALLOCATOR="system"
+    )
+    line = done.stderr
     assert line.startswith(f"error: {expected}") and line.count("\n") == 1
     assert "did you mean 'model'" not in line
 

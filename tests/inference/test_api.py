@@ -33,8 +33,8 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
         enable_model_summary=False,
     )
     ids = torch.tensor([list(b"abcdefgh abcdefgh")])
-    batch: Any = TextBatch(ids[:, :-1], ids[:, 1:])
-    trainer.fit(task, DataLoader([batch] * 2, batch_size=None))
+    batches: Any = [TextBatch(ids[:, :-1], ids[:, 1:])] * 2
+    trainer.fit(task, DataLoader(batches, batch_size=None))
     path = tmp_path_factory.mktemp("api") / "checkpoints" / "best.ckpt"
     trainer.save_checkpoint(path)
     return path

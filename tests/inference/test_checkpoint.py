@@ -36,8 +36,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PretrainTask, Pat
         plugins=[AtomicCheckpointIO()],
     )
     ids = torch.arange(34).view(2, 17)
-    batch: Any = TextBatch(ids[:, :-1], ids[:, 1:])
-    trainer.fit(task, DataLoader([batch] * 2, batch_size=None))
+    batches: Any = [TextBatch(ids[:, :-1], ids[:, 1:])] * 2
+    trainer.fit(task, DataLoader(batches, batch_size=None))
     path = tmp_path_factory.mktemp("trained") / "some.ckpt"
     trainer.save_checkpoint(path)
     return task, path

@@ -74,8 +74,8 @@ def fit(
         enable_model_summary=False,
         **options,
     )
-    data: Any = DataLoader(torch.arange(100))
-    val_data: Any = DataLoader(torch.arange(1))
+    numbers: Any = range(100)
+    data, val_data = DataLoader(numbers), DataLoader(numbers[:1])
     path = folder / "last.ckpt" if resume else None
     trainer.fit(Scored(scores), data, val_data, ckpt_path=path, weights_only=True)
     return checkpoints, io.steps

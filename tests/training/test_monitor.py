@@ -88,8 +88,8 @@ def fit(
         enable_model_summary=False,
     )
     ids = torch.arange(5).repeat(2, 1)
-    batch: Any = TextBatch(ids[:, :-1], ids[:, 1:])
-    data, val_data = (DataLoader([batch] * n, batch_size=None) for n in (n_batches, 1))
+    batches: Any = [TextBatch(ids[:, :-1], ids[:, 1:])] * n_batches
+    data, val_data = (DataLoader(part, batch_size=None) for part in (batches, batches[:1]))
     trainer.fit(task, data, val_data, ckpt_path=last if resume else None, weights_only=True)
     return monitor
 

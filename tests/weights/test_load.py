@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import GPT2LMHeadModel
+
+from gptlit.errors import UserError
+from gptlit.model import GPTConfig, GPTModel
+from gptlit.weights import inspect, load_weights
 from tests.weights.published import (
     NEEDS_TENSORFLOW,
     TINY,
@@ -20,11 +25,6 @@ from tests.weights.published import (
     write_openai,
     write_sparse_safetensors,
 )
-from transformers import GPT2LMHeadModel
-
-from gptlit.errors import UserError
-from gptlit.model import GPTConfig, GPTModel
-from gptlit.weights import inspect, load_weights
 
 MEDIUM = GPTConfig(emb_dim=1024, n_heads=16, n_layers=24)
 
@@ -40,26 +40,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ours_by_name(model: GPT2LMHeadModel) -> dict[str, torch.Tensor]:
-    loaded = GPTModel(TINY)
-    source = {name: p for name, p in model.named_parameters()}
-    for name, conv in (("attn.c_attn", "att.qkv"), ("attn.c_proj", "att.out_proj")):
-        for i, block in enumerate(loaded.trf_blocks):
-            linear = block.get_submodule(conv)
-            linear.weight.data = source[f"transformer.h.{i}.{name}.weight"].T.contiguous()
-            linear.bias.data = source[f"transformer.h.{i}.{name}.bias"].detach()
-    for name, conv in (("mlp.c_fc", "ff.fc"), ("mlp.c_proj", "ff.proj")):
-        for i, block in enumerate(loaded.trf_blocks):
-            linear = block.get_submodule(conv)
-            linear.weight.data = source[f"transformer.h.{i}.{name}.weight"].T.contiguous()
-            linear.bias.data = source[f"transformer.h.{i}.{name}.bias"].detach()
-    for i, block in enumerate(loaded.trf_blocks):
-        block.norm1.load_state_dict(model.transformer.h[i].ln_1.state_dict())
-        block.norm2.load_state_dict(model.transformer.h[i].ln_2.state_dict())
-    loaded.final_norm.load_state_dict(model.transformer.ln_f.state_dict())
-    loaded.pos_emb.load_state_dict(model.transformer.wpe.state_dict())
+    """transformers' numbers as our state dict."""
+    ours, t = GPTModel(TINY), model.transformer
     with torch.no_grad():
-        loaded.tok_emb.weight[: TINY.vocab_size] = model.transformer.wte.weight
-    return loaded.state_dict()
+        ours.tok_emb.weight[: TINY.vocab_size] = t.wte.weight
+        ours.pos_emb.load_state_dict(t.wpe.state_dict())
+        ours.final_norm.load_state_dict(t.ln_f.state_dict())
+        for block, h in zip(ours.trf_blocks, t.h, strict=True):
+            block.norm1.load_state_dict(h.ln_1.state_dict())
+            block.norm2.load_state_dict(h.ln_2.state_dict())
+            for linear, conv in (
+                (block.att.qkv, h.attn.c_attn),
+                (block.att.out_proj, h.attn.c_proj),
+                (block.ff.fc, h.mlp.c_fc),
+                (block.ff.proj, h.mlp.c_proj),
+            ):
+                linear.weight.copy_(conv.weight.T)
+                linear.bias.copy_(conv.bias)
+    return ours.state_dict()
 
 
 def huggingface(folder: Path, model: GPT2LMHeadModel) -> Path:
@@ -231,7 +229,9 @@ def test_what_does_not_fit_is_refused_with_the_override_that_does(
 def test_weights_without_bias_are_not_taken_for_biased_ones(
     folder: Path, theirs: GPT2LMHeadModel
 ) -> None:
-    tensors = {n: t for n, t in book_tensors(bare(theirs)).items() if "W_" not in n or "bias" not in n}
+    tensors = {
+        n: t for n, t in book_tensors(bare(theirs)).items() if "W_" not in n or "bias" not in n
+    }
     save_file(tensors, folder / "unbiased.safetensors")
     with pytest.raises(UserError, match=r"no query, key and value bias; use model.qkv_bias=false"):
         load_weights(GPTModel(TINY), folder / "unbiased.safetensors")
@@ -252,9 +252,7 @@ def test_the_published_model_that_would_fit_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["out_head.weight", "trf_blocks.1.att.lora"])
-def test_more_than_a_gpt2_is_refused(
-    folder: Path, theirs: GPT2LMHeadModel, name: str
-) -> None:
+def test_more_than_a_gpt2_is_refused(folder: Path, theirs: GPT2LMHeadModel, name: str) -> None:
     tensors = {**book_tensors(bare(theirs)), name: torch.randn(2, TINY.emb_dim)}
     save_file(tensors, folder / "more.safetensors")
     with pytest.raises(UserError, match=rf"(output head of its own|more than a GPT-2).*{name}"):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.weights.published import write_sparse_safetensors
 
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.weights.names import LAYOUTS, rows
+from tests.weights.published import write_sparse_safetensors
 
 MEASURE = """
 import sys

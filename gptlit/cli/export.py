@@ -1,0 +1,69 @@
+"""python scripts/export.py: hand a trained model to other programs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptlit.cli import app, schema
+from gptlit.errors import UserError
+
+if TYPE_CHECKING:
+    from gptlit.tokenizer import Tokenizer
+
+
+def main() -> None:
+    """Entry point of `python scripts/export.py`."""
+    app.run("export", check_config, export, free_text=("ckpt", "out"), short={"task": "task.name"})
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Check types and choices, and that nothing would be overwritten."""
+    schema.check(config, schema.Export)
+    schema.check_weights(config["weights"])
+    if Path(config["out"]).exists():
+        raise UserError(f"out={config['out']} exists: delete it, or choose another name")
+
+
+def export(config: dict[str, Any], _folder: Path) -> None:
+    """Write the folder or file, and say what it is good for."""
+    from gptlit.inference.checkpoint import open_task
+    from gptlit.tokenizer import get_tokenizer
+    from gptlit.weights import export_huggingface, export_safetensors, model_card
+
+    out = Path(config["out"]).expanduser()
+    task, origin = open_task(
+        config["ckpt"], config["task"]["name"], config["output_root"], config["weights"]
+    )
+    tokenizer = get_tokenizer(task.hparams["tokenizer"])
+    if config["format"] == "safetensors":
+        export_safetensors(task.model, tokenizer.name, out)
+        print(f"{out}: safetensors, to be used with ckpt={out} or weights.path={out}")
+        return
+    texts = _tokenizer_files(tokenizer, task.model.cfg.context_length)
+    summary = _summary_of(Path(origin))
+    texts["README.md"] = model_card(task.model, out.name, origin, tokenizer.name, summary)
+    export_huggingface(task.model, tokenizer.name, out, tokenizer.eot_id, texts)
+    print(f"{out}: open it with transformers' GPT2LMHeadModel.from_pretrained({str(out)!r})")
+    if "vocab.json" not in texts:
+        print(f"transformers has no {tokenizer.name!r} tokenizer: the folder has the network alone")
+
+
+def _tokenizer_files(tokenizer: "Tokenizer", context_length: int) -> dict[str, str]:
+    """The tokenizer for transformers; none for plain bytes, which it cannot express."""
+    from gptlit.tokenizer import END_OF_TEXT
+    from gptlit.weights import tokenizer_files
+
+    if tokenizer.name != "gpt2":
+        return {}
+    tokens = [tokenizer.decode_bytes([i]) for i in range(tokenizer.vocab_size)]
+    return tokenizer_files(tokens, END_OF_TEXT, context_length)
+
+
+def _summary_of(checkpoint: Path) -> dict[str, Any] | None:
+    """The training summary of the run that a checkpoint lies in."""
+    for folder in checkpoint.parents[:2]:
+        path = folder / "summary.json"
+        if path.is_file():
+            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return summary
+    return None

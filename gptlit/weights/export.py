@@ -1,0 +1,137 @@
+"""Trained models for others: plain safetensors, and folders that `transformers` opens by itself."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptlit.errors import UserError
+from gptlit.model import GPTConfig, GPTModel
+from gptlit.weights.names import Layout, layout, rows
+
+PREFIX = "transformer."
+"""What `GPT2LMHeadModel` puts before the names of its body."""
+
+
+def named_tensors(model: GPTModel, target: Layout, prefix: str = "") -> dict[str, Tensor]:
+    """The weights by the names of a layout and as it stores them, without the padding rows.
+
+    A query, key and value bias that the model does not have is written as zeros.
+    """
+    cfg, state = model.cfg, model.state_dict()
+    tensors = {}
+    for row, block in rows(cfg.n_layers):
+        tensor = state.get(row.ours.replace("{i}", str(block)))
+        if tensor is None:
+            tensor = torch.zeros(3 * cfg.emb_dim)
+        if row.ours == "tok_emb.weight":
+            tensor = tensor[: cfg.vocab_size]
+        if row.linear and target.in_out:
+            tensor = tensor.T
+        [name] = target.names(row, block)
+        tensors[prefix + name] = tensor.contiguous()
+    return tensors
+
+
+def export_safetensors(model: GPTModel, tokenizer: str, out: Path) -> None:
+    """Write one file with our own names; shape and tokenizer stand in its header.
+
+    Raises:
+        UserError: `out` exists, or cannot be written.
+    """
+    tensors = named_tensors(model, layout("ours"))
+    if not model.cfg.qkv_bias:
+        tensors = {n: t for n, t in tensors.items() if not n.endswith("qkv.bias")}
+    _write_new(out, lambda path: _save(tensors, path, model.cfg, tokenizer))
+
+
+def export_huggingface(
+    model: GPTModel, tokenizer: str, out: Path, eot_id: int, texts: Mapping[str, str]
+) -> None:
+    """Write a folder that `transformers` opens as `GPT2LMHeadModel`.
+
+    Args:
+        model: a language model.
+        tokenizer: its name, for the header.
+        out: the folder to make.
+        eot_id: the token that ends a text.
+        texts: more files, by name: those of the tokenizer, a README.
+
+    Raises:
+        UserError: `out` exists, or cannot be written.
+    """
+    tensors = named_tensors(model, layout("huggingface"), PREFIX)
+
+    def write(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        _save(tensors, folder / "model.safetensors", model.cfg, tokenizer)
+        ends = {"bos_token_id": eot_id, "eos_token_id": eot_id}
+        contents = {
+            "config.json": _json(huggingface_config(model.cfg) | ends),
+            "generation_config.json": _json({**ends, "pad_token_id": eot_id}),
+            **texts,
+        }
+        for name, text in contents.items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+    _write_new(out, write)
+
+
+def huggingface_config(cfg: GPTConfig) -> dict[str, Any]:
+    """`config.json` without the ids of special tokens."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": cfg.vocab_size,
+        "n_positions": cfg.context_length,
+        "n_embd": cfg.emb_dim,
+        "n_head": cfg.n_heads,
+        "n_layer": cfg.n_layers,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "embd_pdrop": cfg.drop_rate,
+        "attn_pdrop": cfg.drop_rate,
+        "resid_pdrop": cfg.drop_rate,
+        "scale_attn_weights": True,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "dtype": "float32",
+        "torch_dtype": "float32",  # what transformers before 5 calls it
+    }
+
+
+def _save(tensors: dict[str, Tensor], path: Path, cfg: GPTConfig, tokenizer: str) -> None:
+    from safetensors.torch import save_file
+
+    ours = json.dumps({"model": cfg.to_dict(), "tokenizer": tokenizer})
+    save_file(tensors, path, {"format": "pt", "gptlit": ours})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # the library leaves it to its owner alone
+
+
+def _write_new(out: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file or folder under a temporary name, then give it its own."""
+    if out.exists():
+        raise UserError(f"out={out} exists: delete it, or choose another name")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write out={out}: {error.strerror or error}") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        elif temporary.exists():
+            temporary.unlink()
+
+
+def _json(node: dict[str, Any]) -> str:
+    return json.dumps(node, indent=2) + "\n"
