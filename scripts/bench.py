@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import data, decode, startup, train
 from benchmarks.common import Measurement, positive, resolved
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 KINDS = {"train": train, "decode": decode, "data": data, "startup": startup}
 RUNNING = ("kind", "rounds", "json", "contestants", "baseline", "worker")
@@ -210,7 +210,7 @@ def _show(report: dict[str, Any]) -> None:
     """The report as a table, without the columns that this kind has no figures for."""
     machine, options, against = report["machine"], report["options"], report["baseline"]
     console = Console(highlight=False)
-    console.width = max(console.width, 120)
+    console.width = max(console.width, 140)
     versions = (f"{name} {machine[name]}" for name in ("python", "torch", "transformers"))
     load = f"load {machine['load_before']:.1f} to {machine['load_after']:.1f}"
     console.print(", ".join((machine["device"], *versions, load)))
@@ -218,7 +218,7 @@ def _show(report: dict[str, Any]) -> None:
         console.print(", ".join(f"{name}={value}" for name, value in options.items()))
     rows = {name: _cells(row, against) for name, row in report["contestants"].items()}
     titles = [title for title in _cells({}, against) if any(row[title] for row in rows.values())]
-    table = Table("contestant")
+    table = Table(Column("contestant", no_wrap=True))
     for title in titles:
         table.add_column(title, justify="right")
     for name, row in rows.items():

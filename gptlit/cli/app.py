@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from gptlit.cli.schema import unknown_key
+from gptlit.cli.checking import unknown_key
 from gptlit.errors import UserError
 
 Job = Callable[[dict[str, Any], Path], Any]

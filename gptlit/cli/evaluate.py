@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlit.cli import allocator, app, schema
+from gptlit.cli.checking import check
 from gptlit.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def main() -> None:
 
 def check_config(config: dict[str, Any]) -> None:
     """Check types and ranges, and that the result can be written once it is there."""
-    schema.check(config, schema.Evaluate)
+    check(config, schema.Evaluate)
     schema.check_weights(config["weights"])
     output = config["output"]
     if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlit.cli import app, schema
+from gptlit.cli.checking import check
 from gptlit.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def main() -> None:
 
 def check_config(config: dict[str, Any]) -> None:
     """Check types and choices, and that nothing would be overwritten."""
-    schema.check(config, schema.Export)
+    check(config, schema.Export)
     schema.check_weights(config["weights"])
     if Path(config["out"]).exists():
         raise UserError(f"out={config['out']} exists: delete it, or choose another name")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlit.cli import app, schema
+from gptlit.cli.checking import check
 from gptlit.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def check_config(config: dict[str, Any]) -> None:
     for name in ("prompt", "stop"):  # prompt=42 is text, whatever YAML thinks
         if isinstance(config[name], int | float):
             config[name] = str(config[name])
-    schema.check(config, schema.Generate)
+    check(config, schema.Generate)
     schema.check_weights(config["weights"])
     if config["prompt"] is not None and config["prompts"] is not None:
         raise UserError("give either prompt=... or prompts=FILE, not both")

@@ -4,28 +4,10 @@ A class describes a node of the config; a field's default is never used (values 
 its type and `key(...)` say what is allowed.
 """
 
-import json
-import types
-import typing
-from dataclasses import dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass
 from typing import Any
 
-from gptlit.errors import UserError
-
-
-def key(
-    meaning: str,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """A field with its meaning (and unit), and bounds or choices."""
-    bounds = {">=": ge, ">": gt, "<=": le, "<": lt}
-    return field(metadata={"meaning": meaning, "bounds": bounds, "choices": choices})
+from gptlit.cli.checking import check, key
 
 
 @dataclass
@@ -246,24 +228,6 @@ class Evaluate:
     debug: bool = key("tracebacks")
 
 
-def check(config: dict[str, Any], schema: type, path: str = "") -> None:
-    """Check a composed config against a schema.
-
-    Raises:
-        UserError: a key is unknown or missing, or a value has a wrong type or is out of range;
-            the line names the key, the value, what is allowed and the nearest name.
-    """
-    known = {f.name: f for f in fields(schema)}
-    hints = typing.get_type_hints(schema)
-    for name in config:
-        if name not in known:
-            raise UserError(unknown_key(f"{path}{name}", [f"{path}{k}" for k in known]))
-    for name, spec in known.items():
-        if name not in config:
-            raise UserError(f"{path}{name} is missing ({spec.metadata['meaning']})")
-        _check_value(f"{path}{name}", config[name], hints[name], spec.metadata)
-
-
 def check_weights(node: dict[str, Any]) -> None:
     """Check an option of `conf/weights`: from mirrors, from a hub, or local.
 
@@ -277,75 +241,3 @@ def check_weights(node: dict[str, Any]) -> None:
     for name, model in node["models"].items():
         check(model, PublishedFiles if mirrored else HubRepository, f"weights.models.{name}.")
     return None
-
-
-def unknown_key(name: str, known: list[str]) -> str:
-    """The line for a key that does not exist."""
-    near = get_close_matches(name, [k for k in known if k != name], n=1, cutoff=0.5)
-    return f"unknown key '{name}'" + (
-        f": did you mean '{near[0]}'?" if near else f"; known are {', '.join(sorted(known))}"
-    )
-
-
-def _check_value(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any]) -> None:
-    if is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, dict):
-            raise UserError(f"{name}={value} is a group: choose one of its options by name")
-        return check(value, hint, f"{name}.")
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if not any(_is(value, option) for option in options):
-        wanted = " or ".join(_type_name(option) for option in options)
-        raise UserError(f"{name}={_show(value)}: expected {wanted} ({metadata['meaning']})")
-    if isinstance(value, str) and metadata["choices"] and value not in metadata["choices"]:
-        near = get_close_matches(value, metadata["choices"], n=1, cutoff=0.5)
-        hint_text = f"; did you mean {near[0]}?" if near else ""
-        allowed = ", ".join(metadata["choices"])
-        raise UserError(f"{name}={value}: allowed are {allowed}{hint_text}")
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, int | float) and not isinstance(number, bool):
-            _check_bounds(name, number, metadata)
-    return None
-
-
-def _check_bounds(name: str, number: float, metadata: typing.Mapping[str, Any]) -> None:
-    tests = {">=": float.__ge__, ">": float.__gt__, "<=": float.__le__, "<": float.__lt__}
-    bounds = {sign: bound for sign, bound in metadata["bounds"].items() if bound is not None}
-    if not all(tests[sign](float(number), float(bound)) for sign, bound in bounds.items()):
-        allowed = " and ".join(f"{sign} {bound}" for sign, bound in bounds.items())
-        raise UserError(f"{name}={number}: must be {allowed} ({metadata['meaning']})")
-
-
-def _is(value: Any, hint: Any) -> bool:
-    """Whether a value fits a type, as users see types: 1 is a float, true is not a number."""
-    if hint is Any:
-        return True
-    if hint is types.NoneType:
-        return value is None
-    origin = typing.get_origin(hint) or hint
-    if origin is list:
-        [item] = typing.get_args(hint)
-        return isinstance(value, list) and all(_is(v, item) for v in value)
-    if origin is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if origin is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, origin)
-
-
-def _type_name(hint: Any) -> str:
-    names = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        types.NoneType: "null",
-    }
-    if hint in names:
-        return names[hint]
-    if typing.get_origin(hint) is list:
-        return f"a list of {_type_name(typing.get_args(hint)[0]).removeprefix('a ')}s"
-    return "a group of keys"
-
-
-def _show(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -4,27 +4,35 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.cli import allocator, app, resume, schema
+from gptlit.cli.checking import check
 from gptlit.errors import UserError
 
 
 def main() -> None:
     """Entry point of `python train.py` and `gptlit-train`."""
     allocator.restart_with_tuned_malloc()
-    app.run("train", check_config, train, rewrite=resume.apply)
+    app.run("train", check_config, train, rewrite=lambda args: resume.apply(with_text(args)))
+
+
+def with_text(args: list[str]) -> list[str]:
+    """`data.path=...` alone means data=text: the default data of pretraining has no path."""
+    given = {name: value.strip("'\"") for name, _, value in (arg.partition("=") for arg in args)}
+    chosen = given.keys() & {"data", "experiment"} or given.get("task", "pretrain") != "pretrain"
+    return [*args, "data=text"] if "data.path" in given and not chosen else args
 
 
 def check_config(config: dict[str, Any]) -> None:
     """Check all nodes; those of data and tasks that gptlit does not know check themselves."""
-    schema.check(config, schema.Train)
+    check(config, schema.Train)
     schema.check_weights(config["weights"])
     data, task = config["data"], config["task"]
     if data.get("_target_") == "gptlit.data.pydocs.PydocsDataModule":
-        schema.check(data, schema.TextData, "data.")
+        check(data, schema.TextData, "data.")
     elif data.get("_target_") == "gptlit.data.text.TextDataModule":
         published = "urls" in data
-        schema.check(data, schema.PublishedTextData if published else schema.TextFileData, "data.")
+        check(data, schema.PublishedTextData if published else schema.TextFileData, "data.")
     if task.get("name") == "pretrain":
-        schema.check(task, schema.PretrainTask, "task.")
+        check(task, schema.PretrainTask, "task.")
     trainer, betas = config["trainer"], config["optimizer"]["betas"]
     if trainer["max_steps"] == -1 and trainer["max_epochs"] is None:
         raise UserError("the run has no end: give trainer.max_steps=... or trainer.max_epochs=...")

@@ -196,7 +196,9 @@ class GPTModel(nn.Module):
         if not dense:
             keep = targets != IGNORE_INDEX
             h, targets = h[keep], targets[keep]
-        return cross_entropy_sum(h, self.tok_emb.weight, targets, self.cfg.vocab_size)
+        head = self.tok_emb if self.out_head is None else self.out_head
+        weight = head.get_parameter("weight")
+        return cross_entropy_sum(h, weight, targets, self.cfg.vocab_size)
 
     def compile_blocks(self) -> None:
         """Compile each block in place (names of parameters stay); all share one compiled graph."""

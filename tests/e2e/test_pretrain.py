@@ -52,9 +52,9 @@ def test_the_summary_agrees_with_the_metrics(trained: Path) -> None:
     assert summary["tokens"] == 60 * 8 * 32
     with (run_folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == [10, 20, 30, 40, 50, 60]
+    assert [int(row["step"]) for row in rows] == [0, 10, 20, 30, 40, 50, 60]
     losses = [float(row["val/loss"]) for row in rows if row["val/loss"]]
-    assert len(losses) == 3
+    assert len(losses) == 4
     assert losses[-1] < 0.8 * math.log(257)
     assert summary["metrics"]["val/loss"] == pytest.approx(losses[-1])
     bits = losses[-1] / math.log(2)  # one byte a token

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gptlit.cli.schema import check, key, unknown_key
+from gptlit.cli.checking import check, key, unknown_key
 from gptlit.errors import UserError
 
 
