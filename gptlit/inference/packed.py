@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gptlit.model import GPTModel
+from gptlit.model.gpt import FeedForward, TransformerBlock
+
+_linear = torch.ops.mkldnn._linear_pointwise
 
 
 class PackedLinear(nn.Module):
@@ -26,20 +29,35 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) fp32 -> (..., out) fp32."""
-        y = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self.weight, self.bias, "none", [], "")
-        return y.float()
+        return _linear(x.bfloat16(), self.weight, self.bias, "none", [], "").float()
+
+
+class PackedFeedForward(nn.Module):
+    """A `FeedForward` that stays in bf16 between its two layers, the GELU part of the first."""
+
+    def __init__(self, ff: FeedForward) -> None:
+        super().__init__()
+        self.fc = PackedLinear(ff.fc.weight, ff.fc.bias)
+        self.proj = PackedLinear(ff.proj.weight, ff.proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., C) fp32 -> (..., C) fp32."""
+        fc, proj = self.fc, self.proj
+        inner = _linear(x.bfloat16(), fc.weight, fc.bias, "gelu", [], "tanh")
+        return _linear(inner, proj.weight, proj.bias, "none", [], "").float()
 
 
 def pack_linears(model: GPTModel) -> GPTModel:
-    """Replace every linear layer and the tied head by a `PackedLinear`, in place.
+    """Replace every linear layer and the tied head by a packed one, in place.
 
     The residual stream, norms and attention stay in fp32. The model can no longer be trained.
     """
-    # Linear layers are not in the list, so that each is freed as soon as it is replaced.
-    for module in [m for m in model.modules() if not isinstance(m, nn.Linear)]:
-        for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
-                setattr(module, name, PackedLinear(child.weight, child.bias))
-    if model.out_head is None:
-        model.out_head = PackedLinear(model.tok_emb.weight, None)
+    for block in model.trf_blocks:
+        assert isinstance(block, TransformerBlock)
+        for name in ("qkv", "out_proj"):
+            linear = getattr(block.att, name)
+            setattr(block.att, name, PackedLinear(linear.weight, linear.bias))
+        block.att.dropout, block.ff = nn.Identity(), PackedFeedForward(block.ff)  # type: ignore
+    head = model.tok_emb if model.out_head is None else model.out_head
+    model.out_head = PackedLinear(head.get_parameter("weight"), None)
     return model.eval()

@@ -3,6 +3,28 @@
 from gptlit.model.cache import KVCache
 from gptlit.model.config import GPTConfig
 from gptlit.model.gpt import GPTModel
+from gptlit.model.lora import (
+    LoRAConfig,
+    LoRALinear,
+    add_lora,
+    is_lora_parameter,
+    load_lora_state_dict,
+    lora_state_dict,
+    merge_lora,
+)
 from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum
 
-__all__ = ["IGNORE_INDEX", "GPTConfig", "GPTModel", "KVCache", "cross_entropy_sum"]
+__all__ = [
+    "IGNORE_INDEX",
+    "GPTConfig",
+    "GPTModel",
+    "KVCache",
+    "LoRAConfig",
+    "LoRALinear",
+    "add_lora",
+    "cross_entropy_sum",
+    "is_lora_parameter",
+    "load_lora_state_dict",
+    "lora_state_dict",
+    "merge_lora",
+]

@@ -18,7 +18,7 @@ class KVCache:
         self.max_length = min(max_length, cfg.context_length)
         self.length = 0
         """Tokens held by every layer; the model advances it once a forward pass is through."""
-        self._store: Tensor | None = None
+        self._store: list[tuple[Tensor, Tensor]] = []  # of each layer
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v (B, n_heads, T, head_dim) of one layer behind what it holds.
@@ -32,13 +32,14 @@ class KVCache:
         start, stop = self.length, self.length + k.shape[2]
         if stop > self.max_length:
             raise ValueError(f"the cache holds {self.max_length} tokens, {stop} are needed")
-        if self._store is None:
+        if not self._store:
             B, H, _, D = k.shape  # noqa: N806
-            self._store = k.new_empty(2, self.n_layers, B, H, self.max_length, D)
-        keys, values = self._store[0, layer], self._store[1, layer]
-        keys[:, :, start:stop] = k
-        values[:, :, start:stop] = v
-        return keys[:, :, :stop], values[:, :, :stop]
+            store = k.new_empty(self.n_layers, 2, B, H, self.max_length, D)
+            self._store = [(store[i, 0], store[i, 1]) for i in range(self.n_layers)]
+        keys, values = self._store[layer]
+        keys.narrow(2, start, k.shape[2]).copy_(k)
+        values.narrow(2, start, k.shape[2]).copy_(v)
+        return keys.narrow(2, 0, stop), values.narrow(2, 0, stop)
 
     def reset(self) -> None:
         """Forget everything; the memory stays."""

@@ -131,18 +131,64 @@ class GPTModel(nn.Module):
         Raises:
             ValueError: the sequence, with what the cache holds, exceeds the context length.
         """
-        past, T = (0 if cache is None else cache.length), input_ids.shape[1]  # noqa: N806
-        if past + T > self.cfg.context_length:
+        past = 0 if cache is None else cache.length
+        x = self.embed(input_ids, positions=positions, past=past)
+        return self.final_norm(self.run_blocks(x, mask=mask, cache=cache))
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        *,
+        positions: Tensor | None = None,
+        past: int = 0,
+        sparse_grad: bool = False,
+    ) -> Tensor:
+        """What goes into the first block.
+
+        Args:
+            input_ids: (B, T) int64.
+            positions: (B, T) or (T,) int64; default: counted on from `past`.
+            past: tokens that came before these.
+            sparse_grad: the token embedding's gradient as a sparse tensor, which is cheaper where
+                it is added to another one of the same weight.
+
+        Returns:
+            (B, T, C).
+
+        Raises:
+            ValueError: the sequence, with what came before, exceeds the context length.
+        """
+        end = past + input_ids.shape[1]
+        if end > self.cfg.context_length:
             raise ValueError(
-                f"{past + T} tokens exceed the model's context of {self.cfg.context_length}"
+                f"{end} tokens exceed the model's context of {self.cfg.context_length}"
             )
         if positions is None:
-            positions = torch.arange(past, past + T, device=input_ids.device)
+            positions = torch.arange(past, end, device=input_ids.device)
+        tokens = F.embedding(input_ids, self.tok_emb.weight, sparse=sparse_grad)
+        return self.drop_emb(tokens + self.pos_emb(positions))
+
+    def run_blocks(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """The residual stream behind the last block, before the final norm.
+
+        Args:
+            x: (B, T, C), from `embed`.
+            mask, cache: as in `hidden`.
+
+        Returns:
+            (B, T, C).
+        """
+        past, T = (0 if cache is None else cache.length), x.shape[1]  # noqa: N806
         if mask is None and past > 0 and T > 1:
             # The kernel's own causal flag starts at the first key, not at the first new one.
-            keys = torch.arange(past + T, device=input_ids.device)
+            keys = torch.arange(past + T, device=x.device)
             mask = keys <= keys[past:, None]
-        x = self.drop_emb(self.tok_emb(input_ids) + self.pos_emb(positions))  # (B, T, C)
         for layer, block in enumerate(self.trf_blocks):
             if self.cfg.activation_checkpointing and self.training:
                 x = checkpoint(block, x, mask, use_reentrant=False)
@@ -150,7 +196,7 @@ class GPTModel(nn.Module):
                 x = block(x, mask, cache, layer)
         if cache is not None:
             cache.length = past + T
-        return self.final_norm(x)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., C) -> unnormalised log-probabilities (..., V)."""
@@ -191,7 +237,10 @@ class GPTModel(nn.Module):
         Returns:
             a scalar in fp32; divide by the number of targets for the mean.
         """
-        h = self.hidden(input_ids, positions=positions, mask=mask).flatten(0, 1)  # (B T, C)
+        # The tied head's gradient fills the whole table: the embedding's adds a few rows to it.
+        sparse = self.out_head is None and input_ids.device.type == "cpu"
+        x = self.embed(input_ids, positions=positions, sparse_grad=sparse)
+        h = self.final_norm(self.run_blocks(x, mask=mask)).flatten(0, 1)  # (B T, C)
         targets = targets.flatten()
         if not dense:
             keep = targets != IGNORE_INDEX

@@ -21,7 +21,7 @@ from gptlit.inference.checkpoint import read_checkpoint
 from gptlit.tasks import Task, task_class
 from gptlit.tokenizer import Tokenizer
 from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
-from gptlit.training.metrics_csv import MetricsCSV
+from gptlit.training.metrics_csv import MetricsCSV, read_metrics
 from gptlit.training.monitor import StepMonitor
 from gptlit.training.optim import OptimizerFactory, Schedule
 from gptlit.training.plots import plot_curves
@@ -106,7 +106,6 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     if trainer.interrupted:
         raise KeyboardInterrupt
     if trainer.is_global_zero:
-        metrics = {n: float(v) for n, v in trainer.callback_metrics.items() if n != "step"}
         if config["logger"]["csv"]:
             plot_curves(folder / "metrics.csv", folder / "plots", f"{task.name}, {folder.name}")
         write_summary(
@@ -121,7 +120,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             tokens=monitor.tokens,
             seconds=round(seconds, 3),
             tokens_per_second=round(monitor.tokens / max(monitor.seconds, 1e-9), 1),
-            metrics=metrics,
+            metrics=_last_measured(trainer, folder / "metrics.csv"),
             best_checkpoint=str(checkpoints.best) if checkpoints.best.exists() else None,
         )
         root = Path(config["output_root"])
@@ -274,6 +273,14 @@ def _check_resume(path: Path | None, content: dict[str, Any], task: Task, total_
             f"resume={path}: the run has finished at step {step}; to go on, give more than that"
             f" as trainer.max_steps=... (now {total_steps})"
         )
+
+
+def _last_measured(trainer: Trainer, csv: Path) -> dict[str, float]:
+    """The newest value of each metric; from the file for a run killed after its last step."""
+    if metrics := {n: float(v) for n, v in trainer.callback_metrics.items() if n != "step"}:
+        return metrics
+    rows = read_metrics(csv)[1] if csv.exists() else []
+    return {n: float(v) for row in rows for n, v in row.items() if v and n != "step"}
 
 
 def _say_what_next(

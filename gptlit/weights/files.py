@@ -26,7 +26,7 @@ def find_files(path: Path) -> list[Path]:
                 return [path / name]
         if shards := sorted(path.glob("model-*-of-*.safetensors")):
             return shards
-        files = [file for file in sorted(path.iterdir()) if file.is_file() and kind(file)]
+        files = [f for f in sorted(path.iterdir()) if f.is_file() and kind(f) and _is_whole(f)]
         if len(files) == 1:
             return files
         names = ", ".join(file.name for file in files)
@@ -41,6 +41,11 @@ def find_files(path: Path) -> list[Path]:
     return [index]
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a file is not one on its way here."""
+    return path.suffix != ".part"
+
+
 def kind(path: Path) -> str | None:
     """ "safetensors", "torch" (a zip or a pickle), "tensorflow", or None for anything else."""
     size = path.stat().st_size
@@ -48,12 +53,12 @@ def kind(path: Path) -> str | None:
         head = file.read(9)
         file.seek(max(0, size - len(TABLE_MAGIC)))
         tail = file.read()
-    if head.startswith((b"PK\x03\x04", b"\x80")) and path.suffix != ".part":
-        return "torch"
+    # First of all, since the length of a header may begin with the byte of a pickle.
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") < LONGEST_HEADER:
+        return "safetensors"
     if tail == TABLE_MAGIC or path.suffix == ".index":
         return "tensorflow"
-    header = int.from_bytes(head[:8], "little")
-    return "safetensors" if head[8:] == b"{" and header < LONGEST_HEADER else None
+    return "torch" if head.startswith((b"PK\x03\x04", b"\x80")) else None
 
 
 def open_weights(path: Path) -> WeightFile:

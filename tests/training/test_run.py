@@ -131,6 +131,19 @@ def test_a_finished_run_can_be_made_longer() -> None:
     assert (summary(folder)["steps"], summary(folder)["tokens"]) == (8, 8 * 64)
 
 
+def test_a_run_killed_after_its_last_step_is_finished_by_a_resume() -> None:
+    folder = fit("run", "trainer.max_steps=4")
+    before = summary(folder)
+    (folder / "summary.json").unlink()
+    fit("run", "trainer.max_steps=4", "resume=run/checkpoints/last.ckpt")
+    after = summary(folder)
+    assert after["metrics"].keys() == before["metrics"].keys()
+    for name in ("train/loss", "val/loss"):
+        assert after["metrics"][name] == pytest.approx(before["metrics"][name])
+    assert (after["steps"], after["tokens"]) == (4, before["tokens"])
+    assert after["best_checkpoint"] == before["best_checkpoint"]
+
+
 @pytest.mark.parametrize("override", ["model.emb_dim=32", "model.n_layers=2", "tokenizer=gpt2"])
 def test_a_checkpoint_of_another_shape_is_refused_by_name(override: str) -> None:
     fit("run", "trainer.max_steps=1")

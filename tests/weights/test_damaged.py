@@ -148,6 +148,17 @@ def test_a_damaged_file_gives_one_line(
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_header_whose_length_begins_like_a_pickle_is_none(tmp_path: Path) -> None:
+    path = write_huggingface(tmp_path / "model.safetensors", TENSORS)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    padding = (0x80 - length) % 256
+    header = content[8 : 8 + length] + b" " * padding
+    path.write_bytes((length + padding).to_bytes(8, "little") + header + content[8 + length :])
+    assert path.read_bytes()[:1] == b"\x80"
+    load_weights(GPTModel(TINY), path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.safetensors does not exist"):
         inspect(tmp_path / "nowhere.safetensors")
