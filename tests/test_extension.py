@@ -25,6 +25,8 @@ n_heads: 3
 n_layers: 1
 drop_rate: 0.0
 qkv_bias: false
+tied_head: false
+emb_init_std: 0.1
 activation_checkpointing: false
 """
 

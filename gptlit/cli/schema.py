@@ -24,6 +24,8 @@ class Model:
     n_layers: int = key("transformer blocks", ge=1)
     drop_rate: float = key("dropout probability", ge=0, lt=1)
     qkv_bias: bool = key("whether the query, key, value projection has a bias")
+    tied_head: bool = key("whether the output head is the token embedding")
+    emb_init_std: float = key("standard deviation of the embeddings' initial values", gt=0)
     activation_checkpointing: bool = key("recompute blocks in the backward pass to save memory")
 
 

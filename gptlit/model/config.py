@@ -9,8 +9,8 @@ class GPTConfig:
     """Everything that fixes the shape of a `GPTModel`.
 
     Raises:
-        ValueError: a size is not positive, `drop_rate` is outside [0, 1), or `emb_dim` cannot be
-            divided among the heads.
+        ValueError: a size or `emb_init_std` is not positive, `drop_rate` is outside [0, 1), or
+            `emb_dim` cannot be divided among the heads.
     """
 
     vocab_size: int = 50257
@@ -27,6 +27,10 @@ class GPTConfig:
     """Dropout probability on embeddings, attention weights and residual branches."""
     qkv_bias: bool = True
     """Whether the query, key and value projection has a bias, as the published GPT-2 does."""
+    tied_head: bool = True
+    """Whether the output head is the token embedding, as in the published GPT-2."""
+    emb_init_std: float = 0.02
+    """Standard deviation of the embeddings' initial values; large ones need `tied_head` off."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass instead of storing its activations."""
 
@@ -36,6 +40,8 @@ class GPTConfig:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.drop_rate < 1:
             raise ValueError(f"model.drop_rate must be in [0, 1), got {self.drop_rate}")
+        if self.emb_init_std <= 0:
+            raise ValueError(f"model.emb_init_std must be above 0, got {self.emb_init_std}")
         if self.emb_dim % self.n_heads:
             raise ValueError(
                 f"model.emb_dim ({self.emb_dim}) must be divisible by model.n_heads"

@@ -78,11 +78,11 @@ class TransformerBlock(nn.Module):
 
 
 class GPTModel(nn.Module):
-    """Token and position embeddings, a stack of blocks, a final norm, and a head tied to the
-    token embedding.
+    """Token and position embeddings, a stack of blocks, a final norm, and a head: by default the
+    token embedding once more.
 
-    The embedding has `cfg.padded_vocab_size` rows, so that matrix products run on round sizes;
-    the rows past `cfg.vocab_size` never appear in logits or losses.
+    Embedding and head have `cfg.padded_vocab_size` rows, so that matrix products run on round
+    sizes; the rows past `cfg.vocab_size` never appear in logits or losses.
     """
 
     def __init__(self, cfg: GPTConfig) -> None:
@@ -94,14 +94,19 @@ class GPTModel(nn.Module):
         self.trf_blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
         self.final_norm = nn.LayerNorm(cfg.emb_dim)
         self.out_head: nn.Module | None = None  # None: tied to the token embedding
+        if not cfg.tied_head:
+            self.out_head = nn.Linear(cfg.emb_dim, cfg.padded_vocab_size, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """GPT-2's initialisation: N(0, 0.02), and the projections that write to the residual
-        stream scaled down by sqrt(2 n_layers), so that its variance does not grow with depth."""
+        """GPT-2's initialisation: N(0, 0.02), or `cfg.emb_init_std` for the embeddings, and the
+        projections that write to the residual stream scaled down by sqrt(2 n_layers), so that its
+        variance does not grow with depth."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=self.cfg.emb_init_std)
+            if isinstance(module, nn.Linear):
                 into_residual = name.endswith(("out_proj", "ff.proj"))
                 std = 0.02 / math.sqrt(2 * self.cfg.n_layers) if into_residual else 0.02
                 nn.init.normal_(module.weight, std=std)
@@ -255,11 +260,12 @@ class GPTModel(nn.Module):
             block.compile()
 
     def num_parameters(self, *, embeddings: bool = True) -> int:
-        """Trainable and frozen parameters, as published counts have them: the tied head once, the
+        """Trainable and frozen parameters, as published counts have them: a tied head once, the
         padding rows not at all; without the two embedding tables if `embeddings` is false."""
         cfg = self.cfg
         total = sum(p.numel() for p in self.parameters())
-        total -= (cfg.padded_vocab_size - cfg.vocab_size) * cfg.emb_dim
+        tables = 1 if cfg.tied_head else 2
+        total -= tables * (cfg.padded_vocab_size - cfg.vocab_size) * cfg.emb_dim
         if not embeddings:
             total -= (cfg.vocab_size + cfg.context_length) * cfg.emb_dim
         return total

@@ -262,7 +262,7 @@ def _check_resume(path: Path | None, content: dict[str, Any], task: Task, total_
         return
     saved, given = content["hyper_parameters"], task.hparams
     pairs = {name: (saved.get(name), given[name]) for name in ("task", "tokenizer")}
-    for name in ("context_length", "emb_dim", "n_heads", "n_layers", "qkv_bias"):
+    for name in ("context_length", "emb_dim", "n_heads", "n_layers", "qkv_bias", "tied_head"):
         pairs[f"model.{name}"] = saved["model"].get(name), given["model"][name]
     for name, (before, now) in pairs.items():
         if before != now:

@@ -35,6 +35,9 @@ def named_tensors(model: GPTModel, target: Layout, prefix: str = "") -> dict[str
             tensor = tensor.T
         [name] = target.names(row, block)
         tensors[prefix + name] = tensor.contiguous()
+    if not cfg.tied_head:
+        assert target.head is not None
+        tensors[target.head] = state["out_head.weight"][: cfg.vocab_size].contiguous()
     return tensors
 
 
@@ -100,7 +103,7 @@ def huggingface_config(cfg: GPTConfig) -> dict[str, Any]:
         "attn_pdrop": cfg.drop_rate,
         "resid_pdrop": cfg.drop_rate,
         "scale_attn_weights": True,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": cfg.tied_head,
         "use_cache": True,
         "dtype": "float32",
         "torch_dtype": "float32",  # what transformers before 5 calls it

@@ -55,7 +55,7 @@ def load_weights(model: GPTModel, path: Path) -> str:
     others keep their device and type. Rows past the vocabulary become zero.
 
     Args:
-        model: a language model: its head is the token embedding.
+        model: a language model.
         path: a file or folder of any known format; told by its contents.
 
     Returns:
@@ -75,8 +75,10 @@ def load_weights(model: GPTModel, path: Path) -> str:
             parts = weights.names(row, block)
             for part, rows_ in zip(parts, target.chunk(len(parts)), strict=True):
                 weights.copy(part, row, rows_)
-        # The head is tied to the embedding, padding and all.
-        model.tok_emb.weight[model.cfg.vocab_size :] = 0
+        if not model.cfg.tied_head:
+            weights.copy_head(_allocated(model, "out_head.weight"))
+        for table in [model.tok_emb, *([model.out_head] if model.out_head else [])]:
+            table.get_parameter("weight")[model.cfg.vocab_size :] = 0
         return ", ".join((f"{weights.found.layout} layout, {weights.file.path}", *notes))
 
 
@@ -96,6 +98,9 @@ class _Weights:
         self.prefix = recognised[1]
         self.found = self._describe()
         self._check_names_and_shapes()
+        self._own_head = self._find_own_head()
+        tied = self._own_head is None
+        self.found = replace(self.found, config=replace(self.found.config, tied_head=tied))
 
     def names(self, row: Row, block: int) -> list[str]:
         """What the file calls a row of the table."""
@@ -103,11 +108,19 @@ class _Weights:
 
     def copy(self, name: str, row: Row, target: Tensor) -> None:
         """One tensor of the file into a part of one of ours, of which it fills the first rows."""
-        source = self._read(name)
         if row.linear and self.layout.in_out:
+            source = self._read(name)
             target.copy_(source.T)
             self.file.release(source)
-            return
+        else:
+            self._copy_rows(name, target)
+
+    def copy_head(self, target: Tensor) -> None:
+        """The file's own head into ours, or its token embedding where that is its head."""
+        self._copy_rows(self._own_head or self._table(), target)
+
+    def _copy_rows(self, name: str, target: Tensor) -> None:
+        source = self._read(name)
         n_rows = min(len(source), len(target))
         step = max(1, CHUNK_BYTES * len(source) // source.nbytes)
         for start in range(0, n_rows, step):
@@ -148,7 +161,11 @@ class _Weights:
                 f"position table cut from {found.context_length:,} to {cfg.context_length:,} tokens"
             )
         self._check_qkv_bias(cfg)
-        self._check_head()
+        if cfg.tied_head and self._own_head:
+            raise UserError(
+                f"{self.path} has an output head of its own ({self._own_head}), not its token"
+                " embedding; use model.tied_head=false"
+            )
         return notes
 
     def _describe(self) -> Found:
@@ -245,25 +262,29 @@ class _Weights:
                             " model.qkv_bias=true"
                         )
 
-    def _check_head(self) -> None:
-        """A head that is stored beside the embedding must be the same: here the two are tied."""
-        tied = next((name for name in self._heads() if name in self.file.shapes), None)
-        if tied is None:
-            return
-        [name] = self.names(next(iter(rows(1)))[0], 0)
-        head, table = self._read(tied), self._read(name)
-        same = head.shape == table.shape
+    def _table(self) -> str:
+        """Name of the token embedding."""
+        return self.names(next(iter(rows(1)))[0], 0)[0]
+
+    def _find_own_head(self) -> str | None:
+        """Name of a head that is stored beside the embedding and is not the same."""
+        stored = next((name for name in self._heads() if name in self.file.shapes), None)
+        if stored is None:
+            return None
+        head, table = self._read(stored), self._read(self._table())
+        if head.shape != table.shape:
+            raise UserError(
+                f"{self.path} does not fit together: {stored} should be"
+                f" {_shape(list(table.shape))}, but is {_shape(list(head.shape))}"
+            )
+        same = True
         step = max(1, CHUNK_BYTES * len(table) // table.nbytes)
-        for start in range(0, len(table) if same else 0, step):
+        for start in range(0, len(table), step):
             a, b = head[start : start + step], table[start : start + step]
             same = same and torch.equal(a, b)
             self.file.release(a)
             self.file.release(b)
-        if not same:
-            raise UserError(
-                f"{self.path} has an output head of its own ({tied}), not its token embedding:"
-                " gptlit's language models tie the two, and cannot hold it"
-            )
+        return None if same else stored
 
 
 @contextmanager

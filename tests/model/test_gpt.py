@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -126,3 +128,28 @@ def test_impossible_shapes_are_refused(field: str, value: float) -> None:
 def test_too_long_a_sequence_is_refused() -> None:
     with pytest.raises(ValueError, match="25 tokens exceed the model's context of 24"):
         GPTModel(TINY)(torch.zeros(1, 25, dtype=torch.int64))
+
+
+def test_an_untied_head_is_a_table_of_its_own() -> None:
+    tied, untied = GPTModel(TINY), GPTModel(dataclasses.replace(TINY, tied_head=False))
+    assert untied.num_parameters() == tied.num_parameters() + TINY.vocab_size * TINY.emb_dim
+    assert untied.num_parameters(embeddings=False) - TINY.vocab_size * TINY.emb_dim == (
+        tied.num_parameters(embeddings=False)
+    )
+    ids = torch.randint(TINY.vocab_size, (2, 8))
+    untied.loss_sum(ids[:, :-1], ids[:, 1:]).backward()
+    assert untied.out_head is not None
+    head, table = untied.out_head.get_parameter("weight").grad, untied.tok_emb.weight.grad
+    assert head is not None and table is not None
+    seen = table.abs().sum(dim=1) > 0
+    assert seen.nonzero()[:, 0].tolist() == sorted(set(ids[:, :-1].flatten().tolist()))
+    assert bool((head.abs().sum(dim=1) > 0)[: TINY.vocab_size].all())
+
+
+def test_the_embeddings_initial_spread_is_an_option() -> None:
+    torch.manual_seed(0)
+    model = GPTModel(dataclasses.replace(TINY, emb_init_std=0.5))
+    assert model.tok_emb.weight.std().item() == pytest.approx(0.5, rel=0.1)
+    assert model.trf_blocks[0].get_parameter("att.qkv.weight").std().item() == pytest.approx(
+        0.02, rel=0.1
+    )

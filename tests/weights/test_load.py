@@ -251,20 +251,43 @@ def test_the_published_model_that_would_fit_is_named(tmp_path: Path) -> None:
         load_weights(model, path)
 
 
-@pytest.mark.parametrize("name", ["out_head.weight", "trf_blocks.1.att.lora"])
-def test_more_than_a_gpt2_is_refused(folder: Path, theirs: GPT2LMHeadModel, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("out_head.weight", r"out_head.weight should be \(50257, 32\), but is \(2, 32\)"),
+        ("trf_blocks.1.att.lora", r"more than a GPT-2: trf_blocks.1.att.lora"),
+    ],
+)
+def test_more_than_a_gpt2_is_refused(
+    folder: Path, theirs: GPT2LMHeadModel, name: str, message: str
+) -> None:
     tensors = {**book_tensors(bare(theirs)), name: torch.randn(2, TINY.emb_dim)}
     save_file(tensors, folder / "more.safetensors")
-    with pytest.raises(UserError, match=rf"(output head of its own|more than a GPT-2).*{name}"):
+    with pytest.raises(UserError, match=message):
         load_weights(GPTModel(TINY), folder / "more.safetensors")
 
 
-def test_an_untied_head_is_refused(folder: Path, theirs: GPT2LMHeadModel) -> None:
+def test_an_untied_head_takes_an_untied_model(folder: Path, theirs: GPT2LMHeadModel) -> None:
     tensors = book_tensors(bare(theirs))
     tensors["out_head.weight"][-1, -1] += 1
     save_file(tensors, folder / "untied.safetensors")
-    with pytest.raises(UserError, match=r"output head of its own \(out_head.weight\)"):
+    message = r"output head of its own \(out_head.weight\).*use model.tied_head=false$"
+    with pytest.raises(UserError, match=message):
         load_weights(GPTModel(TINY), folder / "untied.safetensors")
+    model = GPTModel(dataclasses.replace(TINY, tied_head=False))
+    load_weights(model, folder / "untied.safetensors")
+    assert not inspect(folder / "untied.safetensors").config.tied_head
+    assert model.out_head is not None
+    head = model.out_head.get_parameter("weight")
+    assert torch.equal(head[: TINY.vocab_size], tensors["out_head.weight"])
+    assert not head[TINY.vocab_size :].any()
+
+
+def test_an_untied_model_starts_from_a_tied_file(tmp_path: Path, theirs: GPT2LMHeadModel) -> None:
+    model = GPTModel(dataclasses.replace(TINY, tied_head=False))
+    load_weights(model, saved_by_transformers(tmp_path, theirs))
+    assert model.out_head is not None
+    assert torch.equal(model.out_head.get_parameter("weight"), model.tok_emb.weight)
 
 
 def test_a_network_that_computes_something_else_is_refused(
