@@ -152,6 +152,29 @@ class PretrainTask:
 
 
 @dataclass
+class LoRA:
+    rank: int = key("inner width of the added products", ge=1)
+    alpha: float = key("they are scaled by alpha / rank", gt=0)
+    dropout: float = key("dropout probability on their input", ge=0, lt=1)
+    targets: list[str] = key("layers", choices=("qkv", "q", "k", "v", "out_proj", "fc", "proj"))
+
+
+@dataclass
+class ClassificationTask:
+    name: str = key("task")
+    trainable: str = key("head, last_block, last_2_blocks ..., all or lora")
+    pool: str = key("position that the head sees", choices=("last", "first", "mean"))
+    causal: bool = key("whether a token sees only those before it")
+    label_smoothing: float = key("probability spread over all classes", ge=0, lt=1)
+    cache_features: bool | str = key("compute frozen blocks once", choices=("auto",))
+    lora: LoRA = key("what trainable=lora adds")
+
+
+TASKS: dict[str, type] = {"pretrain": PretrainTask, "classification": ClassificationTask}
+"""Nodes of the tasks that gptlit knows, by name."""
+
+
+@dataclass
 class Train:
     tokenizer: Tokenizer = key("text to ids")
     model: Model = key("shape of the network")

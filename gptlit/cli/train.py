@@ -31,8 +31,9 @@ def check_config(config: dict[str, Any]) -> None:
     elif data.get("_target_") == "gptlit.data.text.TextDataModule":
         published = "urls" in data
         check(data, schema.PublishedTextData if published else schema.TextFileData, "data.")
-    if task.get("name") == "pretrain":
-        check(task, schema.PretrainTask, "task.")
+    kind = schema.TASKS.get(task.get("name", ""))
+    if kind is not None:
+        check(task, kind, "task.")
     trainer, betas = config["trainer"], config["optimizer"]["betas"]
     if trainer["max_steps"] == -1 and trainer["max_epochs"] is None:
         raise UserError("the run has no end: give trainer.max_steps=... or trainer.max_epochs=...")

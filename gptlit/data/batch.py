@@ -14,3 +14,37 @@ class TextBatch(NamedTuple):
 
     input_ids: Tensor
     targets: Tensor
+
+
+class InstructionBatch(NamedTuple):
+    """Prompts with their responses.
+
+    input_ids: (batch, time) int64, padded on the right with end-of-text
+    targets: (batch, time) int64, the token after each input; -100 where there is no loss: within
+        the prompt, unless it is trained on, and on padding
+    positions: (batch, time) int64, counted from 0 in each entry; None where a row is one entry
+    segments: (batch, time) int64, 1, 2, ... for the entries of a row and 0 for padding, so that a
+        mask can keep them apart; None where a row is one entry
+    rows: (batch,) int64, where each entry stands in its split; None for packed rows
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    positions: Tensor | None
+    segments: Tensor | None
+    rows: Tensor | None
+
+
+class LabelledBatch(NamedTuple):
+    """Texts with one class each.
+
+    input_ids: (batch, time) int64, filled up on the right with the end-of-text id to the longest
+    lengths: (batch,) int64, the tokens of each text, at least 1
+    labels: (batch,) int64, the classes
+    rows: (batch,) int64, where each text stands in its split
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    labels: Tensor
+    rows: Tensor

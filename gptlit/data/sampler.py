@@ -131,11 +131,17 @@ class ResumableLoader:
         """The samples of micro-batches `start` to `stop` of the endless sequence."""
         while start < stop:
             epoch, first = divmod(start, len(self))
-            last = min(first + BLOCK, first + stop - start, len(self))
-            global_batches = np.arange(first, last)[:, None] * self._world_size + self._rank
-            positions = global_batches * self._batch_size + np.arange(self._batch_size)
-            yield from Permutation(len(self._dataset), self._seed, epoch)(positions)
+            last = min(first + stop - start, len(self))
+            yield from self._part_of_epoch(epoch, first, last)
             start += last - first
+
+    def _part_of_epoch(self, epoch: int, first: int, last: int) -> Iterator[np.ndarray]:
+        """The samples of micro-batches `first` to `last` of an epoch, for this process."""
+        permutation = Permutation(len(self._dataset), self._seed, epoch)
+        for start in range(first, last, BLOCK):
+            batches = np.arange(start, min(start + BLOCK, last))[:, None]
+            batches = batches * self._world_size + self._rank  # of all processes
+            yield from permutation(batches * self._batch_size + np.arange(self._batch_size))
 
     def state_dict(self) -> dict[str, int]:
         """Epochs that have been handed out, and samples of the next one, over all processes."""
@@ -179,12 +185,13 @@ class SequentialLoader:
         return math.ceil(self._share / self._batch_size)
 
     def __iter__(self) -> Iterator[Any]:
-        order = (
-            np.arange(start, min(start + self._batch_size, self._share)) * self._world_size
-            + self._rank
-            for start in range(0, self._share, self._batch_size)
-        )
-        return _batches(self._dataset, order, self._num_workers, self._pin_memory)
+        return _batches(self._dataset, self._order(), self._num_workers, self._pin_memory)
+
+    def _order(self) -> Iterator[np.ndarray]:
+        """The samples of each batch of this process."""
+        for start in range(0, self._share, self._batch_size):
+            stop = min(start + self._batch_size, self._share)
+            yield np.arange(start, stop) * self._world_size + self._rank
 
 
 def _batches(

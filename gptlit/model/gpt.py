@@ -44,6 +44,28 @@ class MultiHeadAttention(nn.Module):
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.dropout(self.out_proj(y))
 
+    def at(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """The output at one position of each row, for the price of one query.
+
+        Args:
+            x: (B, T, C).
+            positions: (B,) int64.
+            mask: (B, T) bool, true where the row's query may look.
+
+        Returns:
+            (B, 1, C).
+        """
+        B, T, C = x.shape  # noqa: N806
+        weight, bias = self.qkv.weight, self.qkv.bias
+        here = x[torch.arange(B, device=x.device), positions]  # (B, C)
+        q = F.linear(here, weight[:C], None if bias is None else bias[:C])
+        kv = F.linear(x, weight[C:], None if bias is None else bias[C:])
+        q = q.view(B, self.n_heads, 1, self.head_dim)
+        k, v = kv.view(B, T, 2, self.n_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        drop_rate = self.drop_rate if self.training else 0.0
+        y = attention(q, k, v, mask[:, None, None], drop_rate)  # (B, n_heads, 1, head_dim)
+        return self.dropout(self.out_proj(y.reshape(B, 1, C)))
+
 
 class FeedForward(nn.Module):
     """Two linear layers with a GELU between them, four times as wide inside."""
@@ -75,6 +97,19 @@ class TransformerBlock(nn.Module):
         """x (B, T, C) -> (B, T, C)."""
         x = x + self.att(self.norm1(x), mask, cache, layer)
         return x + self.ff(self.norm2(x))
+
+    def at(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """The output at one position of each row: only keys and values are computed for the rest.
+
+        Args:
+            x, positions, mask: as in `MultiHeadAttention.at`.
+
+        Returns:
+            (B, 1, C).
+        """
+        here = x[torch.arange(len(x), device=x.device), positions][:, None]  # (B, 1, C)
+        here = here + self.att.at(self.norm1(x), positions, mask)
+        return here + self.ff(self.norm2(here))
 
 
 class GPTModel(nn.Module):
@@ -177,13 +212,16 @@ class GPTModel(nn.Module):
         self,
         x: Tensor,
         *,
+        start: int = 0,
+        stop: int | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """The residual stream behind the last block, before the final norm.
 
         Args:
-            x: (B, T, C), from `embed`.
+            x: (B, T, C), from `embed`, or what came out of block `start` - 1.
+            start, stop: run only the blocks from `start` to before `stop`.
             mask, cache: as in `hidden`.
 
         Returns:
@@ -194,7 +232,8 @@ class GPTModel(nn.Module):
             # The kernel's own causal flag starts at the first key, not at the first new one.
             keys = torch.arange(past + T, device=x.device)
             mask = keys <= keys[past:, None]
-        for layer, block in enumerate(self.trf_blocks):
+        blocks = list(enumerate(self.trf_blocks))[start:stop]
+        for layer, block in blocks:
             if self.cfg.activation_checkpointing and self.training:
                 x = checkpoint(block, x, mask, use_reentrant=False)
             else:

@@ -134,7 +134,7 @@ class LoRALinear(nn.Linear):
     def _up(self) -> Tensor:
         """B for all rows and all parts: (out, changed parts * rank), zero where they do not meet.
 
-        A product with a few zeros is cheaper than writing into parts of the output.
+        One product with some zeros takes no longer than one for each part of the output.
         """
         if len(self.parts) == 1:
             return self.lora_B

@@ -73,6 +73,11 @@ class Task(LightningModule, ABC):
         self.optimizer_factory: Callable[[Task], Any] | None = None
         self.stats: StepStats | None = None
         """The newest optimiser step, for whoever logs it."""
+        self.final_splits: list[str] = []
+        """Splits of the data that are measured once training is over: those of the test loop's
+        dataloaders, by number."""
+        self.final_metrics: dict[str, float] = {}
+        """What was measured there, for the summary."""
         self._micro_batches = 0
         self._reference: Tensor | None = None
         self._sums: Tensor | None = None
@@ -80,6 +85,10 @@ class Task(LightningModule, ABC):
     @abstractmethod
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor | int]:
         """The loss summed over the batch's targets (scalar, nats), and the number of targets."""
+
+    def flops_per_target(self) -> float:
+        """Floating-point operations of a training step for each target, 0 if not known."""
+        return self.model.cfg.flops_per_token()
 
     # ---- one optimiser step: the mean over its target tokens, however it is cut up ----
 

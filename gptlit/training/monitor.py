@@ -27,8 +27,8 @@ class StepMonitor(Callback):
 
     def __init__(self, device: str, precision: str, every_n_steps: int) -> None:
         self.device, self.precision, self.every_n_steps = device, precision, every_n_steps
-        self.flops_per_token = 0.0
-        """Of a training step; set once the model is built."""
+        self.flops_per_target = 0.0
+        """Of a training step, 0 if not known; set once the model is built."""
         self.total_steps = 0
         """Optimiser steps of the whole run; set once the data is known."""
         self.tokens = 0
@@ -82,9 +82,10 @@ class StepMonitor(Callback):
             "train/lr": stats.lr,
             "train/grad_norm": float(stats.grad_norm) if stats.grad_norm is not None else 0.0,
             "train/tokens_per_second": rate,
-            "train/mfu": rate * self.flops_per_token / self._peak,
             "train/memory_gb": peak_memory_gb(self.device),
         }
+        if self.flops_per_target:
+            self.newest["train/mfu"] = rate * self.flops_per_target / self._peak
         task.log_dict({**self.newest, "step": float(trainer.global_step)})
         self._require_finite(stats, trainer.global_step)
 

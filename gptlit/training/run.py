@@ -17,6 +17,7 @@ from rich.console import Console
 
 from gptlit.device import PRECISIONS, device_name, resolve_device, resolve_precision
 from gptlit.errors import UserError
+from gptlit.evaluation.reports import write_report
 from gptlit.inference.checkpoint import read_checkpoint
 from gptlit.tasks import Task, task_class
 from gptlit.tokenizer import Tokenizer
@@ -72,9 +73,9 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     steps_per_epoch, total_steps = _count_steps(settings, data, trainer.world_size)
     _set_lengths(trainer, settings, steps_per_epoch)
 
-    task, weights = _build_task(config, tokenizer)
+    task, weights = _build_task(config, tokenizer, getattr(data, "for_task", dict)())
     _check_resume(resume, start_from or {}, task, total_steps)
-    monitor.flops_per_token = task.model.cfg.flops_per_token()
+    monitor.flops_per_target = task.flops_per_target()
     schedule = config["scheduler"]
     task.optimizer_factory = OptimizerFactory(
         **config["optimizer"],
@@ -105,6 +106,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     seconds = time.perf_counter() - start
     if trainer.interrupted:
         raise KeyboardInterrupt
+    _measure_at_the_end(trainer, task, data, checkpoints)
     if trainer.is_global_zero:
         if config["logger"]["csv"]:
             plot_curves(folder / "metrics.csv", folder / "plots", f"{task.name}, {folder.name}")
@@ -120,7 +122,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             tokens=monitor.tokens,
             seconds=round(seconds, 3),
             tokens_per_second=round(monitor.tokens / max(monitor.seconds, 1e-9), 1),
-            metrics=_last_measured(trainer, folder / "metrics.csv"),
+            metrics=task.final_metrics,
             best_checkpoint=str(checkpoints.best) if checkpoints.best.exists() else None,
         )
         root = Path(config["output_root"])
@@ -232,13 +234,19 @@ def _set_lengths(trainer: Trainer, settings: dict[str, Any], steps_per_epoch: in
         trainer.val_check_interval = settings["val_interval"] * accumulate
 
 
-def _build_task(config: dict[str, Any], tokenizer: Tokenizer) -> tuple[Task, str]:
+def _build_task(
+    config: dict[str, Any], tokenizer: Tokenizer, facts: dict[str, Any]
+) -> tuple[Task, str]:
     """The task with its initial weights, and the line to tell about them, if they are not random.
+
+    What the data says about itself (`facts`: names of classes, the form of prompts) belongs to the
+    task's settings, so that a checkpoint stands alone.
 
     Each process reads the weights itself; the first one to ask for them has downloaded them.
     """
     shape = {name: value for name, value in config["model"].items() if name != "name"}
     settings = {n: v for n, v in config["task"].items() if n not in ("name", "sample")}
+    settings |= facts
     try:
         task = task_class(config["task"]["name"])(
             model={"vocab_size": tokenizer.vocab_size, **shape},
@@ -273,6 +281,27 @@ def _check_resume(path: Path | None, content: dict[str, Any], task: Task, total_
             f"resume={path}: the run has finished at step {step}; to go on, give more than that"
             f" as trainer.max_steps=... (now {total_steps})"
         )
+
+
+def _measure_at_the_end(trainer: Trainer, task: Task, data: Any, checkpoints: Checkpoints) -> None:
+    """Fill `task.final_metrics`: the newest of training and, where the data has splits to be
+    measured once at the end, what the best checkpoint reaches on them;
+    then write the task's report."""
+    csv = Path(trainer.default_root_dir) / "metrics.csv"
+    task.final_metrics = _last_measured(trainer, csv)
+    loaders: dict[str, Any] = getattr(data, "final_loaders", dict)()
+    if loaders:
+        task.final_splits = list(loaders)
+        best = checkpoints.best if checkpoints.best.exists() else None
+        trainer.test(
+            task,
+            dataloaders=list(loaders.values()),
+            ckpt_path=best,
+            weights_only=True,
+            verbose=False,
+        )
+    if trainer.is_global_zero:
+        write_report(task, data, csv.parent)
 
 
 def _last_measured(trainer: Trainer, csv: Path) -> dict[str, float]:

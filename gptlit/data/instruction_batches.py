@@ -1,0 +1,187 @@
+"""Prompts with responses as token ids, and the batches of them: padded, or packed."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptlit.data.batch import InstructionBatch
+from gptlit.data.instruction_files import Entry
+from gptlit.data.labelled_batches import BucketLoader
+from gptlit.data.sampler import Permutation
+from gptlit.prompts import PromptFormat
+from gptlit.tokenizer import Tokenizer
+
+NO_TARGET = -100
+
+
+class TokenizedEntries:
+    """Prompts and responses of a split as token ids, one after another in one array.
+
+    An entry has the prompt, the response and one end-of-text. One with more than context_length + 1
+    tokens (that many inputs and targets) is cut at its end, or dropped; it is also dropped where
+    nothing would be left of the response.
+
+    entries: of the split; tokenizer, prompt: how they become ids
+    context_length: inputs of an entry at most
+    cut: whether to cut entries that are too long, rather than to drop them
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        tokenizer: Tokenizer,
+        prompt: PromptFormat,
+        context_length: int,
+        *,
+        cut: bool,
+    ) -> None:
+        kept: list[tuple[np.ndarray, int, int]] = []  # ids, tokens of the prompt, row
+        self.cut = 0
+        """Entries that are without their end."""
+        self.longest = 0
+        """Tokens of the longest entry, uncut."""
+        for row, entry in enumerate(entries):
+            asked = tokenizer.encode_to_numpy(prompt.format_prompt(entry.instruction, entry.input))
+            answer = tokenizer.encode_to_numpy(prompt.format_response(entry.output))
+            ids = np.concatenate([asked, answer, [tokenizer.eot_id]]).astype(np.int32)
+            self.longest = max(self.longest, len(ids))
+            if len(ids) > context_length + 1:
+                if not cut or len(asked) > context_length:
+                    continue
+                self.cut += 1
+            kept.append((ids[: context_length + 1], len(asked), row))
+        self.dropped = len(entries) - len(kept)
+        """Entries that are left out."""
+        self.prompts = np.array([prompt for _, prompt, _ in kept], dtype=np.int64)
+        """Tokens of each kept entry's prompt, (kept,)."""
+        self._rows = torch.tensor([row for *_, row in kept], dtype=torch.int64)
+        sizes = np.array([len(ids) for ids, *_ in kept], dtype=np.int64)
+        self.lengths = sizes - 1
+        """Inputs, which are as many as targets, of each kept entry, (kept,)."""
+        self._ends = np.cumsum(sizes)
+        self._ids = np.concatenate([ids for ids, *_ in kept] or [sizes.astype(np.int32)])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows_of(self, entries: np.ndarray) -> Tensor:
+        """Where kept entries stand in the split, int64 of the same shape."""
+        return self._rows[torch.from_numpy(entries)]
+
+    def ids(self, entry: int) -> np.ndarray:
+        """Token ids of a kept entry, (length + 1,) int32."""
+        end = self._ends[entry]
+        return self._ids[end - self.lengths[entry] - 1 : end]
+
+
+class InstructionDataset:
+    """Batches of tokenized entries, one to a row.
+
+    mask_prompt: whether the prompt's tokens are no targets
+    """
+
+    def __init__(self, entries: TokenizedEntries, pad_id: int, *, mask_prompt: bool) -> None:
+        self._entries = entries
+        self._pad_id = pad_id
+        self._mask_prompt = mask_prompt
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, entries: np.ndarray) -> InstructionBatch:
+        """The batch of `entries`, (batch,) int64; time is that of the longest one."""
+        batch = self._batch(entries[:, None])
+        return batch._replace(positions=None, segments=None, rows=self._entries.rows_of(entries))
+
+    def _batch(self, rows: np.ndarray | Sequence[np.ndarray]) -> InstructionBatch:
+        """The batch of rows that hold several entries each, one after another."""
+        shape = len(rows), max(int(self._entries.lengths[row].sum()) for row in rows)
+        ids = np.full(shape, self._pad_id, dtype=np.int64)
+        targets = np.full(shape, NO_TARGET, dtype=np.int64)
+        positions, segments = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        for index, row in enumerate(rows):
+            start = 0
+            for segment, entry in enumerate(row.tolist(), 1):
+                tokens = self._entries.ids(entry)
+                stop = start + len(tokens) - 1
+                masked = int(self._entries.prompts[entry]) - 1 if self._mask_prompt else 0
+                ids[index, start:stop] = tokens[:-1]
+                targets[index, start + masked : stop] = tokens[1 + masked :]
+                positions[index, start:stop] = np.arange(stop - start)
+                segments[index, start:stop] = segment
+                start = stop
+        arrays = (ids, targets, positions, segments)
+        return InstructionBatch(*map(torch.from_numpy, arrays), None)
+
+
+class PackedDataset(InstructionDataset):
+    """Batches of tokenized entries, several to a row; has as many samples as there are rows.
+
+    room: tokens of a row at most; at least those of the longest entry
+    """
+
+    def __init__(
+        self, entries: TokenizedEntries, pad_id: int, *, mask_prompt: bool, room: int
+    ) -> None:
+        super().__init__(entries, pad_id, mask_prompt=mask_prompt)
+        self._room = room
+        self._n_rows = len(self.rows(0, 0))
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def rows(self, seed: int, epoch: int) -> list[np.ndarray]:
+        """The entries of each row; the same ones for the same seed and epoch."""
+        n = len(self._entries)
+        order = Permutation(n, seed, epoch)(np.arange(n))
+        return pack_rows(self._entries.lengths, self._room, order)
+
+    def __getitem__(self, rows: np.ndarray | Sequence[np.ndarray]) -> InstructionBatch:
+        """The batch of `rows`, each an array of entries."""
+        return self._batch(rows)
+
+
+class PackedLoader(BucketLoader):
+    """A `BucketLoader` whose samples are rows of entries, packed anew for each epoch."""
+
+    def __init__(self, dataset: PackedDataset, batch_size: int, seed: int, **settings: Any) -> None:
+        self._packed = dataset
+        super().__init__(dataset, batch_size, seed, np.ones(len(dataset)), bucket=False, **settings)
+
+    def _part_of_epoch(self, epoch: int, first: int, last: int) -> Iterator[Any]:
+        rows = self._packed.rows(self._seed, epoch)
+        for batch in super()._part_of_epoch(epoch, first, last):
+            yield [rows[row] for row in batch]
+
+
+def pack_rows(lengths: np.ndarray, room: int, order: np.ndarray) -> list[np.ndarray]:
+    """Entries packed into rows of `room` at most: the longest first, each into the fullest row
+    that still has room for it (best fit decreasing).
+
+    How many rows there are depends on the lengths alone; `order` decides among equal ones.
+
+    Args:
+        lengths: (entries,) int64, each at most `room`.
+        room: of a row.
+        order: (entries,) int64, a permutation.
+    """
+    rows: list[list[int]] = []
+    by_room: list[list[int]] = [[] for _ in range(room + 1)]  # rows, by the room left in them
+    there = 0  # bit i: some row has i left
+    for entry in order[np.argsort(-lengths[order], kind="stable")].tolist():
+        size = int(lengths[entry])
+        fitting = there >> size
+        if fitting:
+            left = size + (fitting & -fitting).bit_length() - 1
+            row = by_room[left].pop()
+            there ^= 0 if by_room[left] else 1 << left
+            rows[row].append(entry)
+        else:
+            left, row = room, len(rows)
+            rows.append([entry])
+        by_room[left - size].append(row)
+        there |= 1 << (left - size)
+    return [np.array(row) for row in rows]

@@ -1,0 +1,216 @@
+"""Files of instructions and responses: read, checked entry by entry, and split."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptlit.data.readers import PACKINGS, FileKind, read_text
+from gptlit.data.sampler import Permutation
+from gptlit.errors import UserError
+
+SUFFIXES = (".json", ".jsonl", ".parquet")
+ALLOWED_NAMES = ".json (one list), .jsonl (one entry per line) or .parquet"
+FIELDS = ("instruction", "input", "output", "messages")
+NAMED = 10  # broken entries that an error tells about
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One example of a task and its answer."""
+
+    instruction: str
+    input: str
+    """What the instruction is about; empty where it needs nothing."""
+    output: str
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The entry as it stood in the file."""
+
+
+def read_entries(path: str | Path, *, skip_broken: bool = False) -> tuple[list[Entry], list[str]]:
+    """The entries of a .json, .jsonl or .parquet file, and what is wrong with the others.
+
+    An entry has `instruction`, `output` and perhaps `input`; or `messages`, which are a chat of one
+    user and one assistant message, perhaps with a system message before them. That one is put
+    before the instruction, with a blank line between. .json and .jsonl may be packed (.gz, .zst).
+
+    Args:
+        path: the file.
+        skip_broken: leave broken entries out; else they are an error.
+
+    Raises:
+        UserError: the file cannot be read, has no entry, or has broken ones that are not skipped;
+            they are named by their number, counted from 1.
+    """
+    path = Path(path).expanduser()
+    entries: list[Entry] = []
+    broken: list[str] = []
+    for place, record in _records(path):
+        try:
+            entries.append(_entry(record() if callable(record) else record))
+        except ValueError as error:
+            broken.append(f"{place}: {error}")
+    if broken and not (skip_broken and entries):
+        more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+        cure = "mend them" if not entries else "mend them, or leave them out: data.on_error=skip"
+        raise UserError(
+            f"{path}: {len(broken)} of {len(broken) + len(entries)} entries cannot be used: "
+            f"{'; '.join(broken[:NAMED])}{more}; {cure}"
+        )
+    if not entries:
+        raise UserError(f"{path} has no entries; expected some with an instruction and an output")
+    return entries, broken
+
+
+def split_entries(
+    entries: Sequence[Entry], val_fraction: float, test_fraction: float, seed: int | None
+) -> dict[str, list[Entry]]:
+    """Entries for "train", then "test", then "validation", in this order of the file.
+
+    Training and test take their shares rounded down, and validation the rest.
+
+    Args:
+        entries: all of them.
+        val_fraction, test_fraction: shares that validate and test.
+        seed: of the order to take them in; None takes that of the file.
+
+    Raises:
+        UserError: the shares leave nothing to train on or to validate with.
+    """
+    n = len(entries)
+    order = np.arange(n) if seed is None else Permutation(n, seed)(np.arange(n))
+    tiny = 1e-6  # 1 - 0.05 - 0.1 is less than 0.85
+    n_train = int(n * (1 - val_fraction - test_fraction) + tiny)
+    n_test = int(n * test_fraction + tiny)
+    parts = np.split(order, [n_train, n_train + n_test])
+    splits = {
+        name: [entries[i] for i in part]
+        for name, part in zip(("train", "test", "validation"), parts, strict=True)
+    }
+    for name in ("train", "validation"):
+        if not splits[name]:
+            raise UserError(
+                f"of {n} entries, data.val_fraction={val_fraction} and "
+                f"data.test_fraction={test_fraction} leave none for {name}: "
+                f"{'lower' if name == 'train' else 'raise'} them, or give more entries"
+            )
+    return splits
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Where each record stands, and the record itself, or a function that parses it."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    packing = suffixes.pop() if suffixes and suffixes[-1] in PACKINGS else ""
+    suffix = suffixes.pop() if suffixes else ""
+    if not path.is_file():
+        raise UserError(f"data.path={path}: {_what_is_there(path)}")
+    if suffix not in SUFFIXES or (suffix == ".parquet" and packing):
+        raise UserError(f"data.path={path}: expected a file whose name ends in {ALLOWED_NAMES}")
+    if suffix == ".parquet":
+        return _parquet_rows(path)
+    text = "".join(read_text(path, FileKind(suffix, packing), lambda done: None))
+    return _json_lines(text) if suffix == ".jsonl" else _json_list(path, text)
+
+
+def _what_is_there(path: Path) -> str:
+    if path.is_dir():
+        return f"this is a folder; give one file, {ALLOWED_NAMES}"
+    names = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, names, 1)
+    return "there is no such file; " + (
+        f"did you mean data.path={path.parent / near[0]}?" if near else "give one that exists"
+    )
+
+
+def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not JSON: {error}; expected one list of entries (if each line is an entry, "
+            "name the file .jsonl)"
+        ) from None
+    if not isinstance(records, list):
+        raise UserError(f"{path} holds {_kind(records)}; expected one list of entries, [{{…}}, …]")
+    return ((f"entry {number}", record) for number, record in enumerate(records, 1))
+
+
+def _json_lines(text: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"line {number}", partial(_parsed, line)
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            columns = [name for name in FIELDS if name in names]
+            for batch in file.iter_batches(batch_size=1024, columns=columns or names):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", record
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {error}; write it again") from None
+
+
+def _entry(record: Any) -> Entry:
+    """Raises ValueError that says what is wrong with the record."""
+    if not isinstance(record, dict):
+        raise ValueError(f"it is {_kind(record)}, expected an object with named fields")
+    if "instruction" not in record and record.get("messages") is not None:
+        return _chat(record)
+    instruction, output = _text(record, "instruction"), _text(record, "output")
+    there = record.get("input")
+    given = "" if there is None else _text(record, "input", may_be_empty=True)
+    return Entry(instruction, given if given.strip() else "", output, record)
+
+
+def _chat(record: dict[str, Any]) -> Entry:
+    messages = record["messages"]
+    if not (isinstance(messages, list) and all(isinstance(m, dict) for m in messages)):
+        raise ValueError("its messages are not a list of objects")
+    roles = [str(message.get("role")) for message in messages]
+    if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
+        raise ValueError(
+            f"its messages are by {', '.join(roles) or 'nobody'}; only user, assistant and "
+            "system, user, assistant are supported"
+        )
+    contents = [
+        _text({f"{role} message": message.get("content")}, f"{role} message")
+        for role, message in zip(roles, messages, strict=True)
+    ]
+    return Entry("\n\n".join(contents[:-1]), "", contents[-1], record)
+
+
+def _text(record: dict[str, Any], name: str, *, may_be_empty: bool = False) -> str:
+    if name not in record:
+        there = ", ".join(map(repr, record)) or "none"
+        raise ValueError(f"no field {name!r} (there are: {there})")
+    text = record[name]
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is {_kind(text)}, expected text")
+    if not may_be_empty and not text.strip():
+        raise ValueError(f"{name} is empty")
+    return text
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", type(None): "null"}
+    return kinds.get(type(value)) or f"{value!r:.40}"

@@ -1,0 +1,246 @@
+"""Instructions and responses for fine-tuning: read, split, tokenized and batched."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+
+from gptlit.data.instruction_batches import (
+    InstructionDataset,
+    PackedDataset,
+    PackedLoader,
+    TokenizedEntries,
+)
+from gptlit.data.instruction_files import Entry, read_entries, split_entries
+from gptlit.data.labelled_batches import BucketLoader, SortedLoader
+from gptlit.data.text import default_cache_dir
+from gptlit.errors import UserError
+from gptlit.prompts import PromptFormat
+from gptlit.tokenizer import Tokenizer
+
+SPLITS = ("train", "validation", "test")
+
+
+class InstructionDataModule(LightningDataModule):
+    """Instructions, perhaps with an input, and the responses to learn.
+
+    tokenizer: encodes the texts; its end-of-text id stands after each response
+    context_length: tokens of a row at most
+    seed: of the order of the entries, and of the split if `shuffle`
+    prompt: the fields of `PromptFormat`
+    batch_size: rows per process and micro-batch
+    path: see `read_entries`; without it, the file published at `urls` (mirrors) is downloaded as
+        `file_name`, and checked with `sha256`
+    val_fraction, test_fraction: see `split_entries`
+    shuffle: split in an order of chance, rather than in that of the file
+    too_long: "cut" or "drop", see `TokenizedEntries`
+    on_error: "raise" or "skip" for broken entries
+    mask_prompt: train on the responses alone
+    pack: several entries to a row in training, so that hardly anything is padding
+    bucket: entries of about one length to a batch; of no effect on packed rows
+    num_workers: processes that read batches ahead; reading is fast enough without
+    cache_dir: for downloads, see `default_cache_dir`
+    eval_batch_size: rows of a batch that validates or tests; None: batch_size
+
+    `prepare_data`, `setup` and what they call raise UserError for a file that cannot be read, and
+    for splits that are empty. After `setup`, `splits` has the entries for "train", "validation"
+    and "test", among them those that turned out to be too long.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        context_length: int,
+        seed: int,
+        prompt: Mapping[str, Any],
+        batch_size: int,
+        path: str | None = None,
+        urls: Sequence[str] | None = None,
+        file_name: str | None = None,
+        sha256: str | None = None,
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.1,
+        shuffle: bool = False,
+        too_long: Literal["cut", "drop"] = "cut",
+        on_error: Literal["raise", "skip"] = "raise",
+        mask_prompt: bool = True,
+        pack: bool = False,
+        bucket: bool = True,
+        num_workers: int = 0,
+        cache_dir: str | Path | None = None,
+        eval_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self.seed = seed
+        self.prompt = PromptFormat.from_dict(prompt)
+        self.batch_size = batch_size
+        self.path = path
+        self.urls = urls
+        self.file_name = file_name
+        self.sha256 = sha256
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.shuffle = shuffle
+        self.too_long = too_long
+        self.on_error = on_error
+        self.mask_prompt = mask_prompt
+        self.pack = pack
+        self.bucket = bucket
+        self.num_workers = num_workers
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.splits: dict[str, list[Entry]] = {}
+        self.broken: list[str] = []
+        """What is wrong with the entries that were skipped."""
+        self._tokenized: dict[str, TokenizedEntries] = {}
+        self._loader: BucketLoader | None = None
+        self._place_in_data: dict[str, int] | None = None
+
+    @property
+    def source(self) -> str:
+        """What messages call the data."""
+        return str(self.path or self.file_name)
+
+    def prepare_data(self) -> None:
+        """Download the file, if it is a published one that is not there."""
+        if self.path is None:
+            self._downloaded()
+
+    def _downloaded(self) -> Path:
+        if not (self.urls and self.file_name):
+            raise UserError("data.path is not set; set it to a file of instructions")
+        from gptlit.download import download
+
+        target = self.cache_dir / "downloads" / self.file_name
+        return download(
+            self.urls, target, sha256=self.sha256, hint="or give one of yours with data.path=..."
+        )
+
+    def read_splits(self) -> dict[str, list[Entry]]:
+        """The entries of each split; other data override this."""
+        path = self._downloaded() if self.path is None else self.path
+        entries, self.broken = read_entries(path, skip_broken=self.on_error == "skip")
+        seed = self.seed if self.shuffle else None
+        return split_entries(entries, self.val_fraction, self.test_fraction, seed)
+
+    def setup(self, stage: str) -> None:
+        """Read, split and tokenize, once for all stages."""
+        if self._tokenized:
+            return
+        self.splits = self.read_splits()
+        for name in SPLITS:
+            self._tokenized[name] = TokenizedEntries(
+                self.splits[name],
+                self.tokenizer,
+                self.prompt,
+                self.context_length,
+                cut=self.too_long == "cut",
+            )
+        for name in ("train", "validation"):
+            there = self._tokenized[name]
+            if not len(there):
+                raise UserError(
+                    f"{self.source}: none of the {len(self.splits[name])} entries for {name} fits "
+                    f"in model.context_length={self.context_length}; the longest has "
+                    f"{there.longest} tokens: raise it, or choose a shorter prompt=..."
+                )
+
+    def train_dataloader(self) -> BucketLoader:
+        """Every entry once per epoch, in an order of its own each."""
+        self._loader = self._train_loader(*self._place())
+        if self._place_in_data is not None:
+            self._loader.load_state_dict(self._place_in_data)
+        return self._loader
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training has read; of a loader, Lightning keeps it only inside an epoch."""
+        return {} if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next training loader go on from there."""
+        self._place_in_data = state_dict or None
+
+    def _train_loader(self, rank: int, world_size: int) -> BucketLoader:
+        entries = self._tokenized["train"]
+        settings = {**self._reading(), "rank": rank, "world_size": world_size}
+        if self.pack:
+            packed = PackedDataset(
+                entries,
+                self.tokenizer.eot_id,
+                mask_prompt=self.mask_prompt,
+                room=self.context_length,
+            )
+            what = f"packed rows of {self.context_length} tokens"
+            return PackedLoader(packed, self.batch_size, self.seed, what=what, **settings)
+        return BucketLoader(
+            self._dataset("train"),
+            self.batch_size,
+            self.seed,
+            entries.lengths,
+            bucket=self.bucket,
+            what="entries",
+            **settings,
+        )
+
+    def val_dataloader(self) -> SortedLoader:
+        """Every entry for validation once, one to a row."""
+        return self._eval_loader("validation")
+
+    def test_dataloader(self) -> SortedLoader:
+        """Every entry for the test once, one to a row."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: str) -> SortedLoader:
+        rank, world_size = self._place()
+        return SortedLoader(
+            self._dataset(split),
+            self.eval_batch_size,
+            self._tokenized[split].lengths,
+            rank=rank,
+            world_size=world_size,
+            what=f"{split} entries",
+            **self._reading(),
+        )
+
+    def _dataset(self, split: str) -> InstructionDataset:
+        eot_id = self.tokenizer.eot_id
+        return InstructionDataset(self._tokenized[split], eot_id, mask_prompt=self.mask_prompt)
+
+    def _reading(self) -> dict[str, Any]:
+        """How batches come to the process."""
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": self.num_workers, "pin_memory": on_gpu}
+
+    def train_batches(self, world_size: int = 1) -> int:
+        """Micro-batches per epoch and process. Raises UserError where there is none."""
+        return len(self._train_loader(0, world_size))
+
+    def describe(self) -> str:
+        """The data in one line."""
+        counts = [f"{len(self.splits[name]):,} {name}" for name in SPLITS]
+        train = self._tokenized["train"]
+        responses = int((train.lengths + 1 - train.prompts).sum())
+        line = (
+            f"{self.source}: {', '.join(counts)} entries, {int(train.lengths.sum()):,} training "
+            f"tokens, {responses:,} of them in responses (prompt {self.prompt.name}, "
+            f"{self.tokenizer.name})"
+        )
+        cut, dropped = (
+            sum(getattr(there, what) for there in self._tokenized.values())
+            for what in ("cut", "dropped")
+        )
+        if cut:
+            line += f"; {cut:,} cut to {self.context_length} tokens"
+        if dropped:
+            line += f"; {dropped:,} left out, too long for {self.context_length} tokens"
+        if self.broken:
+            line += f"; {len(self.broken):,} broken ones skipped, such as {self.broken[0]}"
+        return line
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and world size."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

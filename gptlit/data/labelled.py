@@ -1,0 +1,283 @@
+"""Texts with classes, for a classifier: read, split, tokenized and batched."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+
+from gptlit.data.batch import LabelledBatch
+from gptlit.data.labelled_batches import BucketLoader, SortedLoader
+from gptlit.data.labelled_files import Columns, LabelledTable, existing, read_table
+from gptlit.data.labelled_saved import saved_splits
+from gptlit.data.labelled_splits import SPLITS, Balance, Splits, SplitSettings
+from gptlit.data.text import default_cache_dir
+from gptlit.errors import UserError
+from gptlit.tokenizer import Tokenizer
+
+KEYS = {"train": "data.path", "validation": "data.val_path", "test": "data.test_path"}
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """The texts of a split."""
+
+    texts: list[str]
+    labels: np.ndarray
+    """(texts,) int64, the classes."""
+    ids: list[np.ndarray]
+    """The token ids of each text, uint32: at least one, and at most `context_length`."""
+    n_cut: int
+    """Texts that had more tokens than that."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, (texts,) int64."""
+        return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
+
+class LabelledDataset:
+    """Batches of a split's texts, as the loaders ask for them."""
+
+    def __init__(self, split: LabelledSplit, pad_id: int) -> None:
+        self._ids, self._labels = split.ids, split.labels
+        self._pad_id = pad_id
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, rows: np.ndarray) -> LabelledBatch:
+        """The batch of `rows`, (batch,) int64; time is the tokens of the longest."""
+        chosen = [self._ids[row] for row in rows.tolist()]
+        lengths = np.array([len(ids) for ids in chosen], dtype=np.int64)
+        padded = np.full((len(chosen), lengths.max(initial=1)), self._pad_id, dtype=np.int64)
+        for row, ids in zip(padded, chosen, strict=True):
+            row[: len(ids)] = ids
+        arrays = padded, lengths, self._labels[rows], rows.astype(np.int64)
+        return LabelledBatch(*map(torch.from_numpy, arrays))
+
+
+class LabelledDataModule(LightningDataModule):
+    """Texts of a table, each with a label, for training, validation and a test.
+
+    tokenizer: encodes the texts; its end-of-text id fills up batches
+    context_length: tokens per text at most; longer ones are cut
+    seed: of the draw that balances, of the splits and of the order of the batches
+    batch_size: texts per process and micro-batch
+    path: a table to train on, see `labelled_files.read_table`; it is split, see
+        `labelled_splits.make_splits`
+    text_column, label_column: the columns with the texts and their labels
+    val_path, test_path: tables to validate and to test on, rather than a part of `path`
+    balance: "undersample" leaves rows of `path` out until all classes have equally many, "weights"
+        leaves the rows and gives `class_weights`, "none" does neither
+    deduplicate: keep only the first of rows with the same text
+    val_fraction, test_fraction: shares of the rows of `path` that are left after that
+    num_workers: processes that read batches ahead; reading is fast enough without
+    cache_dir: for downloads and splits, see `text.default_cache_dir`
+    eval_batch_size: texts per process and batch in evaluation; None: four times `batch_size`
+    bucket: put texts of about one length into a batch, see `BucketLoader`
+    splits_dir: where splits are saved and found again, see `labelled_saved.saved_splits`; None: a
+        folder of `cache_dir`
+
+    After `setup`: `labels`, the names of the classes, and `splits`, by the names "train",
+    "validation" and "test".
+
+    `prepare_data`, `setup` and what they call raise UserError for a table that cannot be read or
+    split.
+    """
+
+    labels: list[str]
+    splits: dict[str, LabelledSplit]
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        context_length: int,
+        seed: int,
+        batch_size: int,
+        path: str | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        val_path: str | None = None,
+        test_path: str | None = None,
+        balance: Balance = "none",
+        deduplicate: bool = True,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        num_workers: int = 0,
+        cache_dir: str | Path | None = None,
+        eval_batch_size: int | None = None,
+        bucket: bool = True,
+        splits_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self.paths = {"train": path, "validation": val_path, "test": test_path}
+        self.columns = Columns(text_column, label_column)
+        self.settings = SplitSettings(seed, balance, deduplicate, val_fraction, test_fraction)
+        self.num_workers = num_workers
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.eval_batch_size = eval_batch_size or 4 * batch_size
+        self.bucket = bucket
+        self.splits_dir = Path(splits_dir).expanduser() if splits_dir else None
+        self.labels = []
+        self.splits = {}
+        self._rows: Splits | None = None
+        self._loader: BucketLoader | None = None
+        self._place_in_data: dict[str, int] | None = None
+
+    def default_table(self) -> LabelledTable:
+        """The rows where no path is set; another kind of data overrides this."""
+        raise UserError("data.path is not set; set it to a table with a text and a label per row")
+
+    def read(self, path: str, key: str) -> LabelledTable:
+        """The rows of a file, named by the config's `key`; a subclass may know other files."""
+        return read_table(path, self.columns, key)
+
+    def prepare_data(self) -> None:
+        """Read the rows and split them, or find the splits where they were saved."""
+        if self._rows is not None:
+            return
+        given = {} if self.paths["train"] else {"train": self.default_table()}
+        named: dict[Path, str] = {}
+        for split, path in self.paths.items():
+            if path is None:
+                continue
+            key, file = KEYS[split], existing(path, KEYS[split]).resolve()
+            if file in named:
+                raise UserError(
+                    f"{path} is both {named[file]} and {key}; give another file as one of them"
+                )
+            named[file] = key
+            given[split] = self.read(path, key)
+        self._rows = saved_splits(given, self.settings, self.cache_dir / "splits", self.splits_dir)
+
+    def setup(self, stage: str) -> None:
+        """Tokenize the splits, for all stages alike."""
+        if self.splits:
+            return
+        self.prepare_data()
+        assert self._rows is not None
+        self.labels = self._rows.classes
+        for name in SPLITS:
+            self.splits[name] = self._tokenized(self._rows.tables[name])
+
+    def _tokenized(self, table: LabelledTable) -> LabelledSplit:
+        number = {name: index for index, name in enumerate(self.labels)}
+        labels = np.array([number[label] for label in table.labels], dtype=np.int64)
+        empty = np.array([self.tokenizer.eot_id], dtype=np.uint32)
+        ids, n_cut = [], 0
+        for text in table.texts:
+            tokens = self.tokenizer.encode_to_numpy(text) if text else empty
+            n_cut += len(tokens) > self.context_length
+            ids.append(tokens[: self.context_length].copy())  # so that the rest is freed
+        return LabelledSplit(table.texts, labels, ids, n_cut)
+
+    def for_task(self) -> dict[str, object]:
+        """What the task has to know and its checkpoints keep."""
+        return {"labels": self.labels, "class_weights": self.class_weights()}
+
+    def final_loaders(self) -> dict[str, SortedLoader]:
+        """All splits, by name, to measure once training is over."""
+        return {split: self.eval_loader(split) for split in self.splits}
+
+    def class_weights(self) -> list[float] | None:
+        """What a text of each class counts in the loss, or None unless balance is "weights".
+
+        n / (classes · count), of the n training texts: 1 on average over the texts.
+        """
+        if self.settings.balance != "weights":
+            return None
+        counts = np.bincount(self.splits["train"].labels, minlength=len(self.labels))
+        weights: list[float] = (counts.sum() / (len(self.labels) * counts)).tolist()
+        return weights
+
+    def train_dataloader(self) -> BucketLoader:
+        """Every training text once per epoch, in an order of its own each; resumable."""
+        self._loader = self._train_loader(*self._place())
+        if self._place_in_data is not None:
+            self._loader.load_state_dict(self._place_in_data)
+        return self._loader
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training has read; of a loader, Lightning keeps it only inside an epoch."""
+        return {} if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next training loader go on from there."""
+        self._place_in_data = state_dict or None
+
+    def _train_loader(self, rank: int, world_size: int) -> BucketLoader:
+        split = self.splits["train"]
+        return BucketLoader(
+            LabelledDataset(split, self.tokenizer.eot_id),
+            self.batch_size,
+            self.settings.seed,
+            split.lengths,
+            bucket=self.bucket,
+            rank=rank,
+            world_size=world_size,
+            num_workers=self.num_workers,
+            pin_memory=self._pin_memory(),
+            what="texts",
+        )
+
+    def eval_loader(self, split_name: str) -> SortedLoader:
+        """Every text of a split exactly once, shortest first, shared by the processes."""
+        split = self.splits[split_name]
+        rank, world_size = self._place()
+        return SortedLoader(
+            LabelledDataset(split, self.tokenizer.eot_id),
+            self.eval_batch_size,
+            split.lengths,
+            rank=rank,
+            world_size=world_size,
+            num_workers=self.num_workers,
+            pin_memory=self._pin_memory(),
+            what=f"{split_name} texts",
+        )
+
+    def val_dataloader(self) -> SortedLoader:
+        """`eval_loader` of the validation split."""
+        return self.eval_loader("validation")
+
+    def test_dataloader(self) -> SortedLoader:
+        """`eval_loader` of the test split."""
+        return self.eval_loader("test")
+
+    def train_batches(self, world_size: int = 1) -> int:
+        """Micro-batches per epoch and process."""
+        return len(self._train_loader(0, world_size))
+
+    def describe(self) -> str:
+        """The data in one line."""
+        assert self._rows is not None
+        counts, tables = self._rows.counts, self._rows.tables
+        parts = [f"{counts.rows:,} rows"]
+        if counts.duplicates:
+            parts.append(f"{counts.duplicates:,} duplicates removed")
+            if counts.conflicts:
+                parts[-1] += f" ({counts.conflicts:,} had another label)"
+        if counts.left_out:
+            parts.append(f"{counts.left_out:,} left out to balance the classes")
+        total = Counter(label for table in tables.values() for label in table.labels)
+        classes = [f"{total[label]:,} {label}" for label in self.labels[:8]]
+        if len(self.labels) > 8:
+            classes.append(f"{len(self.labels) - 8} more classes")
+        sizes = ", ".join(f"{len(tables[name].texts):,} {name}" for name in SPLITS)
+        line = f"{tables['train'].name}: {', '.join(parts)}; {' + '.join(classes)}; {sizes}"
+        if cut := sum(split.n_cut for split in self.splits.values()):
+            line += f"; {cut:,} cut to {self.context_length} tokens ({self.tokenizer.name})"
+        return line
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and world size."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _pin_memory(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

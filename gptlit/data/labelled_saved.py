@@ -1,0 +1,129 @@
+"""Splits of labelled texts saved as tables, and found again by a later run."""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import TextIO
+
+from gptlit.data.labelled_files import Columns, LabelledTable, read_table
+from gptlit.data.labelled_splits import (
+    SPLITS,
+    Counts,
+    Splits,
+    SplitSettings,
+    check_splits,
+    make_splits,
+)
+from gptlit.errors import UserError
+
+FORMAT = 1
+SAVED_COLUMNS = Columns("text", "label")
+MANIFEST = "splits.json"
+
+
+def saved_splits(
+    given: dict[str, LabelledTable], settings: SplitSettings, cache_dir: Path, folder: Path | None
+) -> Splits:
+    """The splits that `folder` holds, or else those of `make_splits`, saved there.
+
+    A folder has `train.csv`, `validation.csv` and `test.csv`, with the columns `text` and `label`,
+    and `splits.json`, which says what they were made from. Without `folder`, it is one of the
+    cache, named by the rows and settings; splits in a `folder` are used with any seed. Two
+    processes may call this at once.
+
+    Raises UserError as `make_splits`, for a folder that cannot be written, and for one that holds
+    splits of other rows or settings.
+    """
+    made_from = {"format": FORMAT, "content": _content(given), **asdict(settings)}
+    fingerprint = sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
+    place = folder or cache_dir / fingerprint
+    from filelock import FileLock
+
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_name(f"{place.name}.lock")):
+            if splits := _found(place, made_from, given["train"].name):
+                return splits
+            splits = make_splits(given, settings)
+            _save(place, splits, made_from)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep the splits in {place}: {error.strerror or error}; set data.splits_dir=… "
+            "or data.cache_dir=… to a folder that can be written"
+        ) from error
+    return splits
+
+
+def _content(given: dict[str, LabelledTable]) -> str:
+    """Hex digest over all rows."""
+    digest = sha256()
+    for name, table in given.items():
+        digest.update(json.dumps([name, table.texts, table.labels]).encode())
+    return digest.hexdigest()
+
+
+def _found(folder: Path, made_from: dict[str, object], name: str) -> Splits | None:
+    """The splits in `folder`, or None where there are none, or none that are whole."""
+    files = {split: folder / f"{split}.csv" for split in SPLITS}
+    there = [file for file in files.values() if file.exists()]
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        before, counts = dict(manifest["made_from"]), Counts(**manifest["counts"])
+    except FileNotFoundError:
+        if there:
+            raise UserError(
+                f"{there[0]} was not written by gptlit; set data.splits_dir=… to another folder, "
+                "or give your splits as data.path, data.val_path and data.test_path"
+            ) from None
+        return None
+    except (ValueError, LookupError, TypeError):
+        raise UserError(f"{folder / MANIFEST} is damaged; delete {folder} and run again") from None
+    for key, now in made_from.items():
+        if key != "seed" and before.get(key) != now:
+            told = "other rows" if key == "content" else f"{key}={before.get(key)}, not {now}"
+            raise UserError(
+                f"the splits in {folder} were made from {told}; delete them, or set "
+                "data.splits_dir=… to another folder"
+            )
+    if len(there) < len(files):
+        for file in there:
+            file.unlink()
+        return None
+    tables = {split: read_table(str(file), SAVED_COLUMNS) for split, file in files.items()}
+    for table in tables.values():
+        table.name = name
+    splits = Splits(tables, counts)
+    check_splits(splits)
+    return splits
+
+
+def _save(folder: Path, splits: Splits, made_from: dict[str, object]) -> None:
+    """Write the splits. They are whole when all four files are there."""
+    folder.mkdir(exist_ok=True)
+    labels = {name: dict(Counter(table.labels)) for name, table in splits.tables.items()}
+    manifest = {"made_from": made_from, "counts": asdict(splits.counts), "labels": labels}
+    with _renamed_when_done(folder / MANIFEST) as file:
+        json.dump(manifest, file, indent=1, ensure_ascii=False)
+    for name, table in splits.tables.items():
+        with _renamed_when_done(folder / f"{name}.csv") as file:
+            writer = csv.writer(file)
+            writer.writerow(SAVED_COLUMNS)
+            writer.writerows(zip(table.texts, table.labels, strict=True))
+
+
+@contextmanager
+def _renamed_when_done(path: Path) -> Iterator[TextIO]:
+    """A draft of the text file `path`, which takes its name when it is whole."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,200 @@
+"""Answers of a model to instructions, written to a file and saved as they come.
+
+The file has the form of the book's `instruction-data-with-response.json` (Raschka 2025, section
+7.7): a list of the entries, each with its answer under `model_response`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gptlit.errors import UserError
+from gptlit.inference.generation import Sampling, encode_prompt, generate_text
+from gptlit.model import GPTModel
+from gptlit.tokenizer import Tokenizer
+
+ANSWER = "model_response"
+"""The key of an entry that holds the model's answer."""
+
+
+def write_answers(
+    model: GPTModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    entries: Sequence[dict[str, Any]],
+    path: Path,
+    *,
+    fingerprint: str,
+    batch_size: int,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    show_progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Let a model answer each prompt, greedily, and write the entries with their answers.
+
+    Prompts of similar length are answered together, the longest first. Answers are kept as they
+    come in a JSONL file beside `path`: a run that was interrupted goes on where it stopped, batch
+    by batch, so that its result is that of a run that was not; a run after a finished one has
+    nothing left to do.
+
+    Args:
+        model: where and how it shall decode; it is left in the mode it came in.
+        tokenizer: of the model.
+        prompts: what the model is to continue, one for each entry.
+        entries: dicts of JSON's types.
+        path: the JSON file to write; nothing incomplete ever gets this name.
+        fingerprint: of the model. Answers by another model, or to other prompts, entries,
+            `max_new_tokens` or `stop`, are not taken up: the work starts anew.
+        batch_size: prompts at once.
+        max_new_tokens: tokens per answer at most; end-of-text ends earlier.
+        stop: strings that end an answer, not included.
+        show_progress: draw a bar on a terminal.
+
+    Returns:
+        the entries in their order, each with its answer, stripped, under `model_response`.
+
+    Raises:
+        UserError: the files cannot be written.
+        ValueError: there are not as many prompts as entries, or `batch_size` is less than 1.
+    """
+    if len(prompts) != len(entries):
+        raise ValueError(f"{len(prompts)} prompts do not fit {len(entries)} entries")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    work = [fingerprint, list(prompts), list(entries), max_new_tokens, list(stop)]
+    journal = Journal(progress_path(path), digest(work))
+    answers: dict[int, str] = {row["entry"]: row["answer"] for row in journal.rows}
+    with progress_bar(show_progress) as progress:
+        bar = progress.add_task("answering", total=len(prompts))
+        for batch in _batches(tokenizer, prompts, batch_size):
+            # Batches do not depend on what is there: padding may decide between two tokens that
+            # are as good as equally likely.
+            if not answers.keys() >= set(batch):
+                texts = generate_text(
+                    model, tokenizer, [prompts[i] for i in batch], max_new_tokens, Sampling(), stop
+                )
+                new = {i: text.strip() for i, text in zip(batch, texts, strict=True)}
+                journal.add({"entry": i, "answer": text} for i, text in new.items())
+                answers.update(new)
+            progress.advance(bar, len(batch))
+    written = [{**entry, ANSWER: answers[i]} for i, entry in enumerate(entries)]
+    write_json(path, written)
+    return written
+
+
+def _batches(tokenizer: Tokenizer, prompts: Sequence[str], batch_size: int) -> list[list[int]]:
+    """Places of the prompts, the longest first, so that rows of a batch need little padding and
+    memory that is too small shows at once."""
+    length = [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: -length[i])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+class Journal:
+    """Results on disk as they come, so that interrupted work goes on where it stopped.
+
+    The file has one JSON object a line, below a first line that says what they belong to. A line
+    that was cut short, or is damaged, is dropped with all that follow it.
+
+    Args:
+        path: the file; its folder is made.
+        belongs_to: results of other work are not taken up, the file starts anew.
+
+    Raises:
+        UserError: the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, belongs_to: str) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        """What the file holds, in the order in which it came."""
+        head = {"belongs_to": belongs_to}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows, size = _whole_rows(path.read_bytes() if path.is_file() else b"")
+            if rows[:1] == [head]:
+                self.rows = rows[1:]
+                with path.open("r+b") as file:
+                    file.truncate(size)
+            else:
+                path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Save rows, in one go.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        new = list(rows)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in new))
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        self.rows += new
+
+
+def _whole_rows(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The rows before the first that is not whole, and how many bytes they take."""
+    rows, size = [], 0
+    for line in content.splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or not isinstance(row, dict):
+            break
+        rows.append(row)
+        size += len(line)
+    return rows, size
+
+
+def progress_path(path: Path) -> Path:
+    """Where results are kept as they come while those of `path` are not complete."""
+    return path.with_name(f"{path.stem}.progress.jsonl")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file as a whole, or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    # UTF-8 cannot hold half a surrogate pair; Python's escape of one is JSON's.
+    text = json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(text + b"\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror or error}; choose another folder")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value of JSON's types, in hex; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def progress_bar(show: bool) -> Progress:
+    """A bar on the terminal: how many are done, and the time left."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (show and console.is_terminal),
+    )

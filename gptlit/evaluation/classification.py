@@ -1,0 +1,112 @@
+"""The report on a classifier: its predictions, the most wrong ones first, and its plots."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_roc
+
+from gptlit.tasks.classification import ClassificationTask, Predictions
+
+
+def write_classification_report(task: ClassificationTask, data: Any, folder: Path) -> None:
+    """Write `test-predictions.csv`, and the confusion matrix and ROC curves of the test split.
+
+    Args:
+        task: with the `predictions` of its last evaluation.
+        data: has the texts of the splits in `splits`.
+        folder: the run folder.
+    """
+    found = task.predictions.get("test")
+    if found is None:
+        return
+    write_predictions(
+        folder / "test-predictions.csv", data.splits["test"].texts, task.labels, found
+    )
+    title = f"{task.name}, {folder.name}, test split"
+    plots = folder / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
+    plot_confusion(plots, title, task.labels, found)
+    plot_roc(plots, title, task.labels, found)
+
+
+def write_predictions(
+    path: Path, texts: Sequence[str], names: Sequence[str], found: Predictions
+) -> None:
+    """One row per text: what it is, what it was taken for, how probable each class was; the less
+    probable the true class, the earlier."""
+    of_truth = found.probabilities.gather(1, found.labels[:, None])[:, 0]
+    predicted = found.probabilities.argmax(dim=1)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "predicted", *(f"p({name})" for name in names), "text"])
+        for i in of_truth.argsort(stable=True).tolist():
+            probabilities = (f"{p:.6f}" for p in found.probabilities[i].tolist())
+            label, guess = names[int(found.labels[i])], names[int(predicted[i])]
+            writer.writerow([label, guess, *probabilities, texts[int(found.rows[i])]])
+    temporary.replace(path)
+
+
+def plot_confusion(
+    folder: Path, title: str, names: Sequence[str], found: Predictions
+) -> list[Path]:
+    """How many texts of each class were taken for which: `confusion.png` and `.pdf`."""
+    counts = multiclass_confusion_matrix(found.probabilities, found.labels, len(names)).numpy()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(1.1 * len(names) + 3.4, 1.1 * len(names) + 2.4))
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"texts\n{title}")
+    figure.colorbar(image, label="share of the true class")
+    return _save(figure, folder / "confusion")
+
+
+def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions) -> list[Path]:
+    """Each class against the rest: `roc.png` and `.pdf`. Classes that do not occur are left out;
+    of two classes only the second is drawn, since the first mirrors it."""
+    rates = multiclass_roc(found.probabilities, found.labels, len(names))
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(5, 5))
+    for index, name in enumerate(names):
+        mirrored = len(names) == 2 and index == 0
+        n = int((found.labels == index).sum())
+        if mirrored or n in (0, len(found.labels)):
+            continue
+        false_positive, true_positive = (rate[index].numpy() for rate in rates[:2])
+        area = float(np.trapezoid(true_positive, false_positive))
+        axes.plot(false_positive, true_positive, label=f"{name}, area {area:.4f}")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
+    axes.set(
+        xlabel="false positive rate (share of the other texts)",
+        ylabel="true positive rate (share of the class's texts)",
+        title=f"ROC\n{title}",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return _save(figure, folder / "roc")
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, path: Path) -> list[Path]:
+    figure.set_layout_engine("constrained")
+    written = [path.with_suffix(f".{kind}") for kind in ("png", "pdf")]
+    for target in written:
+        figure.savefig(target, dpi=150)
+    _pyplot().close(figure)
+    return written

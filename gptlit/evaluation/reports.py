@@ -1,0 +1,18 @@
+"""What a finished run leaves beside its checkpoints, by the kind of its task."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gptlit.evaluation.classification import write_classification_report
+from gptlit.tasks import Task
+
+REPORTS: dict[str, Callable[[Any, Any, Path], None]] = {
+    "classification": write_classification_report
+}
+
+
+def write_report(task: Task, data: Any, folder: Path) -> None:
+    """Write the task's tables and plots into the run folder; tasks without any write nothing."""
+    if report := REPORTS.get(task.name):
+        report(task, data, folder)

@@ -1,0 +1,41 @@
+"""How good a classifier is, by torchmetrics."""
+
+from collections.abc import Sequence
+
+import torch
+import torchmetrics.functional.classification as tm
+from torch import Tensor
+
+
+def classification_metrics(
+    probabilities: Tensor, labels: Tensor, names: Sequence[str]
+) -> dict[str, float]:
+    """Accuracy, and precision, recall, F1 and AUROC: the plain mean over the classes (macro) under
+    their own name, and each class's behind a slash ("recall/spam").
+
+    Args:
+        probabilities: (n, classes) fp32.
+        labels: (n,) int64.
+        names: of the classes.
+
+    Returns:
+        nothing for n = 0; no AUROC where only one class occurs.
+    """
+    if not len(labels):
+        return {}
+    n = len(names)
+    predicted = probabilities.argmax(dim=1)
+    by_class = {
+        "precision": tm.multiclass_precision(predicted, labels, n, average="none"),
+        "recall": tm.multiclass_recall(predicted, labels, n, average="none"),
+        "f1": tm.multiclass_f1_score(predicted, labels, n, average="none"),
+    }
+    present = torch.bincount(labels, minlength=n) > 0
+    if bool(present.all()):
+        by_class["auroc"] = tm.multiclass_auroc(probabilities, labels, n, average="none")
+    metrics = {"accuracy": float((predicted == labels).float().mean())}
+    for metric, values in by_class.items():
+        metrics[metric] = float(values.mean())
+        for name, value in zip(names, values.tolist(), strict=True):
+            metrics[f"{metric}/{name}"] = value
+    return metrics

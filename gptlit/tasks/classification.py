@@ -1,0 +1,242 @@
+"""Classification: a pretrained model with a new head says which class a text is of."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptlit.model import LoRAConfig, add_lora
+from gptlit.model.gpt import TransformerBlock
+from gptlit.tasks.base import Task
+from gptlit.tasks.class_metrics import classification_metrics
+from gptlit.tasks.features import FeatureCache
+
+
+class Predictions(NamedTuple):
+    """What the model says about the texts of a split, in the split's order."""
+
+    rows: Tensor
+    """(n,) int64, the place of each text in its split."""
+    labels: Tensor
+    """(n,) int64, what it is."""
+    probabilities: Tensor
+    """(n, classes) fp32."""
+
+
+class ClassificationTask(Task):
+    """One class for each text, from the hidden state at its pooled position.
+
+    Batches have `input_ids` (batch, time) int64, padded on the right, `lengths` (batch,), `labels`
+    (batch,) and `rows` (batch,), the place of each text in its split. Padding is never looked at:
+    what a text is taken for depends on nothing else in its batch.
+
+    Settings: `labels` (names of the classes), `trainable`, `pool`, `causal`, `label_smoothing`,
+    `class_weights` (one per class, or None), `cache_features`, and `lora` for trainable=lora.
+
+    Metrics: `val/loss` (nats per text, weighted as in training) and those of
+    `classification_metrics`; at the end the same for all splits, also class by class.
+    """
+
+    name = "classification"
+    class_weights: Tensor | None
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        settings = self.settings
+        self.labels: list[str] = list(settings["labels"])
+        self.head = nn.Linear(self.model.cfg.emb_dim, len(self.labels), bias=False)
+        nn.init.normal_(self.head.weight, std=0.02)
+        self.first_trainable = self._freeze(settings["trainable"])
+        self.pool, self.causal = settings["pool"], settings["causal"]
+        weights = settings.get("class_weights")
+        self.register_buffer(
+            "class_weights", None if weights is None else torch.tensor(weights), persistent=False
+        )
+        self._features: dict[str, FeatureCache] = {}
+        self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self.predictions: dict[str, Predictions] = {}
+        """Of the newest evaluation, by split."""
+        if settings["cache_features"] is True and self.why_not_cached:
+            raise ValueError(f"task.cache_features=true cannot be: {self.why_not_cached}")
+
+    def _freeze(self, trainable: str) -> int:
+        """Leave trainable what the setting says; returns the first block with something to train,
+        n_layers where it is only what comes after the blocks.
+
+        Raises:
+            ValueError: there is no such choice.
+        """
+        model, n_layers = self.model, self.model.cfg.n_layers
+        if trainable == "all":
+            if model.out_head is not None:
+                model.out_head.requires_grad_(False)  # of the language model: nothing goes there
+            return 0
+        if trainable == "lora":
+            add_lora(model, LoRAConfig(**self.settings["lora"]))
+            return 0
+        match = re.fullmatch(r"last_(?:block|(\d+)_blocks)", trainable)
+        last = 0 if trainable == "head" else int(match[1] or 1) if match else -1
+        if not 0 <= last <= n_layers:
+            raise ValueError(
+                f"task.trainable={trainable}: allowed are head, last_block, last_2_blocks ..."
+                f" last_{n_layers}_blocks, all, lora"
+            )
+        model.requires_grad_(False)
+        if trainable != "head":
+            model.final_norm.requires_grad_(True)
+        for block in model.trf_blocks[n_layers - last :]:
+            block.requires_grad_(True)
+        return n_layers - last
+
+    def flops_per_target(self) -> float:
+        """Depends on the length of the texts and on what is computed once: not known."""
+        return 0.0
+
+    # ---- from ids to logits ----
+
+    def lower(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """What is frozen: input_ids (B, T), lengths (B,) -> residual stream (B, T, C)."""
+        x = self.model.embed(input_ids)
+        mask = self._mask(lengths, input_ids.shape[1])
+        return self.model.run_blocks(x, stop=self.first_trainable, mask=mask)
+
+    def upper(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """What trains: residual stream (B, T, C), lengths (B,) -> logits (B, classes)."""
+        model, T = self.model, x.shape[1]  # noqa: N806
+        last, mask = model.cfg.n_layers - 1, self._mask(lengths, T)
+        one = self.pool != "mean" and self.first_trainable <= last
+        x = model.run_blocks(x, start=self.first_trainable, stop=last if one else None, mask=mask)
+        positions = lengths - 1 if self.pool == "last" else torch.zeros_like(lengths)
+        columns = torch.arange(T, device=x.device)
+        block = model.trf_blocks[last]
+        assert isinstance(block, TransformerBlock)
+        if one and type(block.att.qkv) is nn.Linear:
+            reach = positions + 1 if self.causal else lengths
+            x = block.at(x, positions, columns < reach[:, None])[:, 0]
+        else:
+            if one:
+                x = model.run_blocks(x, start=last, mask=mask)
+            if self.pool == "mean":
+                real = (columns < lengths[:, None])[..., None]
+                x = (model.final_norm(x) * real).sum(dim=1) / lengths[:, None]
+                return self.head(x)
+            x = x[torch.arange(len(x), device=x.device), positions]
+        return self.head(model.final_norm(x))
+
+    def logits(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """input_ids (B, T) padded on the right, lengths (B,) -> logits (B, classes), fp32."""
+        return self.upper(self.lower(input_ids, lengths), lengths).float()
+
+    def _mask(self, lengths: Tensor, time: int) -> Tensor | None:
+        """None for causal attention, in which no text can see what is behind it; otherwise every
+        text sees the whole of itself: (B, 1, 1, T)."""
+        if self.causal:
+            return None
+        columns = torch.arange(time, device=lengths.device)
+        mask = columns < lengths[:, None]
+        # A query needs a key, or its softmax would be over nothing.
+        return mask[:, None, None].expand(-1, 1, time, -1)
+
+    def _logits(self, batch: Any, split: str) -> Tensor:
+        features = self._features.get(split)
+        if features is None:
+            return self.logits(batch.input_ids, batch.lengths)
+        x = features.batch(batch.rows, batch.input_ids.shape[1])
+        return self.upper(x.to(self.device), batch.lengths).float()
+
+    # ---- training and evaluation ----
+
+    def on_train_start(self) -> None:
+        """Compute once what is frozen."""
+        self.cache_features()
+
+    @property
+    def why_not_cached(self) -> str:
+        """What forbids to compute frozen blocks once; empty if nothing does."""
+        if self.first_trainable == 0:
+            return f"task.trainable={self.settings['trainable']} trains the first block too"
+        if self.model.cfg.drop_rate > 0:
+            return f"model.drop_rate={self.model.cfg.drop_rate} makes frozen blocks random"
+        return ""
+
+    def cache_features(self) -> None:
+        """Keep what goes into the first trainable block, for every text of every split."""
+        if self._features or not self.settings["cache_features"] or self.why_not_cached:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        folder, width = Path(self.trainer.default_root_dir), self.model.cfg.emb_dim
+        with self.trainer.precision_plugin.forward_context():
+            for split, texts in data.splits.items():
+                self._features[split] = FeatureCache.compute(
+                    self.lower, texts.ids, width, self.device, folder
+                )
+
+    def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor | int]:
+        """Cross entropy, each text weighted by its class, and the sum of the weights."""
+        logits = self._logits(batch, "train")
+        return self._cross_entropy(logits, batch.labels)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | int]:
+        loss = F.cross_entropy(
+            logits,
+            labels,
+            weight=self.class_weights,
+            label_smoothing=self.settings["label_smoothing"],
+            reduction="sum",
+        )
+        weights = self.class_weights
+        return loss, len(labels) if weights is None else weights[labels].sum()
+
+    on_validation_start = on_train_start
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what was predicted before."""
+        self._seen.clear()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Predict one batch."""
+        self._predict(batch, "validation")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what came out over all texts of all processes."""
+        found = {f"val/{n}": v for n, v in self._measure("validation").items() if "/" not in n}
+        self.log_dict({**found, "step": float(self.global_step)})
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Predict one batch of the split `final_splits[dataloader_idx]`."""
+        self._predict(batch, self.final_splits[dataloader_idx])
+
+    def on_test_epoch_end(self) -> None:
+        """Measure every split, and log the test's."""
+        for split in self.final_splits:
+            prefix = "val" if split == "validation" else split
+            found = {f"{prefix}/{name}": value for name, value in self._measure(split).items()}
+            self.final_metrics.update(found)
+            if split == "test":
+                self.log_dict({n: v for n, v in found.items() if n.count("/") == 1})
+
+    def _predict(self, batch: Any, split: str) -> None:
+        logits = self._logits(batch, split).detach().cpu()
+        self._seen.setdefault(split, []).append((batch.rows.cpu(), batch.labels.cpu(), logits))
+
+    def _measure(self, split: str) -> dict[str, float]:
+        """Loss and metrics of all that was predicted, in all processes."""
+        parts = self._seen.get(split, [])
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, parts)
+            parts = [part for some in gathered for part in some]
+        if not parts:
+            return {}
+        rows, labels, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        order = rows.argsort()
+        rows, labels, logits = rows[order], labels[order], logits[order]
+        self.predictions[split] = Predictions(rows, labels, logits.softmax(dim=1))
+        loss, count = self._cross_entropy(logits.to(self.device), labels.to(self.device))
+        metrics = classification_metrics(self.predictions[split].probabilities, labels, self.labels)
+        return {"loss": float(loss) / max(float(count), 1e-9), **metrics}

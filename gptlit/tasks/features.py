@@ -1,0 +1,80 @@
+"""What frozen blocks make of every text, computed once."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BATCH_TOKENS = 4096
+"""Tokens, padding included, that go through the frozen blocks at once."""
+IN_MEMORY_BYTES = 2 * 2**30
+"""Larger features lie in a file beside the run, which goes with the process."""
+
+
+class FeatureCache:
+    """The residual stream (tokens, C) of each text of a split, in fp32, one text behind another.
+
+    Args:
+        lengths: (texts,) tokens of each text.
+        width: C.
+        folder: where the file goes, if there has to be one.
+    """
+
+    def __init__(self, lengths: Sequence[int], width: int, folder: Path) -> None:
+        self.ends = np.cumsum(lengths)
+        self.lengths = np.asarray(lengths)
+        shape = (int(self.ends[-1]) if len(self.ends) else 0, width)
+        if shape[0] * width * 4 <= IN_MEMORY_BYTES:
+            self.store: np.ndarray = np.empty(shape, np.float32)
+        else:
+            self._file = tempfile.TemporaryFile(dir=folder, prefix=".features.")  # noqa: SIM115
+            self.store = np.memmap(self._file, np.float32, "w+", shape=shape)
+
+    @classmethod
+    @torch.no_grad()
+    def compute(
+        cls,
+        lower: Callable[[Tensor, Tensor], Tensor],
+        ids: Sequence[np.ndarray],
+        width: int,
+        device: torch.device,
+        folder: Path,
+    ) -> "FeatureCache":
+        """Run every text through `lower`, those of about one length together.
+
+        Args:
+            lower: input_ids (B, T) padded on the right and lengths (B,) -> (B, T, C).
+            ids: the token ids of each text.
+            width: C.
+            device: where `lower` computes.
+            folder: where a large cache lies.
+        """
+        cache = cls([len(text) for text in ids], width, folder)
+        order = np.argsort(-cache.lengths, kind="stable")
+        at = 0
+        while at < len(order):
+            longest = int(cache.lengths[order[at]])
+            rows = order[at : at + max(1, BATCH_TOKENS // longest)]
+            at += len(rows)
+            padded = np.zeros((len(rows), longest), np.int64)
+            for line, row in zip(padded, rows, strict=True):
+                line[: len(ids[row])] = ids[row]
+            lengths = torch.from_numpy(cache.lengths[rows]).to(device)
+            out = lower(torch.from_numpy(padded).to(device), lengths).float().cpu().numpy()
+            for line, row in zip(out, rows, strict=True):
+                cache._of(row)[:] = line[: cache.lengths[row]]
+        return cache
+
+    def batch(self, rows: Tensor, time: int) -> Tensor:
+        """The features of `rows` (B,), with zeros behind each text's end: (B, time, C)."""
+        out = np.zeros((len(rows), time, self.store.shape[1]), np.float32)
+        for line, row in zip(out, rows.tolist(), strict=True):
+            line[: self.lengths[row]] = self._of(row)
+        return torch.from_numpy(out)
+
+    def _of(self, row: int) -> np.ndarray:
+        end = self.ends[row]
+        return self.store[end - self.lengths[row] : end]
