@@ -5,16 +5,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gptlit.errors import UserError
     from gptlit.inference.api import LanguageModel, load
+    from gptlit.inference.classifier import Classifier, Prediction
     from gptlit.model import GPTConfig, GPTModel
     from gptlit.tokenizer import get_tokenizer
 
 __version__ = "0.1.0"
-__all__ = ["GPTConfig", "GPTModel", "LanguageModel", "UserError", "get_tokenizer", "load"]
+__all__ = [
+    "Classifier",
+    "GPTConfig",
+    "GPTModel",
+    "LanguageModel",
+    "Prediction",
+    "UserError",
+    "get_tokenizer",
+    "load",
+]
 
 _HOMES = {
+    "Classifier": "gptlit.inference.classifier",
     "GPTConfig": "gptlit.model",
     "GPTModel": "gptlit.model",
     "LanguageModel": "gptlit.inference.api",
+    "Prediction": "gptlit.inference.classifier",
     "UserError": "gptlit.errors",
     "get_tokenizer": "gptlit.tokenizer",
     "load": "gptlit.inference.api",

@@ -20,7 +20,7 @@ def option_names(group: str) -> list[str]:
 
 
 def read_option(group: str, name: str) -> dict[str, Any]:
-    """One option as it stands in its file, as plain values.
+    """One option as it stands in its file and in those that the file builds on, as plain values.
 
     Raises:
         UserError: there is no such option.
@@ -33,5 +33,9 @@ def read_option(group: str, name: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
-    node.pop("defaults", None)
-    return {str(key): value for key, value in node.items()}
+    bases = [base for base in node.pop("defaults", []) if isinstance(base, str)]
+    values: dict[str, Any] = {}
+    for base in bases:
+        if base != "_self_":
+            values |= read_option(group, base)
+    return values | {str(key): value for key, value in node.items()}

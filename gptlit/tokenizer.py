@@ -47,6 +47,11 @@ class Tokenizer(ABC):
         ids: list[int] = self.encode_to_numpy(text).tolist()
         return ids
 
+    def encode_nonempty(self, text: str) -> np.ndarray:
+        """Token ids of a text that a model shall read, (tokens,) uint32: an empty one is the
+        end-of-text id alone, which every document starts behind."""
+        return self.encode_to_numpy(text) if text else np.array([self.eot_id], dtype=np.uint32)
+
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """UTF-8 bytes of `ids`; a token may hold only a part of a character.
 

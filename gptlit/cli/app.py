@@ -10,6 +10,7 @@ from typing import Any
 
 from gptlit.cli.checking import unknown_key
 from gptlit.errors import UserError
+from gptlit.training.reuse import POINTER, RECORD
 
 Job = Callable[[dict[str, Any], Path], Any]
 """Takes the checked config as plain dicts and the run folder."""
@@ -47,13 +48,15 @@ def run(
 
     A `UserError`, a mistake in the config, or an output folder that cannot be written ends the
     process with one line on stderr and exit code 2; other exceptions keep their traceback.
+    In a sweep of trainings neither ends the process before all runs have had their turn: see
+    `gptlit.cli.sweep`.
     """
     debug = any(arg in ("debug=true", "debug=True") for arg in sys.argv)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to us
     try:
         args = [_quote(arg, free_text, text_lists) for arg in sys.argv[1:]]
         sys.argv[1:] = rewrite(args if short is None else _written_out(args, short))
-        _run_hydra(config_name, check_config, job)
+        code = _run_hydra(config_name, check_config, job, debug)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -62,39 +65,57 @@ def run(
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+    if code:
+        sys.exit(code)
 
 
-def _run_hydra(config_name: str, check_config: Callable[[dict[str, Any]], None], job: Job) -> None:
+def _run_hydra(
+    config_name: str, check_config: Callable[[dict[str, Any]], None], job: Job, debug: bool
+) -> int:
+    """The exit code; that of a sweep says how its runs ended, that of one run is 0 or an error."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from gptlit.cli import sweep
+
     failures: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
     def main(cfg: DictConfig) -> Any:
+        node = HydraConfig.get()
+        folder = Path(node.runtime.output_dir)
+        in_sweep = sweep.is_sweep(node)
         try:
-            return checked_job(cfg)
+            if in_sweep:
+                sweep.start_run(node)
+            result = checked_job(cfg, folder)
+            unused = True  # unless there is something in it
         except Exception as error:
+            if in_sweep:
+                sweep.note_failure(folder, error, _one_line(error, config_name), debug)
+                return None
             failures.append(error)  # raised below, past Hydra's own report of it
-            return None
-
-    def checked_job(cfg: DictConfig) -> Any:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        try:
-            container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-            assert isinstance(container, dict)
-            config = {str(name): value for name, value in container.items()}
-            check_config(config)
-            return job(config, folder)
-        except (UserError, OmegaConfBaseException):
+            result, unused = None, isinstance(error, UserError | OmegaConfBaseException)
+        if unused and not in_sweep:
             _remove_if_unused(folder)
-            raise
+        return result
 
-    main()
+    def checked_job(cfg: DictConfig, folder: Path) -> Any:
+        container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        assert isinstance(container, dict)
+        config = {str(name): value for name, value in container.items()}
+        check_config(config)
+        return job(config, folder)
+
+    try:
+        main()
+    finally:
+        code = sweep.finish()
     if failures:
         raise failures[0]
+    return code
 
 
 def _quote(arg: str, free_text: Collection[str], text_lists: Collection[str] = ()) -> str:
@@ -130,14 +151,15 @@ def quoted(text: str) -> str:
 
 
 def _remove_if_unused(folder: Path) -> None:
-    """Take back the run folder that Hydra made for a run that could not start: one that holds
-    what Hydra writes and nothing else, and is not the user's own working folder."""
+    """Take back the run folder that Hydra made for a run that has not trained: one that holds
+    configs and nothing else, and is not the user's own working folder."""
     import shutil
 
     made = [folder / "config" / f"{name}.yaml" for name in ("config", "hydra", "overrides")]
     if folder == Path.cwd() or not all(path.is_file() for path in made):
         return
-    if {*folder.iterdir(), *made[0].parent.iterdir()} == {made[0].parent, *made}:
+    ours = {made[0].parent, *made, folder / RECORD, folder / POINTER}
+    if {*folder.iterdir(), *made[0].parent.iterdir()} <= ours:
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # made for it too, if it is empty

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlit.cli.checking import check, key
+from gptlit.errors import UserError
+from gptlit.options import option_names, read_option
 
 
 @dataclass
@@ -170,8 +172,84 @@ class ClassificationTask:
     lora: LoRA = key("what trainable=lora adds")
 
 
-TASKS: dict[str, type] = {"pretrain": PretrainTask, "classification": ClassificationTask}
+@dataclass
+class Answers:
+    max_new_tokens: int = key("tokens of an answer at most; 0: no answers", ge=0)
+    batch_size: int = key("prompts at once", ge=1)
+
+
+@dataclass
+class InstructionTask:
+    name: str = key("task")
+    trainable: str = key("what trains", choices=("all", "lora"))
+    lora: LoRA = key("what trainable=lora adds")
+    sample: Sample = key("answers while training")
+    answers: Answers = key("answers to the test split")
+
+
+TASKS: dict[str, type] = {
+    "pretrain": PretrainTask,
+    "classification": ClassificationTask,
+    "instruction": InstructionTask,
+}
 """Nodes of the tasks that gptlit knows, by name."""
+
+
+@dataclass
+class LabelledData:
+    _target_: str = key("class of the data module")
+    name: str = key("what reports call this data")
+    path: str | None = key("table with texts and labels")
+    text_column: str = key("column with the texts")
+    label_column: str = key("column with the labels")
+    val_path: str | None = key("separate table to validate on")
+    test_path: str | None = key("separate table to test on")
+    balance: str = key("for rare classes", choices=("none", "undersample", "weights"))
+    deduplicate: bool = key("keep only the first of rows with the same text")
+    val_fraction: float = key("share that validates", gt=0, lt=1)
+    test_fraction: float = key("share that tests", gt=0, lt=1)
+    batch_size: int = key("texts per micro-batch and process", ge=1)
+    eval_batch_size: int | None = key("texts per batch in evaluation", ge=1)
+    bucket: bool = key("texts of about one length to a batch")
+    num_workers: int = key("processes that load batches; 0: none beside the main one", ge=0)
+    cache_dir: str | None = key("where downloads and splits are kept; null: ~/.cache/gptlit")
+    splits_dir: str | None = key("where the splits are saved; null: in cache_dir")
+
+
+@dataclass
+class PublishedLabelledData(LabelledData):
+    urls: list[str] = key("mirrors, tried in turn")
+    file_name: str = key("name in the download cache")
+    sha256: str | None = key("hash of the published file, hexadecimal")
+
+
+@dataclass
+class SampleData(LabelledData):
+    implies: list[str] = key("what else the command means")
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """A data module that gptlit knows."""
+
+    task: str
+    """Who reads it."""
+    node: type
+    """What its config may be."""
+    published: type | None = None
+    """The same for a file that is published at a URL."""
+
+
+DATA = {
+    "gptlit.data.pydocs.PydocsDataModule": DataKind("pretrain", TextData),
+    "gptlit.data.text.TextDataModule": DataKind("pretrain", TextFileData, PublishedTextData),
+    "gptlit.data.labelled.LabelledDataModule": DataKind("classification", LabelledData),
+    "gptlit.data.spam.SmsSpamDataModule": DataKind(
+        "classification", LabelledData, PublishedLabelledData
+    ),
+    "gptlit.data.spam_sample.SpamSampleDataModule": DataKind("classification", SampleData),
+}
+"""By class."""
 
 
 @dataclass
@@ -190,6 +268,7 @@ class Train:
     seed: int = key("of weights, data order and dropout", ge=0, lt=2**32)
     compile: bool = key("torch.compile each block")
     resume: str | None = key("run folder, checkpoint, or auto")
+    skip_if_trained: bool = key("take the result of a finished run of the same config")
     output_root: str = key("folder of all runs")
     debug: bool = key("two steps; tracebacks")
 
@@ -251,6 +330,30 @@ class Evaluate:
     batch_size: int = key("windows at once", ge=1)
     output: str | None = key("JSON file for the result")
     debug: bool = key("tracebacks")
+
+
+def check_data(node: dict[str, Any], task: str) -> None:
+    """Check an option of `conf/data`, and that the task can read it; data and tasks that gptlit
+    does not know check themselves.
+
+    Raises:
+        UserError: as `check`, and for data of another task.
+    """
+    kind = DATA.get(node.get("_target_", ""))
+    if kind is None:
+        return
+    if task in TASKS and task != kind.task:
+        names = (n for n in option_names("data") if _task_of(n) == task)
+        raise UserError(
+            f"data={node.get('name')} is for task={kind.task}; for task={task} choose one of"
+            f" data={', '.join(names)}"
+        )
+    check(node, kind.published if "urls" in node and kind.published else kind.node, "data.")
+
+
+def _task_of(option: str) -> str | None:
+    kind = DATA.get(read_option("data", option).get("_target_", ""))
+    return kind.task if kind else None
 
 
 def check_weights(node: dict[str, Any]) -> None:

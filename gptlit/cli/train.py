@@ -6,34 +6,52 @@ from typing import Any
 from gptlit.cli import allocator, app, resume, schema
 from gptlit.cli.checking import check
 from gptlit.errors import UserError
+from gptlit.options import option_names, read_option
+from gptlit.training import reuse
 
 
 def main() -> None:
     """Entry point of `python train.py` and `gptlit-train`."""
     allocator.restart_with_tuned_malloc()
-    app.run("train", check_config, train, rewrite=lambda args: resume.apply(with_text(args)))
+    app.run("train", check_config, train_once, rewrite=rewrite)
+
+
+def rewrite(args: list[str]) -> list[str]:
+    """The command as Hydra is to read it."""
+    return resume.apply(with_implied(with_text(args)))
+
+
+def with_implied(args: list[str]) -> list[str]:
+    """Add what the chosen data implies: made-up data go with a small model, as their option in
+    `conf/data` says. What the user gives wins, and an experiment says everything itself."""
+    given = _given(args)
+    if given.get("data") not in option_names("data") or "experiment" in given:
+        return args
+    implied = read_option("data", given["data"]).get("implies", [])
+    return [*(item for item in implied if item.partition("=")[0] not in given), *args]
 
 
 def with_text(args: list[str]) -> list[str]:
     """`data.path=...` alone means data=text: the default data of pretraining has no path."""
-    given = {name: value.strip("'\"") for name, _, value in (arg.partition("=") for arg in args)}
+    given = _given(args)
     chosen = given.keys() & {"data", "experiment"} or given.get("task", "pretrain") != "pretrain"
     return [*args, "data=text"] if "data.path" in given and not chosen else args
+
+
+def _given(args: list[str]) -> dict[str, str]:
+    """The overrides on the command line."""
+    split = (arg.partition("=") for arg in args)
+    return {name.lstrip("+~"): value.strip("'\"") for name, _, value in split}
 
 
 def check_config(config: dict[str, Any]) -> None:
     """Check all nodes; those of data and tasks that gptlit does not know check themselves."""
     check(config, schema.Train)
     schema.check_weights(config["weights"])
-    data, task = config["data"], config["task"]
-    if data.get("_target_") == "gptlit.data.pydocs.PydocsDataModule":
-        check(data, schema.TextData, "data.")
-    elif data.get("_target_") == "gptlit.data.text.TextDataModule":
-        published = "urls" in data
-        check(data, schema.PublishedTextData if published else schema.TextFileData, "data.")
-    kind = schema.TASKS.get(task.get("name", ""))
+    schema.check_data(config["data"], config["task"].get("name", ""))
+    kind = schema.TASKS.get(config["task"].get("name", ""))
     if kind is not None:
-        check(task, kind, "task.")
+        check(config["task"], kind, "task.")
     trainer, betas = config["trainer"], config["optimizer"]["betas"]
     if trainer["max_steps"] == -1 and trainer["max_epochs"] is None:
         raise UserError("the run has no end: give trainer.max_steps=... or trainer.max_epochs=...")
@@ -44,6 +62,21 @@ def check_config(config: dict[str, Any]) -> None:
         raise UserError(f"trainer.limit_val_batches={share}: give a share up to 1.0, or a number")
     if len(betas) != 2:
         raise UserError(f"optimizer.betas={betas}: expected two numbers, such as [0.9,0.95]")
+
+
+def train_once(config: dict[str, Any], folder: Path) -> float | None:
+    """`train`; with skip_if_trained=true the result of a finished run of the same config, if there
+    is one."""
+    found = reuse.find(config, folder) if config["skip_if_trained"] else None
+    if found is not None:
+        reuse.take(found, folder)
+        score = "" if found.score is None else f", best score {found.score:.4g}"
+        print(f"skipped, being trained already: {found.folder}{score}", flush=True)
+        return found.score
+    reuse.begin(config, folder)
+    best = train(config, folder)
+    reuse.finish(folder, best)
+    return best
 
 
 def train(config: dict[str, Any], folder: Path) -> float | None:
@@ -58,7 +91,7 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     from gptlit.training.run import fit
 
     tokenizer = get_tokenizer(config["tokenizer"]["name"])
-    node = {name: value for name, value in config["data"].items() if name != "name"}
+    node = {n: value for n, value in config["data"].items() if n not in ("name", "implies")}
     data = instantiate(
         node,
         tokenizer=tokenizer,

@@ -215,6 +215,14 @@ class InstructionDataModule(LightningDataModule):
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {"num_workers": self.num_workers, "pin_memory": on_gpu}
 
+    def for_task(self) -> dict[str, Any]:
+        """What the task has to know and its checkpoints keep."""
+        return {"prompt": self.prompt.to_dict()}
+
+    def final_loaders(self) -> dict[str, SortedLoader]:
+        """The test split, to measure once training is over."""
+        return {"test": self.test_dataloader()} if len(self._tokenized["test"]) else {}
+
     def train_batches(self, world_size: int = 1) -> int:
         """Micro-batches per epoch and process. Raises UserError where there is none."""
         return len(self._train_loader(0, world_size))

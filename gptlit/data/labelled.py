@@ -170,10 +170,9 @@ class LabelledDataModule(LightningDataModule):
     def _tokenized(self, table: LabelledTable) -> LabelledSplit:
         number = {name: index for index, name in enumerate(self.labels)}
         labels = np.array([number[label] for label in table.labels], dtype=np.int64)
-        empty = np.array([self.tokenizer.eot_id], dtype=np.uint32)
         ids, n_cut = [], 0
         for text in table.texts:
-            tokens = self.tokenizer.encode_to_numpy(text) if text else empty
+            tokens = self.tokenizer.encode_nonempty(text)
             n_cut += len(tokens) > self.context_length
             ids.append(tokens[: self.context_length].copy())  # so that the rest is freed
         return LabelledSplit(table.texts, labels, ids, n_cut)

@@ -41,6 +41,8 @@ def saved_splits(
     splits of other rows or settings.
     """
     made_from = {"format": FORMAT, "content": _content(given), **asdict(settings)}
+    if settings.balance != "undersample":
+        made_from["balance"] = "none"  # weights leave the rows alone
     fingerprint = sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
     place = folder or cache_dir / fingerprint
     from filelock import FileLock

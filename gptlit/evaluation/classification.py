@@ -57,7 +57,8 @@ def plot_confusion(
     counts = multiclass_confusion_matrix(found.probabilities, found.labels, len(names)).numpy()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(1.1 * len(names) + 3.4, 1.1 * len(names) + 2.4))
+    side = 1.1 * len(names)
+    figure, axes = plt.subplots(figsize=(side + 3.4, side + 2.4), layout="constrained")
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if share[row, column] > 0.5 else "black"
@@ -74,7 +75,7 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
     of two classes only the second is drawn, since the first mirrors it."""
     rates = multiclass_roc(found.probabilities, found.labels, len(names))
     plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(5, 5))
+    figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
     for index, name in enumerate(names):
         mirrored = len(names) == 2 and index == 0
         n = int((found.labels == index).sum())
@@ -104,7 +105,6 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: Path) -> list[Path]:
-    figure.set_layout_engine("constrained")
     written = [path.with_suffix(f".{kind}") for kind in ("png", "pdf")]
     for target in written:
         figure.savefig(target, dpi=150)

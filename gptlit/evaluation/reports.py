@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.evaluation.classification import write_classification_report
+from gptlit.evaluation.instruction import write_instruction_report
 from gptlit.tasks import Task
 
 REPORTS: dict[str, Callable[[Any, Any, Path], None]] = {
-    "classification": write_classification_report
+    "classification": write_classification_report,
+    "instruction": write_instruction_report,
 }
 
 

@@ -1,17 +1,14 @@
-"""The Python way in: `gptlit.load(ckpt).generate("...")`."""
+"""The Python way in: `gptlit.load(ckpt).generate("...")`, or `.predict("...")` of a classifier."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gptlit.device import PRECISIONS, fast_bf16, resolve_device
-from gptlit.errors import UserError
+from gptlit.device import resolve_device
 from gptlit.inference.checkpoint import open_task
+from gptlit.inference.classifier import Classifier
 from gptlit.inference.generation import Sampling, generate_text, stream_text
-from gptlit.inference.packed import pack_linears
-from gptlit.model import GPTModel
+from gptlit.inference.placement import place
 from gptlit.options import read_option
 from gptlit.tasks import Task
 from gptlit.tokenizer import get_tokenizer
@@ -88,9 +85,11 @@ def load(
     task: str = "pretrain",
     outputs: str | Path = "outputs",
     weights: str | Mapping[str, Any] = "huggingface",
-) -> LanguageModel:
+) -> LanguageModel | Classifier:
     """Load a published model ("gpt2-small"), a checkpoint file, a run folder, weights of another
     kind (Hugging Face's, OpenAI's or the book's file or folder), or the newest run of a task.
+
+    A checkpoint of a classification becomes a `Classifier`, any other a `LanguageModel`.
 
     Args:
         ckpt: what to load; None for the newest finished run of `task`. A published name is that
@@ -107,34 +106,6 @@ def load(
     resolve_device(device)  # a missing one is said before anything is fetched
     source = read_option("weights", weights) if isinstance(weights, str) else weights
     opened, _ = open_task(None if ckpt is None else str(ckpt), task, outputs, source)
+    if opened.name == "classification":
+        return Classifier(opened, device, precision)
     return LanguageModel(opened, device, precision)
-
-
-def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, str]:
-    """Move a model to where and how it will decode.
-
-    `auto` takes 16-bit weights where the device is fast in them: bf16 on CUDA, and on a CPU with
-    bf16 instructions from the width on where it pays. On a CPU, bf16 means 16-bit weights under
-    fp32 activations (`pack_linears`).
-
-    Returns:
-        the model, the device's name, the precision's name.
-
-    Raises:
-        UserError: the device, or the precision on it, is missing.
-    """
-    device = resolve_device(device)
-    if precision not in ("auto", *PRECISIONS):
-        raise UserError(f"precision={precision}: allowed are auto, {', '.join(PRECISIONS)}")
-    fast = fast_bf16(device)
-    if precision == "auto":
-        wide = device != "cpu" or model.cfg.emb_dim >= 512
-        precision = "bf16" if fast and wide else "fp16" if device == "cuda" else "fp32"
-    if precision == "fp16" and device == "cpu":
-        raise UserError("precision=fp16 is slow on a CPU; use precision=bf16 or fp32")
-    if precision == "bf16" and device == "cpu":
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            raise UserError("precision=bf16 needs AVX-512 or newer, which this CPU lacks; use fp32")
-        return pack_linears(model), device, precision
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return model.to(device=device, dtype=dtype).eval(), device, precision

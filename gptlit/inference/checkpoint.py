@@ -45,9 +45,10 @@ def find_checkpoint(
     if not files[0].is_file():
         near = get_close_matches(ckpt, published, n=1, cutoff=0.8)
         hint = f"; did you mean {near[0]}?" if near else ""
+        names = f", or one of {', '.join(published)}" if published else ""
         raise UserError(
-            f"ckpt={ckpt} does not exist: give a checkpoint, a run folder, a file or folder of"
-            f" weights, or one of {', '.join(published)}{hint}"
+            f"ckpt={ckpt} does not exist: give a checkpoint, a run folder, or a file or folder of"
+            f" weights{names}{hint}"
         )
     return files[0] if len(files) == 1 else path
 

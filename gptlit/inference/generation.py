@@ -210,7 +210,8 @@ def _overlap(text: str, stop: str) -> int:
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The prompt's ids; an empty prompt is the start of a document."""
-    return tokenizer.encode(prompt) or [tokenizer.eot_id]
+    ids: list[int] = tokenizer.encode_nonempty(prompt).tolist()
+    return ids
 
 
 def stream_text(

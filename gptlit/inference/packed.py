@@ -8,7 +8,7 @@ backend uses too, reaches it, and is as fast with many rows.
 import torch
 from torch import Tensor, nn
 
-from gptlit.model import GPTModel
+from gptlit.model import GPTModel, merge_lora
 from gptlit.model.gpt import FeedForward, TransformerBlock
 
 _linear = torch.ops.mkldnn._linear_pointwise
@@ -50,8 +50,10 @@ class PackedFeedForward(nn.Module):
 def pack_linears(model: GPTModel) -> GPTModel:
     """Replace every linear layer and the tied head by a packed one, in place.
 
-    The residual stream, norms and attention stay in fp32. The model can no longer be trained.
+    The residual stream, norms and attention stay in fp32. LoRA becomes part of the weights. The
+    model can no longer be trained.
     """
+    merge_lora(model)
     for block in model.trf_blocks:
         assert isinstance(block, TransformerBlock)
         for name in ("qkv", "out_proj"):

@@ -129,7 +129,7 @@ class LoRALinear(nn.Linear):
         )
         plain.weight = nn.Parameter(weight.to(self.weight.dtype), requires_grad=False)
         plain.bias = self.bias
-        return plain.train(self.training)
+        return plain
 
     def _up(self) -> Tensor:
         """B for all rows and all parts: (out, changed parts * rank), zero where they do not meet.

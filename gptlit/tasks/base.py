@@ -45,6 +45,8 @@ class Task(LightningModule, ABC):
     """
 
     name: ClassVar[str]
+    command: ClassVar[str] = "generate.py"
+    """What a trained model is used with."""
     token_bytes: Tensor | None
 
     def __init__(
@@ -85,6 +87,15 @@ class Task(LightningModule, ABC):
     @abstractmethod
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor | int]:
         """The loss summed over the batch's targets (scalar, nats), and the number of targets."""
+
+    def wrap_prompt(self, text: str, input: str = "") -> str:
+        """What stands before the model's answer to `text`; a language model just continues it."""
+        return text
+
+    @property
+    def stop(self) -> list[str]:
+        """What ends an answer, besides end-of-text."""
+        return []
 
     def flops_per_target(self) -> float:
         """Floating-point operations of a training step for each target, 0 if not known."""

@@ -41,6 +41,7 @@ class ClassificationTask(Task):
     """
 
     name = "classification"
+    command = "classify.py"
     class_weights: Tensor | None
 
     def __init__(self, **arguments: Any) -> None:

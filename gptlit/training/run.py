@@ -128,7 +128,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         root = Path(config["output_root"])
         if folder.resolve().parent == (root / task.name).resolve():  # not a sweep's, nor elsewhere
             mark_latest(folder)
-        _say_what_next(console, folder, root, checkpoints, seconds)
+        _say_what_next(console, folder, root, checkpoints, seconds, task)
     return checkpoints.best_score
 
 
@@ -313,16 +313,22 @@ def _last_measured(trainer: Trainer, csv: Path) -> dict[str, float]:
 
 
 def _say_what_next(
-    console: Console, folder: Path, root: Path, checkpoints: Checkpoints, seconds: float
+    console: Console, folder: Path, root: Path, checkpoints: Checkpoints, seconds: float, task: Task
 ) -> None:
     best = checkpoints.best if checkpoints.best.exists() else checkpoints.last
     score = checkpoints.best_score
     measured = f", best {checkpoints.monitor} {score:.4g}" if score is not None else ""
+    tested = [
+        f"{name.removeprefix('test/')} {value:.4g}"
+        for name, value in task.final_metrics.items()
+        if name.startswith("test/") and name.count("/") == 1
+    ]
     console.print(
         f"done in {seconds:,.0f} s{measured}\n"
-        f"checkpoint: {best}\n"
+        + (f"test:       {' · '.join(tested)}\n" if tested else "")
+        + f"checkpoint: {best}\n"
         f"plots:      {folder / 'plots'}\n"
-        f"next:       python generate.py ckpt={folder}\n"
+        f"next:       python {task.command} ckpt={folder}\n"
         f"            tensorboard --logdir {root}",
         highlight=False,
         markup=False,

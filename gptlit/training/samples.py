@@ -17,7 +17,7 @@ class TextSamples(Callback):
 
     Args:
         tokenizer: the run's.
-        prompt: text to continue; empty starts from end-of-text.
+        prompt: text to continue, or to answer, as the task has it; empty starts from end-of-text.
         max_new_tokens: length of the sample in tokens.
         temperature, top_k: as in `Sampling`.
         every_n_validations: 0 shows none.
@@ -50,10 +50,11 @@ class TextSamples(Callback):
         if not self.every_n_validations or self._validations % self.every_n_validations:
             return
         assert isinstance(pl_module, Task)
+        prompt = pl_module.wrap_prompt(self.prompt)
         [text] = generate_text(
-            pl_module.model, self.tokenizer, [self.prompt], self.max_new_tokens, self.sampling
+            pl_module.model, self.tokenizer, [prompt], self.max_new_tokens, self.sampling
         )
-        self.console.print(Text(f"sample: {self.prompt}{text}", style="dim"))
+        self.console.print(Text(f"sample: {prompt}{text}", style="dim"))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("sample", self.prompt + text, trainer.global_step)
+                logger.experiment.add_text("sample", prompt + text, trainer.global_step)

@@ -1,0 +1,262 @@
+"""Sweeps: a run that fails does not end the others, and a table at the end has them all.
+
+Runs may be in other processes, on other machines, wherever a launcher of Hydra's puts them. So a
+failed run leaves `error.txt` in its folder, and the table is made of what stands in the folders.
+"""
+
+import contextlib
+import csv
+import gc
+import json
+import math
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.conf import HydraConf
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gptlit.cli.app import quoted
+from gptlit.training import reuse
+
+ERROR = "error.txt"
+RESULTS = "results.csv"
+SCORE = "val/loss"
+"""The best run has the lowest."""
+SHOWN = (SCORE, "val/accuracy", "test/accuracy")
+"""Metrics of the table; the file has all of validation and test."""
+
+
+LENGTH = ("seconds", "tokens")
+"""Of the summary: how long a run was."""
+
+
+class Sweep(Callback):
+    """Hydra's hook, named in `conf/train.yaml`: knows the sweep's folder in the process that the
+    user has started, and keeps all runs in it."""
+
+    newest: ClassVar["Sweep | None"] = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before any run starts."""
+        with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it too, and raises
+            self.folder = Path(config.hydra.sweep.dir).absolute()
+            self.made = not self.folder.exists()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.started_ns = _file_time_ns(self.folder)
+            # The folder may be named after a key that is swept, such as the task; and a process
+            # that Lightning starts for another device would name it after a later time.
+            pinned = f"hydra.sweep.dir={quoted(str(self.folder))}"
+            with open_dict(config.hydra.overrides):
+                config.hydra.overrides.hydra.append(pinned)
+            sys.argv.append(pinned)
+            Sweep.newest = self
+
+
+@dataclass
+class Run:
+    """What one run of a sweep has left in its folder."""
+
+    name: str
+    """The folder's, below the sweep's."""
+    overrides: dict[str, str]
+    folder: Path
+    """Where its results are: not its own, if it took those of another run."""
+    summary: dict[str, Any]
+    score: float | None
+    """The best value of the monitored metric: what a sweeper sees."""
+    error: str | None
+    users_mistake: bool = False
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The summary's."""
+        metrics: dict[str, float] = self.summary.get("metrics", {})
+        return metrics
+
+
+def is_sweep(hydra: HydraConf) -> bool:
+    """Whether a run is one of a sweep that is reported at its end."""
+    hooks = [hook.get("_target_") for hook in hydra.callbacks.values()]
+    return hydra.mode is RunMode.MULTIRUN and f"{__name__}.{Sweep.__name__}" in hooks
+
+
+def start_run(hydra: HydraConf) -> None:
+    """Say which run begins, and forget how it failed before in the same folder."""
+    gc.collect()  # what the run before has left, on a GPU too
+    if reuse.first_process():
+        folder = Path(hydra.runtime.output_dir)
+        (folder / ERROR).unlink(missing_ok=True)
+        print(f"\nrun {folder.name}: {' '.join(_swept(hydra))}", flush=True)
+
+
+def note_failure(folder: Path, error: Exception, line: str | None, debug: bool) -> None:
+    """Write how a run failed into its folder, and say so.
+
+    Args:
+        folder: the run's.
+        error: what it raised.
+        line: for a mistake of the user's, what to say about it.
+        debug: the user wants to see tracebacks.
+    """
+    if not reuse.first_process():
+        return
+    first = f"error: {line}" if line else "".join(traceback.format_exception_only(error)).strip()
+    trace = "" if line and not debug else "\n" + "".join(traceback.format_exception(error))
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / ERROR, f"{first}\n{trace}")
+    said = line or f"{first.splitlines()[0]} (traceback in {_short(folder / ERROR)})"
+    print(f"error: run {folder.name}: {said}", file=sys.stderr, flush=True)
+    if debug:
+        print(trace, file=sys.stderr, flush=True)
+
+
+def finish() -> int:
+    """Report the sweep of this process, if there was one: a table, and `results.csv`.
+
+    Returns:
+        the exit code: 1 if a run failed, 2 if all that failed were mistakes of the user's.
+    """
+    sweep, Sweep.newest = Sweep.newest, None
+    if sweep is None or not reuse.first_process():
+        return 0
+    runs = collect(sweep.folder, sweep.started_ns)
+    if not runs:
+        _remove_if_unused(sweep)
+        return 0
+    keys = swept_keys(runs)
+    write_results(sweep.folder / RESULTS, runs, keys)
+    _show(runs, keys, sweep.folder)
+    failed = [run for run in runs if run.error]
+    return 0 if not failed else 2 if all(run.users_mistake for run in failed) else 1
+
+
+def collect(folder: Path, since_ns: int = 0) -> list[Run]:
+    """The runs in a sweep's folder, the best first; then those without a score; then the failed.
+
+    Args:
+        folder: the sweep's.
+        since_ns: leave out those that were started before, in an earlier sweep of the folder.
+    """
+    stored = folder.rglob("config/overrides.yaml")
+    new = [file.parents[1] for file in stored if file.stat().st_mtime_ns >= since_ns]
+    return sorted((_read_run(folder, run) for run in new), key=_rank)
+
+
+def swept_keys(runs: list[Run]) -> list[str]:
+    """Keys that the runs were given different values for."""
+    keys = dict.fromkeys(key for run in runs for key in run.overrides)
+    return [key for key in keys if len({run.overrides.get(key) for run in runs}) > 1]
+
+
+def write_results(path: Path, runs: list[Run], keys: list[str]) -> None:
+    """A CSV with a row for each run, in the order given."""
+    measured = sorted({name for run in runs for name in run.metrics if _is_result(name)})
+    columns = ["run", *keys, *measured, "score", *LENGTH, "folder", "error"]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for run in runs:
+            facts = {name: run.summary.get(name) for name in LENGTH}
+            names = {"run": run.name, "folder": run.folder, "error": run.error, "score": run.score}
+            given = {key: run.overrides.get(key) for key in keys}
+            results = {name: run.metrics.get(name) for name in measured}
+            writer.writerow({**given, **results, **facts, **names})
+    temporary.replace(path)
+
+
+def _read_run(sweep: Path, folder: Path) -> Run:
+    stored: Any = OmegaConf.to_container(OmegaConf.load(folder / "config" / "overrides.yaml"))
+    pairs = (str(arg).partition("=") for arg in stored)
+    overrides = {key: value.strip("'\"") for key, _, value in pairs}
+    there = reuse.result_folder(folder)
+    run = Run(str(folder.relative_to(sweep)), overrides, there, {}, None, None)
+    if (folder / ERROR).is_file():
+        first = (folder / ERROR).read_text(encoding="utf-8").partition("\n")[0]
+        run.users_mistake = first.startswith("error: ")
+        run.error = first.removeprefix("error: ")
+    elif finished := reuse.finished(there):
+        run.summary, run.score = json.loads((there / "summary.json").read_text()), finished.score
+    else:
+        run.error = "did not finish"
+    return run
+
+
+def _rank(run: Run) -> tuple[bool, float, int, str]:
+    score = run.metrics.get(SCORE, math.inf)
+    number = int(run.name) if run.name.isdecimal() else 0
+    return bool(run.error), math.inf if math.isnan(score) else score, number, run.name
+
+
+def _swept(hydra: HydraConf) -> list[str]:
+    """A run's overrides, less those that were typed; all of them, if a sweeper does not say."""
+    typed: list[str] = []
+    with contextlib.suppress(OSError):
+        whole: Any = OmegaConf.load(Path(hydra.sweep.dir) / "multirun.yaml")
+        typed = [arg.lower() for arg in whole.hydra.overrides.task]
+    return [arg for arg in hydra.overrides.task if arg.lower() not in typed]
+
+
+def _is_result(metric: str) -> bool:
+    return metric.startswith(("val/", "test/"))
+
+
+def _show(runs: list[Run], keys: list[str], folder: Path) -> None:
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, 140)
+    measured = [name for name in SHOWN if any(name in run.metrics for run in runs)]
+    table = Table("run", *keys)
+    for name in (*measured, *LENGTH):
+        table.add_column(name, justify="right")
+    if any(run.error for run in runs):
+        table.add_column("error", overflow="fold")
+    for run in runs:
+        cells = [run.name, *(run.overrides.get(key, "") for key in keys)]
+        cells += [f"{run.metrics[n]:.4f}" if n in run.metrics else "" for n in measured]
+        cells += [f"{run.summary[n]:,}" if n in run.summary else "" for n in LENGTH]
+        table.add_row(*map(Text, (*cells, *filter(None, [run.error]))))
+    failed = sum(run.error is not None for run in runs)
+    console.print()
+    console.print(table, soft_wrap=False)
+    outcome = f"{len(runs)} runs" + (f", {failed} failed" if failed else "")
+    print(f"{outcome}; this table: {_short(folder / RESULTS)}", flush=True)
+
+
+def _remove_if_unused(sweep: Sweep) -> None:
+    """Take back the folder of a sweep that was refused before its first run."""
+    if sweep.made and {path.name for path in sweep.folder.iterdir()} <= {"multirun.yaml"}:
+        (sweep.folder / "multirun.yaml").unlink(missing_ok=True)
+        sweep.folder.rmdir()
+        with contextlib.suppress(OSError):
+            sweep.folder.parent.rmdir()  # made for it too, if it is empty
+
+
+def _file_time_ns(folder: Path) -> int:
+    """Now, by the clock of the file system."""
+    probe = folder / f".started.{os.getpid()}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime_ns
+    finally:
+        probe.unlink()
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,59 @@
+"""The report on an instruction-tuned model: its answers to the test split."""
+
+from pathlib import Path
+from typing import Any
+
+from gptlit.evaluation.answers import digest, write_answers
+from gptlit.evaluation.text_scores import score_answers
+from gptlit.inference.api import LanguageModel
+
+ANSWERS = "instruction-data-with-response.json"
+
+
+def answer_entries(
+    model: LanguageModel, entries: list[Any], path: Path, checkpoint: Path, settings: dict[str, int]
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Answer entries, and say how good the answers are.
+
+    Args:
+        model: of an instruction task.
+        entries: of `InstructionDataModule.splits`.
+        path: the JSON file to write; what is in the journal beside it is not done again.
+        checkpoint: whose answers they are.
+        settings: `max_new_tokens` and `batch_size`.
+
+    Returns:
+        the entries with their answers, and metrics such as "test/exact_match".
+    """
+    state = checkpoint.stat()
+    answered = write_answers(
+        model.model,
+        model.tokenizer,
+        [model.task.wrap_prompt(entry.instruction, entry.input) for entry in entries],
+        [entry.raw for entry in entries],
+        path,
+        fingerprint=digest([state.st_size, state.st_mtime_ns, model.device, model.precision]),
+        stop=model.task.stop,
+        show_progress=True,
+        **settings,
+    )
+    return answered, {f"test/{name}": value for name, value in score_answers(answered).items()}
+
+
+def write_instruction_report(task: Any, data: Any, folder: Path) -> None:
+    """Write the best checkpoint's answers to the test split, and add their scores to the metrics.
+
+    Args:
+        task: whose `final_metrics` get the scores.
+        data: has the entries of the splits in `splits`.
+        folder: the run folder.
+    """
+    from gptlit.inference.checkpoint import find_checkpoint, load_task
+
+    settings = task.settings["answers"]
+    if not settings["max_new_tokens"] or not data.splits["test"]:
+        return
+    checkpoint = find_checkpoint(str(folder), task.name)
+    model = LanguageModel(load_task(checkpoint), task.device.type)
+    _, scores = answer_entries(model, data.splits["test"], folder / ANSWERS, checkpoint, settings)
+    task.final_metrics.update(scores)

@@ -1,0 +1,144 @@
+"""Prompts: how an instruction becomes the text that a model answers, in training and after it."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from gptlit.errors import UserError
+
+_PLACE = re.compile(r"\{(instruction|input|response)\}")
+_RESPONSE = "{response}"
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """A template with places for an entry's parts: {instruction}, {input} and {response}.
+
+    All other text stands for itself, braces too, and so does the text that is put in.
+
+    Raises UserError for a template that has no place for a part, or has it in the wrong order.
+    """
+
+    name: str
+    """What reports call it."""
+    template: str
+    """For entries without an input. What stands before {response} is the prompt, what stands
+    behind it ends each response; without {response}, the response follows the template."""
+    template_with_input: str | None = None
+    """For entries with an input; None: as `template`, where the input follows the instruction on a
+    line of its own unless there is a place for it."""
+
+    def __post_init__(self) -> None:
+        _check("prompt.template", self.template, ("instruction",))
+        if self.template_with_input is not None:
+            key = "prompt.template_with_input"
+            _check(key, self.template_with_input, ("instruction", "input"))
+            ends = [_end(self.template), _end(self.template_with_input)]
+            if ends[0] != ends[1]:
+                raise UserError(
+                    f"prompt.template ends responses with {ends[0]!r}, but {key} with {ends[1]!r}; "
+                    "what stands behind {response} must be the same in both"
+                )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PromptFormat":
+        """The format that `to_dict` or a config wrote down.
+
+        Raises UserError for unknown or missing names and for values that are no text.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(values.keys() - set(known)):
+            raise UserError(f"unknown key 'prompt.{unknown[0]}'; known are {', '.join(known)}")
+        for name in known[:2]:
+            if not isinstance(values.get(name), str):
+                raise UserError(f"prompt.{name}={values.get(name)!r}: expected text")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, str | None]:
+        """The fields, plain enough for a checkpoint."""
+        return asdict(self)
+
+    def format_prompt(self, instruction: str, input: str = "") -> str:
+        """Everything that stands before the response."""
+        template = self.template
+        if input and self.template_with_input is not None:
+            template = self.template_with_input
+        elif input and "{input}" not in template:
+            instruction = f"{instruction}\n{input}"
+        parts = {"instruction": instruction, "input": input}
+        return _PLACE.sub(lambda place: parts[place[1]], _start(template))
+
+    def format_response(self, response: str) -> str:
+        """The response as it stands behind the prompt."""
+        return response + self.response_suffix
+
+    @property
+    def response_suffix(self) -> str:
+        """What ends each response, before the end of the text; often nothing."""
+        return _end(self.template)
+
+    def to_chat_template(self) -> str:
+        """The Jinja template that makes transformers' chats look the same.
+
+        It takes messages whose role is user or assistant, and puts a system message before the
+        next user message, with a blank line between them. The text between a user message and the
+        answer is left out at the end of a chat, unless `add_generation_prompt` is true.
+        """
+        content = "system.text ~ message['content']"
+        before, _, behind = _start(self.template).rpartition("{instruction}")
+        places = {"instruction": content, "input": "''"}
+
+        def expression(text: str) -> str:
+            parts = enumerate(_PLACE.split(text))
+            return " ~ ".join(places[part] if i % 2 else _literal(part) for i, part in parts)
+
+        return (
+            "{%- set system = namespace(text='') -%}"
+            "{%- for message in messages -%}"
+            "{%- if message['role'] == 'system' -%}"
+            "{%- set system.text = message['content'] ~ '\\n\\n' -%}"
+            "{%- elif message['role'] == 'user' -%}"
+            f"{{{{- {expression(before)} ~ {content} -}}}}"
+            "{%- if add_generation_prompt or not loop.last -%}"
+            f"{{{{- {expression(behind)} -}}}}"
+            "{%- endif -%}"
+            "{%- set system.text = '' -%}"
+            "{%- elif message['role'] == 'assistant' -%}"
+            f"{{{{- message['content'] ~ {_literal(self.response_suffix)} ~ eos_token -}}}}"
+            "{%- else -%}"
+            "{{- raise_exception('the roles are system, user and assistant') -}}"
+            "{%- endif -%}"
+            "{%- endfor -%}"
+        )
+
+
+def _literal(text: str) -> str:
+    """A string of Jinja's language, which reads the escapes of JSON."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _start(template: str) -> str:
+    return template.partition(_RESPONSE)[0]
+
+
+def _end(template: str) -> str:
+    return template.partition(_RESPONSE)[2]
+
+
+def _check(key: str, template: str, needed: tuple[str, ...]) -> None:
+    if not isinstance(template, str):
+        raise UserError(f"{key}={template!r}: expected text")
+    for part in needed:
+        if f"{{{part}}}" not in _start(template):
+            found = "only behind {response}" if f"{{{part}}}" in template else "none"
+            raise UserError(
+                f"{key}={template!r}: it needs a place for the {part}, found {found}; write "
+                f"{{{part}}} where it goes, before {{response}}"
+            )
+    if place := _PLACE.search(_end(template)):
+        raise UserError(
+            f"{key}={template!r}: {place[0]} stands behind {{response}}; only text that ends each "
+            "response may stand there"
+        )

@@ -1,0 +1,112 @@
+"""Instruction tuning: a pretrained model learns to answer, the loss on the responses alone."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptlit.model import IGNORE_INDEX, LoRAConfig, add_lora
+from gptlit.prompts import PromptFormat
+from gptlit.tasks.base import Task
+
+LOGIT_ROWS = 512
+"""Targets whose logits are held at once when answers are counted."""
+
+
+class InstructionTask(Task):
+    """Supervised fine-tuning on prompts and their responses.
+
+    Batches have `input_ids` and `targets`, both (batch, time) int64, targets shifted by one and
+    -100 where there is no loss; where several entries share a row also `positions` and `segments`
+    (batch, time) int64, which number the tokens of each entry from 0, and the entries of a row
+    from 1 (padding is 0): no entry sees another.
+
+    Settings: `prompt` (the fields of `PromptFormat`), `trainable` (all or lora), and `lora`.
+
+    Metrics: `val/loss` (nats per target) and `val/accuracy` (share of targets that are the
+    likeliest token, given all before them); at the end `test/loss` and `test/accuracy` too.
+    """
+
+    name = "instruction"
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.prompt_format = PromptFormat.from_dict(self.settings["prompt"])
+        if self.settings["trainable"] == "lora":
+            add_lora(self.model, LoRAConfig(**self.settings["lora"]))
+
+    def wrap_prompt(self, text: str, input: str = "") -> str:
+        """An instruction, and perhaps its input, in the form that the model was trained on."""
+        return self.prompt_format.format_prompt(text, input)
+
+    @property
+    def stop(self) -> list[str]:
+        """What ends an answer, besides end-of-text."""
+        suffix = self.prompt_format.response_suffix
+        return [suffix] if suffix.strip() else []
+
+    def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Cross entropy over the targets; logits are computed only there."""
+        loss = self.model.loss_sum(
+            batch.input_ids,
+            batch.targets,
+            positions=batch.positions,
+            mask=block_causal_mask(batch.segments),
+        )
+        return loss, (batch.targets != IGNORE_INDEX).sum()
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums: loss, hits, targets."""
+        self._sums_measured = torch.zeros(3, device=self.device)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add one batch."""
+        keep = batch.targets != IGNORE_INDEX
+        h = self.model.hidden(
+            batch.input_ids, positions=batch.positions, mask=block_causal_mask(batch.segments)
+        )[keep]
+        targets = batch.targets[keep]
+        for rows, wanted in zip(h.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
+            logits = self.model.logits(rows).float()
+            self._sums_measured[0] += F.cross_entropy(logits, wanted, reduction="sum")
+            self._sums_measured[1] += (logits.argmax(dim=-1) == wanted).sum()
+        self._sums_measured[2] += len(targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log means over all targets of all processes."""
+        self.log_dict({**self._measured("val"), "step": float(self.global_step)})
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """As in validation."""
+        found = self._measured("test")
+        self.final_metrics.update(found)
+        self.log_dict(found)
+
+    def _measured(self, split: str) -> dict[str, float]:
+        loss, hits, targets = self.reduce_sum(self._sums_measured).tolist()
+        n = max(targets, 1)
+        return {f"{split}/loss": loss / n, f"{split}/accuracy": hits / n}
+
+
+def block_causal_mask(segments: Tensor | None) -> Tensor | None:
+    """Which keys a query may see where several entries share a row: those of its own entry that
+    are not behind it.
+
+    Args:
+        segments: (B, T) int64, the number of each token's entry in its row; None: one to a row.
+
+    Returns:
+        (B, 1, T, T) bool, or None: causal.
+    """
+    if segments is None:
+        return None
+    time = segments.shape[1]
+    causal = torch.ones(time, time, dtype=torch.bool, device=segments.device).tril()
+    return ((segments[:, :, None] == segments[:, None, :]) & causal)[:, None]

@@ -1,0 +1,132 @@
+"""Which run has trained a config already: `skip_if_trained=true` takes its result.
+
+A run folder's `config/trained.json` says what its results are of. Hydra's `config.yaml` beside it
+cannot: it is written anew by each command that is given the folder, before anything has trained.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WITHOUT_EFFECT = frozenset({"resume", "output_root", "skip_if_trained", "debug", "logger", "hydra"})
+"""Top-level keys that do not change what is trained."""
+RECORD = Path("config") / "trained.json"
+"""In a run folder: the config, and once the run has finished, its score."""
+POINTER = Path("config") / "reused.txt"
+"""In the folder of a run that did not train: the folder that it took its result from."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has finished, with its summary and a checkpoint in its folder."""
+
+    folder: Path
+    score: float | None
+    """What `fit` returned: the best value of the monitored metric."""
+
+
+def what_counts(config: dict[str, Any]) -> Any:
+    """The keys of a composed config that change the result, as they are once saved and read."""
+    return json.loads(json.dumps({k: v for k, v in config.items() if k not in WITHOUT_EFFECT}))
+
+
+def begin(config: dict[str, Any], folder: Path) -> None:
+    """Note what trains in the folder from now on; its results count once `finish` is called.
+
+    A run that resumes with another config than it began with is a repetition of neither, and is
+    never reused.
+    """
+    if not first_process():
+        return
+    (folder / POINTER).unlink(missing_ok=True)
+    if config["resume"] is None:
+        _write(folder, {"config": what_counts(config)})
+    elif _read(folder).get("config") != what_counts(config):
+        (folder / RECORD).unlink(missing_ok=True)
+
+
+def finish(folder: Path, score: float | None) -> None:
+    """The run has finished: its results may be reused."""
+    record = _read(folder)
+    if record and first_process():
+        _write(folder, {**record, "score": score})
+
+
+def finished(folder: Path) -> Finished | None:
+    """The folder's run, if it has finished and all that another run would have is there."""
+    record = _read(folder)
+    checkpoints = [folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+    there = (folder / "summary.json").is_file() and any(path.is_file() for path in checkpoints)
+    return Finished(folder, record["score"]) if there and "score" in record else None
+
+
+def find(config: dict[str, Any], folder: Path) -> Finished | None:
+    """The newest finished run of the same config: in the run's own folder, or anywhere below
+    `<output_root>/<task>`, sweeps included.
+
+    Args:
+        config: the checked config. Files that it names are not compared, only their names.
+        folder: the run folder.
+    """
+    wanted = what_counts(config)
+    root = Path(config["output_root"]) / config["task"]["name"]
+    same = [
+        run
+        for place in (folder, *_run_folders(root))
+        if _read(place).get("config") == wanted and (run := finished(place))
+    ]
+    return max(same, key=lambda run: (run.folder / "summary.json").stat().st_mtime, default=None)
+
+
+def take(found: Finished, folder: Path) -> None:
+    """Leave word in the folder of a run that need not train."""
+    if not first_process():
+        return
+    (folder / POINTER).unlink(missing_ok=True)
+    if found.folder.resolve() != folder.resolve():
+        there = os.path.relpath(found.folder.resolve(), folder.resolve())  # they may move together
+        _replace(folder / POINTER, f"{there}\n")
+
+
+def result_folder(folder: Path) -> Path:
+    """Where a run's results are: its own folder, or that which it took them from."""
+    pointer = folder / POINTER
+    if not pointer.is_file():
+        return folder
+    return Path(os.path.normpath(folder.resolve() / pointer.read_text().rstrip("\n")))
+
+
+def first_process() -> bool:
+    """Whether this is the one of a run's processes that writes its files; found out without
+    importing Lightning, which decides by the same variables."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(root):
+        if "summary.json" in files:
+            folders.clear()  # there are no runs inside a run
+            yield Path(place)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    (folder / RECORD).parent.mkdir(parents=True, exist_ok=True)
+    _replace(folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
