@@ -31,15 +31,15 @@ class PromptFormat:
     line of its own unless there is a place for it."""
 
     def __post_init__(self) -> None:
-        _check("prompt.template", self.template, ("instruction",))
+        _check("prompt_format.template", self.template, ("instruction",))
         if self.template_with_input is not None:
-            key = "prompt.template_with_input"
+            key = "prompt_format.template_with_input"
             _check(key, self.template_with_input, ("instruction", "input"))
             ends = [_end(self.template), _end(self.template_with_input)]
             if ends[0] != ends[1]:
                 raise UserError(
-                    f"prompt.template ends responses with {ends[0]!r}, but {key} with {ends[1]!r}; "
-                    "what stands behind {response} must be the same in both"
+                    f"prompt_format.template ends responses with {ends[0]!r}, but {key} with"
+                    f" {ends[1]!r}; what stands behind {{response}} must be the same in both"
                 )
 
     @classmethod
@@ -50,10 +50,11 @@ class PromptFormat:
         """
         known = [field.name for field in fields(cls)]
         if unknown := sorted(values.keys() - set(known)):
-            raise UserError(f"unknown key 'prompt.{unknown[0]}'; known are {', '.join(known)}")
+            known_keys = ", ".join(known)
+            raise UserError(f"unknown key 'prompt_format.{unknown[0]}'; known are {known_keys}")
         for name in known[:2]:
             if not isinstance(values.get(name), str):
-                raise UserError(f"prompt.{name}={values.get(name)!r}: expected text")
+                raise UserError(f"prompt_format.{name}={values.get(name)!r}: expected text")
         return cls(**values)
 
     def to_dict(self) -> dict[str, str | None]:

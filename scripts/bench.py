@@ -1,4 +1,4 @@
-"""Speed and memory, measured side by side: python scripts/bench.py train|decode|data|startup.
+"""Speed and memory, measured side by side: python scripts/bench.py KIND.
 
 Each contestant runs in a process of its own, so that its allocator and its peak memory are its
 own, and they take turns, so that a machine that drifts hits all alike.
@@ -18,12 +18,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data, decode, startup, train
+from benchmarks import classify, data, decode, instruct, startup, train
 from benchmarks.common import Measurement, positive, resolved
 from rich.console import Console
 from rich.table import Column, Table
 
-KINDS = {"train": train, "decode": decode, "data": data, "startup": startup}
+KINDS = {
+    "train": train,
+    "classify": classify,
+    "instruct": instruct,
+    "decode": decode,
+    "data": data,
+    "startup": startup,
+}
 RUNNING = ("kind", "rounds", "json", "contestants", "baseline", "worker")
 """Options of the measuring; the others say what is measured."""
 

@@ -92,7 +92,8 @@ def _run_hydra(
                 sweep.start_run(node)
             result = checked_job(cfg, folder)
             unused = True  # unless there is something in it
-        except Exception as error:
+        except Exception as raised:
+            error = _own_error(raised)
             if in_sweep:
                 sweep.note_failure(folder, error, _one_line(error, config_name), debug)
                 return None
@@ -150,6 +151,11 @@ def quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
+def short_path(path: Path) -> Path:
+    """As it is read and typed most easily: from the working folder, if it lies below that."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def _remove_if_unused(folder: Path) -> None:
     """Take back the run folder that Hydra made for a run that has not trained: one that holds
     configs and nothing else, and is not the user's own working folder."""
@@ -165,13 +171,23 @@ def _remove_if_unused(folder: Path) -> None:
             folder.parent.rmdir()  # made for it too, if it is empty
 
 
+def _own_error(error: Exception) -> Exception:
+    """What an object raised while Hydra built it, without Hydra's wrapping; that stays where the
+    object does not exist or does not know a key, which the config has wrong."""
+    from hydra.errors import InstantiationException
+
+    cause = error.__cause__
+    wrapped = isinstance(error, InstantiationException) and isinstance(cause, Exception)
+    if wrapped and not isinstance(cause, ImportError | AttributeError | TypeError):
+        return cause
+    return error
+
+
 def _one_line(error: Exception, config_name: str) -> str | None:
     """The line to print for an error that the user can cure; None for our own mistakes."""
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    if isinstance(error.__cause__, UserError):  # raised while Hydra built an object
-        error = error.__cause__
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingMandatoryValue):
@@ -191,6 +207,8 @@ def _hydra_line(error: Exception, config_name: str) -> str:
         return unknown_key(match[1].partition("@")[0], _known_keys(config_name))
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
+        if group.startswith("hydra/"):
+            return f"{match[1]} is not installed: pip install 'gptlit[sweeps]'"
         folder = config_dir() / group
         options = sorted(path.stem for path in folder.glob("*.yaml"))
         from difflib import get_close_matches

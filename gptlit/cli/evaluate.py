@@ -1,4 +1,4 @@
-"""python evaluate.py: how well a trained model predicts a text."""
+"""python evaluate.py: how well a trained model predicts a text, or answers instructions."""
 
 import json
 from dataclasses import asdict
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from gptlit.evaluation.perplexity import Perplexity
 
 
+JUDGE_TEXTS = ("prompt", "reminder", "model", "base_url")
+"""Keys whose values may hold braces and commas."""
+
+
 def main() -> None:
     """Entry point of `python evaluate.py` and `gptlit-evaluate`."""
     allocator.restart_with_tuned_malloc()
@@ -20,7 +24,7 @@ def main() -> None:
         "evaluate",
         check_config,
         evaluate,
-        free_text=("ckpt", "output", "data.column"),
+        free_text=("ckpt", "output", "data.column", *(f"judge.{name}" for name in JUDGE_TEXTS)),
         text_lists=("data", "data.path"),
         short={"data": "data.path", "task": "task.name"},
     )
@@ -30,29 +34,70 @@ def check_config(config: dict[str, Any]) -> None:
     """Check types and ranges, and that the result can be written once it is there."""
     check(config, schema.Evaluate)
     schema.check_weights(config["weights"])
+    schema.check_judge(config["judge"])
+    if config["judge"]["name"] != "none":
+        from gptlit.evaluation.judge_api import JudgeSettings
+        from gptlit.evaluation.judge_protocols import open_judge
+
+        open_judge(JudgeSettings(**config["judge"]))  # its URL, prompt and key; nothing is sent
     output = config["output"]
     if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
         raise UserError(f"output={output}: give a file in a folder that exists")
 
 
 def evaluate(config: dict[str, Any], _folder: Path) -> None:
-    """Measure, print a table, and write JSON where asked."""
-    from gptlit.data.corpus import TextFiles
+    """Load the model and do what it is for."""
+    text = config["data"]["path"]
+    if text is not None and not _is_instructions(text):
+        from gptlit.data.corpus import TextFiles
 
-    source = TextFiles(config["data"]["path"], config["data"]["column"])
-    import torch
-
-    from gptlit.device import resolve_device, resolve_precision
-    from gptlit.evaluation.perplexity import perplexity, resolve_stride, tokenize_text
+        TextFiles(text, config["data"]["column"])  # a file that is not there is said at once
+    from gptlit.device import resolve_device
     from gptlit.inference.api import load
     from gptlit.inference.checkpoint import find_checkpoint
 
     device = resolve_device(config["device"]["name"])
-    precision = resolve_precision(config["precision"]["name"], device)
     task, outputs = config["task"]["name"], config["output_root"]
-    ckpt = config["ckpt"] or str(find_checkpoint(None, task, outputs).resolve())
+    published = config["weights"].get("models", {})
+    ckpt = config["ckpt"]
+    if ckpt not in published:
+        ckpt = str(find_checkpoint(ckpt, task, outputs, published).resolve())
     # Weights stay in fp32; other formats are for products only, as in training.
     loaded = load(ckpt, device=device, precision="fp32", weights=config["weights"])
+    if loaded.task.name == "classification":
+        raise UserError(
+            f"ckpt={ckpt} is a classifier: its summary.json has its metrics, and new texts are"
+            f" classified with: python classify.py ckpt={ckpt} input=FILE"
+        )
+    if loaded.task.name == "instruction":
+        from gptlit.cli.answers import evaluate_answers
+
+        fast = load(ckpt, device=device, precision=config["precision"]["name"])
+        return evaluate_answers(config, Path(ckpt), fast)
+    if config["judge"]["name"] != "none":
+        raise UserError(
+            f"judge={config['judge']['name']} scores answers to instructions, but ckpt={ckpt} is"
+            f" of task={loaded.task.name}"
+        )
+    if text is None:
+        raise UserError("data is not set: give data=TEXT, a file, a folder or a glob")
+    return _evaluate_text(config, ckpt, loaded, device)
+
+
+def _is_instructions(path: str | list[str]) -> bool:
+    return isinstance(path, str) and Path(path).suffix == ".json"
+
+
+def _evaluate_text(config: dict[str, Any], ckpt: str, loaded: Any, device: str) -> None:
+    """Measure, print a table, and write JSON where asked."""
+    import torch
+
+    from gptlit.data.corpus import TextFiles
+    from gptlit.device import resolve_precision
+    from gptlit.evaluation.perplexity import perplexity, resolve_stride, tokenize_text
+
+    source = TextFiles(config["data"]["path"], config["data"]["column"])
+    precision = resolve_precision(config["precision"]["name"], device)
     stride = resolve_stride(config["stride"], loaded.model.cfg.context_length)
     tokens = tokenize_text(source, loaded.tokenizer, show_progress=True)
     half = torch.float16 if precision == "fp16" else torch.bfloat16

@@ -9,7 +9,9 @@ from gptlit.cli.checking import check
 from gptlit.errors import UserError
 
 if TYPE_CHECKING:
+    from gptlit.tasks import Task
     from gptlit.tokenizer import Tokenizer
+    from gptlit.weights import Classes
 
 
 def main() -> None:
@@ -28,6 +30,7 @@ def check_config(config: dict[str, Any]) -> None:
 def export(config: dict[str, Any], _folder: Path) -> None:
     """Write the folder or file, and say what it is good for."""
     from gptlit.inference.checkpoint import open_task
+    from gptlit.model import merge_lora
     from gptlit.tokenizer import get_tokenizer
     from gptlit.weights import export_huggingface, export_safetensors, model_card
 
@@ -35,21 +38,51 @@ def export(config: dict[str, Any], _folder: Path) -> None:
     task, origin = open_task(
         config["ckpt"], config["task"]["name"], config["output_root"], config["weights"]
     )
-    tokenizer = get_tokenizer(task.hparams["tokenizer"])
+    tokenizer, model = get_tokenizer(task.hparams["tokenizer"]), merge_lora(task.model)
+    classes = _classes(task, origin, config["format"])
     if config["format"] == "safetensors":
-        export_safetensors(task.model, tokenizer.name, out)
+        export_safetensors(model, tokenizer.name, out)
         print(f"{out}: safetensors, to be used with ckpt={out} or weights.path={out}")
         return
-    texts = _tokenizer_files(tokenizer, task.model.cfg.context_length)
-    summary = _summary_of(Path(origin))
-    texts["README.md"] = model_card(task.model, out.name, origin, tokenizer.name, summary)
-    export_huggingface(task.model, tokenizer.name, out, tokenizer.eot_id, texts)
-    print(f"{out}: open it with transformers' GPT2LMHeadModel.from_pretrained({str(out)!r})")
+    texts = _tokenizer_files(tokenizer, model.cfg.context_length, pads=classes is not None)
+    texts["README.md"] = model_card(
+        model,
+        out.name,
+        origin,
+        tokenizer.name,
+        _summary_of(Path(origin)),
+        classes.labels if classes else (),
+    )
+    export_huggingface(model, tokenizer.name, out, tokenizer.eot_id, texts, classes)
+    opens = "GPT2ForSequenceClassification" if classes else "GPT2LMHeadModel"
+    print(f"{out}: open it with transformers' {opens}.from_pretrained({str(out)!r})")
     if "vocab.json" not in texts:
         print(f"transformers has no {tokenizer.name!r} tokenizer: the folder has the network alone")
 
 
-def _tokenizer_files(tokenizer: "Tokenizer", context_length: int) -> dict[str, str]:
+def _classes(task: "Task", origin: str, form: str) -> "Classes | None":
+    """The classes of a classifier that can be exported, None for a language model."""
+    from gptlit.weights import Classes
+
+    if task.name != "classification":
+        return None
+    if form != "huggingface":
+        raise UserError(
+            f"format={form} is for language models, and {origin} is a classifier: use"
+            " format=huggingface"
+        )
+    pool, causal = task.settings["pool"], task.settings["causal"]
+    if pool != "last" or not causal:
+        raise UserError(
+            f"{origin} was trained with task.pool={pool} task.causal={str(causal).lower()}, and"
+            " transformers' GPT2ForSequenceClassification is for task.pool=last task.causal=true"
+            " alone: train it so, or use python classify.py"
+        )
+    head = task.get_submodule("head").get_parameter("weight")
+    return Classes(list(task.settings["labels"]), head.detach())
+
+
+def _tokenizer_files(tokenizer: "Tokenizer", context_length: int, *, pads: bool) -> dict[str, str]:
     """The tokenizer for transformers; none for plain bytes, which it cannot express."""
     from gptlit.tokenizer import END_OF_TEXT
     from gptlit.weights import tokenizer_files
@@ -57,7 +90,7 @@ def _tokenizer_files(tokenizer: "Tokenizer", context_length: int) -> dict[str, s
     if tokenizer.name != "gpt2":
         return {}
     tokens = [tokenizer.decode_bytes([i]) for i in range(tokenizer.vocab_size)]
-    return tokenizer_files(tokens, END_OF_TEXT, context_length)
+    return tokenizer_files(tokens, END_OF_TEXT, context_length, pads=pads)
 
 
 def _summary_of(checkpoint: Path) -> dict[str, Any] | None:

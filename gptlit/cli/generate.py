@@ -43,7 +43,7 @@ def check_config(config: dict[str, Any]) -> None:
 def generate(config: dict[str, Any], _folder: Path) -> None:
     """One prompt, a file of prompts, or a conversation."""
     prompts = _read_prompts(config["prompts"]) if config["prompts"] else []
-    from gptlit.inference.api import load
+    from gptlit.inference.api import LanguageModel, load
 
     model = load(
         config["ckpt"],
@@ -53,6 +53,12 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
         outputs=config["output_root"],
         weights=config["weights"],
     )
+    if not isinstance(model, LanguageModel):
+        ckpt = f"ckpt={config['ckpt']}" if config["ckpt"] else ""
+        raise UserError(
+            f"{ckpt or 'the newest run'} is a classifier, which writes no text: use"
+            f" python classify.py {ckpt}".rstrip()
+        )
     options = {
         "max_new_tokens": config["max_new_tokens"],
         "temperature": config["temperature"],

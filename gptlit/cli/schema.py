@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlit.cli.checking import check, key
-from gptlit.errors import UserError
-from gptlit.options import option_names, read_option
 
 
 @dataclass
@@ -29,30 +27,6 @@ class Model:
     tied_head: bool = key("whether the output head is the token embedding")
     emb_init_std: float = key("standard deviation of the embeddings' initial values", gt=0)
     activation_checkpointing: bool = key("recompute blocks in the backward pass to save memory")
-
-
-@dataclass
-class TextData:
-    _target_: str = key("class of the data module")
-    name: str = key("what reports call this data")
-    batch_size: int = key("windows per micro-batch and process", ge=1)
-    val_fraction: float = key("share that validates", gt=0, lt=1)
-    num_workers: int = key("processes that load batches; 0: none beside the main one", ge=0)
-    cache_dir: str | None = key("where tokenised text is kept; null: ~/.cache/gptlit")
-
-
-@dataclass
-class TextFileData(TextData):
-    path: str | list[str] | None = key("file, folder, glob, or a list of them")
-    val_path: str | list[str] | None = key("separate validation text")
-    column: str = key("column with the text in tables")
-
-
-@dataclass
-class PublishedTextData(TextFileData):
-    urls: list[str] = key("mirrors, tried in turn")
-    file_name: str = key("name in the download cache")
-    sha256: str = key("hash of the published file, hexadecimal")
 
 
 @dataclass
@@ -139,124 +113,11 @@ class Logger:
 
 
 @dataclass
-class Sample:
-    every_n_validations: int = key("validations between samples; 0: none", ge=0)
-    prompt: str = key("text to continue")
-    max_new_tokens: int = key("tokens to write", ge=1)
-    temperature: float = key("0: greedy", ge=0)
-    top_k: int = key("0: all tokens", ge=0)
-
-
-@dataclass
-class PretrainTask:
-    name: str = key("task")
-    sample: Sample = key("text samples while training")
-
-
-@dataclass
-class LoRA:
-    rank: int = key("inner width of the added products", ge=1)
-    alpha: float = key("they are scaled by alpha / rank", gt=0)
-    dropout: float = key("dropout probability on their input", ge=0, lt=1)
-    targets: list[str] = key("layers", choices=("qkv", "q", "k", "v", "out_proj", "fc", "proj"))
-
-
-@dataclass
-class ClassificationTask:
-    name: str = key("task")
-    trainable: str = key("head, last_block, last_2_blocks ..., all or lora")
-    pool: str = key("position that the head sees", choices=("last", "first", "mean"))
-    causal: bool = key("whether a token sees only those before it")
-    label_smoothing: float = key("probability spread over all classes", ge=0, lt=1)
-    cache_features: bool | str = key("compute frozen blocks once", choices=("auto",))
-    lora: LoRA = key("what trainable=lora adds")
-
-
-@dataclass
-class Answers:
-    max_new_tokens: int = key("tokens of an answer at most; 0: no answers", ge=0)
-    batch_size: int = key("prompts at once", ge=1)
-
-
-@dataclass
-class InstructionTask:
-    name: str = key("task")
-    trainable: str = key("what trains", choices=("all", "lora"))
-    lora: LoRA = key("what trainable=lora adds")
-    sample: Sample = key("answers while training")
-    answers: Answers = key("answers to the test split")
-
-
-TASKS: dict[str, type] = {
-    "pretrain": PretrainTask,
-    "classification": ClassificationTask,
-    "instruction": InstructionTask,
-}
-"""Nodes of the tasks that gptlit knows, by name."""
-
-
-@dataclass
-class LabelledData:
-    _target_: str = key("class of the data module")
-    name: str = key("what reports call this data")
-    path: str | None = key("table with texts and labels")
-    text_column: str = key("column with the texts")
-    label_column: str = key("column with the labels")
-    val_path: str | None = key("separate table to validate on")
-    test_path: str | None = key("separate table to test on")
-    balance: str = key("for rare classes", choices=("none", "undersample", "weights"))
-    deduplicate: bool = key("keep only the first of rows with the same text")
-    val_fraction: float = key("share that validates", gt=0, lt=1)
-    test_fraction: float = key("share that tests", gt=0, lt=1)
-    batch_size: int = key("texts per micro-batch and process", ge=1)
-    eval_batch_size: int | None = key("texts per batch in evaluation", ge=1)
-    bucket: bool = key("texts of about one length to a batch")
-    num_workers: int = key("processes that load batches; 0: none beside the main one", ge=0)
-    cache_dir: str | None = key("where downloads and splits are kept; null: ~/.cache/gptlit")
-    splits_dir: str | None = key("where the splits are saved; null: in cache_dir")
-
-
-@dataclass
-class PublishedLabelledData(LabelledData):
-    urls: list[str] = key("mirrors, tried in turn")
-    file_name: str = key("name in the download cache")
-    sha256: str | None = key("hash of the published file, hexadecimal")
-
-
-@dataclass
-class SampleData(LabelledData):
-    implies: list[str] = key("what else the command means")
-
-
-@dataclass(frozen=True)
-class DataKind:
-    """A data module that gptlit knows."""
-
-    task: str
-    """Who reads it."""
-    node: type
-    """What its config may be."""
-    published: type | None = None
-    """The same for a file that is published at a URL."""
-
-
-DATA = {
-    "gptlit.data.pydocs.PydocsDataModule": DataKind("pretrain", TextData),
-    "gptlit.data.text.TextDataModule": DataKind("pretrain", TextFileData, PublishedTextData),
-    "gptlit.data.labelled.LabelledDataModule": DataKind("classification", LabelledData),
-    "gptlit.data.spam.SmsSpamDataModule": DataKind(
-        "classification", LabelledData, PublishedLabelledData
-    ),
-    "gptlit.data.spam_sample.SpamSampleDataModule": DataKind("classification", SampleData),
-}
-"""By class."""
-
-
-@dataclass
 class Train:
     tokenizer: Tokenizer = key("text to ids")
     model: Model = key("shape of the network")
     data: dict[str, Any] = key("text, and how it is cut into batches")
+    prompt_format: dict[str, Any] = key("how instructions are put")
     weights: dict[str, Any] = key("initial weights")
     optimizer: Optimizer = key("AdamW")
     scheduler: Scheduler = key("course of the learning rate")
@@ -301,8 +162,22 @@ class Generate:
 
 
 @dataclass
+class Classify:
+    device: Device = key("where to compute")
+    precision: Precision = key("number format")
+    ckpt: str | None = key("checkpoint or run folder")
+    output_root: str = key("folder of all runs")
+    text: str | None = key("text to classify")
+    input: str | None = key("table of texts")
+    output: str | None = key("file for its rows with their labels")
+    column: str = key("column with the texts")
+    batch_size: int = key("texts at once", ge=1)
+    debug: bool = key("tracebacks")
+
+
+@dataclass
 class EvaluateData:
-    path: str | list[str] = key("file, folder, glob, or a list of them")
+    path: str | list[str] | None = key("file, folder, glob, or a list of them")
     column: str = key("column with the text in tables")
 
 
@@ -318,6 +193,26 @@ class Export:
 
 
 @dataclass
+class Judge:
+    name: str = key("who scores answers", choices=("none", "ollama", "openai"))
+
+
+@dataclass
+class JudgeServer(Judge):
+    base_url: str = key("URL of the server, before /api/chat or /chat/completions")
+    model: str = key("model that judges, by the server's name")
+    api_key_env: str | None = key("environment variable with the key; null: none is sent")
+    seed: int | None = key("of the judge's draws; null: the server's choice", ge=0)
+    temperature: float | None = key("0: the same each time; null: the server's choice", ge=0)
+    num_ctx: int | None = key("tokens that the judge can see; Ollama only", ge=1)
+    concurrency: int = key("answers judged at the same time", ge=1, le=64)
+    retries: int = key("attempts after the first", ge=0)
+    timeout_s: float = key("seconds to wait for a connection, and the next word", gt=0)
+    prompt: str = key("with {instruction}, {input}, {output} and {response}")
+    reminder: str = key("below the prompt when a reply was no number")
+
+
+@dataclass
 class Evaluate:
     device: Device = key("where to compute")
     precision: Precision = key("number format of products")
@@ -325,35 +220,22 @@ class Evaluate:
     ckpt: str | None = key("published model, checkpoint, run folder, or other weights")
     task: TaskName = key("whose newest run is meant")
     output_root: str = key("folder of all runs")
-    data: EvaluateData = key("text to score")
+    data: EvaluateData = key("text to score, or instructions to answer")
+    judge: dict[str, Any] = key("who scores answers")
+    max_new_tokens: int = key("tokens of an answer at most", ge=1)
     stride: int | None = key("tokens between the starts of two windows; null: half", ge=1)
     batch_size: int = key("windows at once", ge=1)
     output: str | None = key("JSON file for the result")
     debug: bool = key("tracebacks")
 
 
-def check_data(node: dict[str, Any], task: str) -> None:
-    """Check an option of `conf/data`, and that the task can read it; data and tasks that gptlit
-    does not know check themselves.
+def check_judge(node: dict[str, Any]) -> None:
+    """Check an option of `conf/judge`.
 
     Raises:
-        UserError: as `check`, and for data of another task.
+        UserError: as `check`.
     """
-    kind = DATA.get(node.get("_target_", ""))
-    if kind is None:
-        return
-    if task in TASKS and task != kind.task:
-        names = (n for n in option_names("data") if _task_of(n) == task)
-        raise UserError(
-            f"data={node.get('name')} is for task={kind.task}; for task={task} choose one of"
-            f" data={', '.join(names)}"
-        )
-    check(node, kind.published if "urls" in node and kind.published else kind.node, "data.")
-
-
-def _task_of(option: str) -> str | None:
-    kind = DATA.get(read_option("data", option).get("_target_", ""))
-    return kind.task if kind else None
+    check(node, JudgeServer if "base_url" in node else Judge, "judge.")
 
 
 def check_weights(node: dict[str, Any]) -> None:

@@ -19,17 +19,18 @@ from typing import Any, ClassVar
 from hydra.conf import HydraConf
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gptlit.cli.app import quoted
+from gptlit.cli.app import quoted, short_path
 from gptlit.training import reuse
 
 ERROR = "error.txt"
 RESULTS = "results.csv"
+COMMAND = "multirun.yaml"
 SCORE = "val/loss"
 """The best run has the lowest."""
 SHOWN = (SCORE, "val/accuracy", "test/accuracy")
@@ -56,8 +57,9 @@ class Sweep(Callback):
             # The folder may be named after a key that is swept, such as the task; and a process
             # that Lightning starts for another device would name it after a later time.
             pinned = f"hydra.sweep.dir={quoted(str(self.folder))}"
-            with open_dict(config.hydra.overrides):
+            with read_write(config.hydra.overrides.hydra):
                 config.hydra.overrides.hydra.append(pinned)
+            OmegaConf.save(config, self.folder / COMMAND)  # as Hydra's own sweeper does
             sys.argv.append(pinned)
             Sweep.newest = self
 
@@ -114,7 +116,7 @@ def note_failure(folder: Path, error: Exception, line: str | None, debug: bool) 
     trace = "" if line and not debug else "\n" + "".join(traceback.format_exception(error))
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / ERROR, f"{first}\n{trace}")
-    said = line or f"{first.splitlines()[0]} (traceback in {_short(folder / ERROR)})"
+    said = line or f"{first.splitlines()[0]} (traceback in {short_path(folder / ERROR)})"
     print(f"error: run {folder.name}: {said}", file=sys.stderr, flush=True)
     if debug:
         print(trace, file=sys.stderr, flush=True)
@@ -199,11 +201,9 @@ def _rank(run: Run) -> tuple[bool, float, int, str]:
 
 
 def _swept(hydra: HydraConf) -> list[str]:
-    """A run's overrides, less those that were typed; all of them, if a sweeper does not say."""
-    typed: list[str] = []
-    with contextlib.suppress(OSError):
-        whole: Any = OmegaConf.load(Path(hydra.sweep.dir) / "multirun.yaml")
-        typed = [arg.lower() for arg in whole.hydra.overrides.task]
+    """A run's overrides, less those that all runs have."""
+    command: Any = OmegaConf.load(Path(hydra.sweep.dir) / COMMAND)
+    typed = [arg.lower() for arg in command.hydra.overrides.task]
     return [arg for arg in hydra.overrides.task if arg.lower() not in typed]
 
 
@@ -230,13 +230,15 @@ def _show(runs: list[Run], keys: list[str], folder: Path) -> None:
     console.print()
     console.print(table, soft_wrap=False)
     outcome = f"{len(runs)} runs" + (f", {failed} failed" if failed else "")
-    print(f"{outcome}; this table: {_short(folder / RESULTS)}", flush=True)
+    print(f"{outcome}; this table: {short_path(folder / RESULTS)}", flush=True)
+    if failed:
+        print("run again what has failed: the same command with skip_if_trained=true", flush=True)
 
 
 def _remove_if_unused(sweep: Sweep) -> None:
     """Take back the folder of a sweep that was refused before its first run."""
-    if sweep.made and {path.name for path in sweep.folder.iterdir()} <= {"multirun.yaml"}:
-        (sweep.folder / "multirun.yaml").unlink(missing_ok=True)
+    if sweep.made and {path.name for path in sweep.folder.iterdir()} <= {COMMAND}:
+        (sweep.folder / COMMAND).unlink(missing_ok=True)
         sweep.folder.rmdir()
         with contextlib.suppress(OSError):
             sweep.folder.parent.rmdir()  # made for it too, if it is empty
@@ -250,10 +252,6 @@ def _file_time_ns(folder: Path) -> int:
         return probe.stat().st_mtime_ns
     finally:
         probe.unlink()
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _write(path: Path, text: str) -> None:

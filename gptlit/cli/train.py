@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from gptlit.cli import allocator, app, resume, schema
+from gptlit.cli import allocator, app, resume, schema, schema_data
+from gptlit.cli.build import build_data
 from gptlit.cli.checking import check
+from gptlit.cli.schema_tasks import TASKS
 from gptlit.errors import UserError
 from gptlit.options import option_names, read_option
 from gptlit.training import reuse
@@ -48,8 +50,8 @@ def check_config(config: dict[str, Any]) -> None:
     """Check all nodes; those of data and tasks that gptlit does not know check themselves."""
     check(config, schema.Train)
     schema.check_weights(config["weights"])
-    schema.check_data(config["data"], config["task"].get("name", ""))
-    kind = schema.TASKS.get(config["task"].get("name", ""))
+    schema_data.check_data(config["data"], config["task"].get("name", ""))
+    kind = TASKS.get(config["task"].get("name", ""))
     if kind is not None:
         check(config["task"], kind, "task.")
     trainer, betas = config["trainer"], config["optimizer"]["betas"]
@@ -70,8 +72,10 @@ def train_once(config: dict[str, Any], folder: Path) -> float | None:
     found = reuse.find(config, folder) if config["skip_if_trained"] else None
     if found is not None:
         reuse.take(found, folder)
-        score = "" if found.score is None else f", best score {found.score:.4g}"
-        print(f"skipped, being trained already: {found.folder}{score}", flush=True)
+        if reuse.first_process():
+            score = "" if found.score is None else f", best score {found.score:.4g}"
+            where = app.short_path(found.folder)
+            print(f"skipped, being trained already: {where}{score}", flush=True)
         return found.score
     reuse.begin(config, folder)
     best = train(config, folder)
@@ -85,18 +89,7 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     Returns:
         the best monitored score, for sweepers.
     """
-    from hydra.utils import instantiate
-
-    from gptlit.tokenizer import get_tokenizer
     from gptlit.training.run import fit
 
-    tokenizer = get_tokenizer(config["tokenizer"]["name"])
-    node = {n: value for n, value in config["data"].items() if n not in ("name", "implies")}
-    data = instantiate(
-        node,
-        tokenizer=tokenizer,
-        context_length=config["model"]["context_length"],
-        seed=config["seed"],
-        _convert_="all",
-    )
-    return fit(config, data, tokenizer, folder)
+    data = build_data(config)
+    return fit(config, data, data.tokenizer, folder)

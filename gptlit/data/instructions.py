@@ -146,7 +146,7 @@ class InstructionDataModule(LightningDataModule):
                 raise UserError(
                     f"{self.source}: none of the {len(self.splits[name])} entries for {name} fits "
                     f"in model.context_length={self.context_length}; the longest has "
-                    f"{there.longest} tokens: raise it, or choose a shorter prompt=..."
+                    f"{there.longest} tokens: raise it, or choose a shorter prompt_format=..."
                 )
 
     def train_dataloader(self) -> BucketLoader:

@@ -143,7 +143,7 @@ class LabelledDataModule(LightningDataModule):
         """Read the rows and split them, or find the splits where they were saved."""
         if self._rows is not None:
             return
-        given = {} if self.paths["train"] else {"train": self.default_table()}
+        given = {} if self.paths["train"] is not None else {"train": self.default_table()}
         named: dict[Path, str] = {}
         for split, path in self.paths.items():
             if path is None:
@@ -259,7 +259,8 @@ class LabelledDataModule(LightningDataModule):
         counts, tables = self._rows.counts, self._rows.tables
         parts = [f"{counts.rows:,} rows"]
         if counts.duplicates:
-            parts.append(f"{counts.duplicates:,} duplicates removed")
+            several = "s" if counts.duplicates > 1 else ""
+            parts.append(f"{counts.duplicates:,} duplicate{several} removed")
             if counts.conflicts:
                 parts[-1] += f" ({counts.conflicts:,} had another label)"
         if counts.left_out:

@@ -113,6 +113,12 @@ def _deduplicate(tables: dict[str, LabelledTable], counts: Counts) -> None:
                 else:
                     kept.append(number)
                 seen.setdefault(text, label)
+            if not kept:
+                raise UserError(
+                    f"none of the {len(table.texts):,} rows of {table.name} is left for {split}: "
+                    "all stand in the file of another split; give other rows as data.path, "
+                    "data.val_path or data.test_path, or set data.deduplicate=false"
+                )
             tables[split] = _taken(table, kept)
 
 

@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from gptlit.errors import UserError
 from gptlit.options import read_option
 from gptlit.tasks import Task, task_class
 from gptlit.tokenizer import get_tokenizer
-from gptlit.weights import fetch, find_files, inspect, kind, load_weights, read_torch
+from gptlit.weights import (
+    fetch,
+    find_files,
+    inspect,
+    kind,
+    load_class_head,
+    load_weights,
+    read_torch,
+)
 
 
 def find_checkpoint(
@@ -136,14 +145,32 @@ def load_published(name: str, source: Mapping[str, Any]) -> Task:
 
 
 def _task_around(path: Path) -> Task:
-    """A language model of the shape that its weights have."""
+    """A language model, or a classifier, of the shape that its weights have."""
     found = inspect(path)
     if not found.tokenizer:
         raise UserError(
             f"the weights in {path} are for {found.config.vocab_size:,} token ids, which no"
             " tokenizer of gptlit has; they cannot write text here"
         )
-    return _language_model(found.config.to_dict(), found.tokenizer, path)
+    shape = found.config.to_dict()
+    if not found.labels:
+        return _language_model(shape, found.tokenizer, path)
+    settings = {
+        "labels": list(found.labels),
+        "trainable": "head",
+        "pool": "last",
+        "causal": True,
+        "cache_features": False,
+    }
+    with torch.device("meta"):
+        task = task_class("classification")(
+            model=shape, tokenizer=found.tokenizer, settings=settings
+        )
+    load_weights(task.model, path)
+    head = task.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    load_class_head(head, path)
+    return task.eval()
 
 
 def _language_model(shape: dict[str, Any], tokenizer: str, path: Path) -> Task:

@@ -46,11 +46,12 @@ class Classifier:
     """
 
     def __init__(self, task: Task, device: str = "auto", precision: str = "auto") -> None:
-        self.task: Any = task.eval()  # Any: to Lightning's type, its parts are of any kind
+        self.task: Any = task.eval()
         self.labels: list[str] = list(task.settings["labels"])
         self.tokenizer = get_tokenizer(task.hparams["tokenizer"])
         self.model, self.device, self.precision = place(task.model, device, precision)
-        self.task.head.to(self.device).register_forward_pre_hook(_to_fp32)
+        head = task.get_submodule("head").to(self.device)
+        head.register_forward_pre_hook(_to_fp32)
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too

@@ -300,9 +300,10 @@ class GPTModel(nn.Module):
 
     def num_parameters(self, *, embeddings: bool = True) -> int:
         """Trainable and frozen parameters, as published counts have them: a tied head once, the
-        padding rows not at all; without the two embedding tables if `embeddings` is false."""
+        padding rows and LoRA's additions not at all; without the two embedding tables if
+        `embeddings` is false."""
         cfg = self.cfg
-        total = sum(p.numel() for p in self.parameters())
+        total = sum(p.numel() for name, p in self.named_parameters() if ".lora_" not in name)
         tables = 1 if cfg.tied_head else 2
         total -= tables * (cfg.padded_vocab_size - cfg.vocab_size) * cfg.emb_dim
         if not embeddings:

@@ -76,7 +76,7 @@ class ClassificationTask(Task):
                 model.out_head.requires_grad_(False)  # of the language model: nothing goes there
             return 0
         if trainable == "lora":
-            add_lora(model, LoRAConfig(**self.settings["lora"]))
+            add_lora(model, LoRAConfig.from_dict(self.settings["lora"]))
             return 0
         match = re.fullmatch(r"last_(?:block|(\d+)_blocks)", trainable)
         last = 0 if trainable == "head" else int(match[1] or 1) if match else -1

@@ -34,7 +34,11 @@ class InstructionTask(Task):
         super().__init__(**arguments)
         self.prompt_format = PromptFormat.from_dict(self.settings["prompt"])
         if self.settings["trainable"] == "lora":
-            add_lora(self.model, LoRAConfig(**self.settings["lora"]))
+            add_lora(self.model, LoRAConfig.from_dict(self.settings["lora"]))
+
+    def flops_per_target(self) -> float:
+        """Depends on the length of the prompts, which carry no target: not known."""
+        return 0.0
 
     def wrap_prompt(self, text: str, input: str = "") -> str:
         """An instruction, and perhaps its input, in the form that the model was trained on."""

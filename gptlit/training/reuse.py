@@ -28,7 +28,7 @@ class Finished:
     """What `fit` returned: the best value of the monitored metric."""
 
 
-def what_counts(config: dict[str, Any]) -> Any:
+def what_counts(config: Any) -> Any:
     """The keys of a composed config that change the result, as they are once saved and read."""
     return json.loads(json.dumps({k: v for k, v in config.items() if k not in WITHOUT_EFFECT}))
 
@@ -44,7 +44,7 @@ def begin(config: dict[str, Any], folder: Path) -> None:
     (folder / POINTER).unlink(missing_ok=True)
     if config["resume"] is None:
         _write(folder, {"config": what_counts(config)})
-    elif _read(folder).get("config") != what_counts(config):
+    elif trained_config(folder) != what_counts(config):
         (folder / RECORD).unlink(missing_ok=True)
 
 
@@ -76,9 +76,14 @@ def find(config: dict[str, Any], folder: Path) -> Finished | None:
     same = [
         run
         for place in (folder, *_run_folders(root))
-        if _read(place).get("config") == wanted and (run := finished(place))
+        if trained_config(place) == wanted and (run := finished(place))
     ]
     return max(same, key=lambda run: (run.folder / "summary.json").stat().st_mtime, default=None)
+
+
+def trained_config(folder: Path) -> Any:
+    """What the folder's results are of, less keys without effect; None if it is not noted."""
+    return _read(folder).get("config")
 
 
 def take(found: Finished, folder: Path) -> None:

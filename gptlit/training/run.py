@@ -2,17 +2,14 @@
 
 import contextlib
 import logging
-import sys
 import time
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from rich.console import Console
 
 from gptlit.device import PRECISIONS, device_name, resolve_device, resolve_precision
@@ -22,7 +19,8 @@ from gptlit.inference.checkpoint import read_checkpoint
 from gptlit.tasks import Task, task_class
 from gptlit.tokenizer import Tokenizer
 from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
-from gptlit.training.metrics_csv import MetricsCSV, read_metrics
+from gptlit.training.loggers import make_loggers
+from gptlit.training.metrics_csv import read_metrics
 from gptlit.training.monitor import StepMonitor
 from gptlit.training.optim import OptimizerFactory, Schedule
 from gptlit.training.plots import plot_curves
@@ -162,7 +160,7 @@ def _trainer(
             enable_model_summary=False,
             enable_checkpointing=True,
             callbacks=callbacks,
-            logger=_loggers(config["logger"], folder, resumed_step),
+            logger=make_loggers(config["logger"], folder, resumed_step),
             default_root_dir=folder,
         )
     except (ValueError, RuntimeError) as error:
@@ -171,40 +169,6 @@ def _trainer(
                 f"trainer.devices={settings['devices']} does not fit device={device}: {error}"
             ) from error
         raise
-
-
-def _loggers(config: dict[str, Any], folder: Path, resumed_step: int | None) -> list[Logger]:
-    loggers: list[Logger] = []
-    if config["csv"]:
-        loggers.append(MetricsCSV(folder / "metrics.csv", keep_until=resumed_step))
-    if config["tensorboard"]:
-        # Its switch to write without tensorflow, which takes seconds to import where it is there.
-        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-        purge = None if resumed_step is None else resumed_step + 1
-        loggers.append(
-            TensorBoardLogger(
-                folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge
-            )
-        )
-    if config["wandb"] is not None:
-        from lightning.pytorch.loggers import WandbLogger
-
-        loggers.append(_extra(WandbLogger, save_dir=folder, **config["wandb"]))
-    if config["mlflow"] is not None:
-        from lightning.pytorch.loggers import MLFlowLogger
-
-        loggers.append(_extra(MLFlowLogger, **config["mlflow"]))
-    return loggers
-
-
-def _extra(logger: Any, **arguments: Any) -> Logger:
-    try:
-        made: Logger = logger(**arguments)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{logger.__name__} is not installed: pip install 'gptlit[loggers]'"
-        ) from error
-    return made
 
 
 def _count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Pretrained weights in and out: downloads, and OpenAI's, Hugging Face's and the book's formats."""
 
 from gptlit.weights.card import model_card
+from gptlit.weights.classes import Classes, load_class_head
 from gptlit.weights.export import export_huggingface, export_safetensors
 from gptlit.weights.fetch import fetch
 from gptlit.weights.files import find_files, kind
@@ -9,6 +10,7 @@ from gptlit.weights.hf_tokenizer import tokenizer_files
 from gptlit.weights.load import Found, inspect, load_weights
 
 __all__ = [
+    "Classes",
     "Found",
     "export_huggingface",
     "export_safetensors",
@@ -16,6 +18,7 @@ __all__ = [
     "find_files",
     "inspect",
     "kind",
+    "load_class_head",
     "load_weights",
     "model_card",
     "read_torch",

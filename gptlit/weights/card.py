@@ -1,13 +1,18 @@
 """The model card of an exported model: what it is, how it was trained, how to use it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gptlit.model import GPTModel
 
 
 def model_card(
-    model: GPTModel, name: str, origin: str, tokenizer: str, summary: Mapping[str, Any] | None
+    model: GPTModel,
+    name: str,
+    origin: str,
+    tokenizer: str,
+    summary: Mapping[str, Any] | None,
+    labels: Sequence[str] = (),
 ) -> str:
     """README.md, with the front matter that model hubs read.
 
@@ -17,6 +22,7 @@ def model_card(
         origin: what was exported: a checkpoint, or a published model.
         tokenizer: name of its tokenizer; "gpt2" is exported with it.
         summary: the training run's `summary.json`, if there is one.
+        labels: the classes of a classifier.
     """
     cfg = model.cfg
     shape = {
@@ -27,15 +33,19 @@ def model_card(
         "context": f"{cfg.context_length:,} tokens",
         "vocabulary": f"{cfg.vocab_size:,} ids ({tokenizer})",
     }
+    what, purpose = "language model", "text-generation"
+    if labels:
+        what, purpose = "text classifier", "text-classification"
+        shape["classes"] = ", ".join(labels)
     parts = [
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [gpt2, gptlit]\n---",
+        f"---\nlibrary_name: transformers\npipeline_tag: {purpose}\ntags: [gpt2, gptlit]\n---",
         f"# {name}",
-        f"A language model of GPT-2's architecture, exported by gptlit from `{origin}`.",
+        f"A {what} of GPT-2's architecture, exported by gptlit from `{origin}`.",
         _table(shape),
         "## Training",
         _training(summary) if summary else "No training summary came with the weights.",
         "## Use",
-        _use(tokenizer),
+        _use(tokenizer, bool(labels)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -51,17 +61,24 @@ def _training(summary: Mapping[str, Any]) -> str:
     return _table({name: _number(value) for name, value in facts.items() if value is not None})
 
 
-def _use(tokenizer: str) -> str:
+def _use(tokenizer: str, classifies: bool) -> str:
+    if classifies:
+        network, does = "GPT2ForSequenceClassification", "classifies a text"
+        call = 'classify = pipeline("text-classification", model="THIS_FOLDER", truncation=True)'
+        call += '\nprint(classify("Some text"))'
+        command = 'python classify.py ckpt=THIS_FOLDER text="..."'
+    else:
+        network, does = "GPT2LMHeadModel", "writes text"
+        call = 'write = pipeline("text-generation", model="THIS_FOLDER")'
+        call += '\nprint(write("Once upon a time", max_new_tokens=50)[0]["generated_text"])'
+        command = 'python generate.py ckpt=THIS_FOLDER prompt="..."'
     if tokenizer == "gpt2":
-        return (
-            "```python\nfrom transformers import pipeline\n\n"
-            'write = pipeline("text-generation", model="THIS_FOLDER")\n'
-            'print(write("Once upon a time", max_new_tokens=50)[0]["generated_text"])\n```'
-        )
+        note = "\n\nAn empty text has no last token: leave it out." if classifies else ""
+        return f"```python\nfrom transformers import pipeline\n\n{call}\n```{note}"
     return (
         f"The ids are those of gptlit's tokenizer `{tokenizer}`, which `transformers` does not"
-        " have: `GPT2LMHeadModel.from_pretrained` gives the network, and\n\n"
-        '```sh\npython generate.py ckpt=THIS_FOLDER prompt="..."\n```\n\nwrites text.'
+        f" have: `{network}.from_pretrained` gives the network, and\n\n"
+        f"```sh\n{command}\n```\n\n{does}."
     )
 
 

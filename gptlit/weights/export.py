@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gptlit.errors import UserError
 from gptlit.model import GPTConfig, GPTModel
+from gptlit.weights.classes import HEAD, Classes, classifier_config
 from gptlit.weights.names import Layout, layout, rows
 
 PREFIX = "transformer."
@@ -54,31 +55,43 @@ def export_safetensors(model: GPTModel, tokenizer: str, out: Path) -> None:
 
 
 def export_huggingface(
-    model: GPTModel, tokenizer: str, out: Path, eot_id: int, texts: Mapping[str, str]
+    model: GPTModel,
+    tokenizer: str,
+    out: Path,
+    eot_id: int,
+    texts: Mapping[str, str],
+    classes: Classes | None = None,
 ) -> None:
-    """Write a folder that `transformers` opens as `GPT2LMHeadModel`.
+    """Write a folder that `transformers` opens as `GPT2LMHeadModel`, or a classifier's as
+    `GPT2ForSequenceClassification`.
 
     Args:
-        model: a language model.
+        model: a language model, or the body of a classifier.
         tokenizer: its name, for the header.
         out: the folder to make.
-        eot_id: the token that ends a text.
+        eot_id: the token that ends a text; with it texts are padded.
         texts: more files, by name: those of the tokenizer, a README.
+        classes: of a classifier.
 
     Raises:
         UserError: `out` exists, or cannot be written.
     """
-    tensors = named_tensors(model, layout("huggingface"), PREFIX)
+    names = layout("huggingface")
+    tensors, config = named_tensors(model, names, PREFIX), huggingface_config(model.cfg)
+    contents, labels = dict(texts), classes.labels if classes else None
+    ends = {"bos_token_id": eot_id, "eos_token_id": eot_id}
+    if classes is None:
+        contents["generation_config.json"] = _json({**ends, "pad_token_id": eot_id})
+    else:
+        assert names.head is not None
+        tensors.pop(names.head, None)  # that of the language model, which no class score sees
+        tensors[HEAD] = classes.head.float().contiguous()
+        config |= classifier_config(classes.labels, eot_id)
+    contents["config.json"] = _json(config | ends)
 
     def write(folder: Path) -> None:
         folder.mkdir(parents=True)
-        _save(tensors, folder / "model.safetensors", model.cfg, tokenizer)
-        ends = {"bos_token_id": eot_id, "eos_token_id": eot_id}
-        contents = {
-            "config.json": _json(huggingface_config(model.cfg) | ends),
-            "generation_config.json": _json({**ends, "pad_token_id": eot_id}),
-            **texts,
-        }
+        _save(tensors, folder / "model.safetensors", model.cfg, tokenizer, labels)
         for name, text in contents.items():
             (folder / name).write_text(text, encoding="utf-8")
 
@@ -110,11 +123,17 @@ def huggingface_config(cfg: GPTConfig) -> dict[str, Any]:
     }
 
 
-def _save(tensors: dict[str, Tensor], path: Path, cfg: GPTConfig, tokenizer: str) -> None:
+def _save(
+    tensors: dict[str, Tensor],
+    path: Path,
+    cfg: GPTConfig,
+    tokenizer: str,
+    labels: list[str] | None = None,
+) -> None:
     from safetensors.torch import save_file
 
-    ours = json.dumps({"model": cfg.to_dict(), "tokenizer": tokenizer})
-    save_file(tensors, path, {"format": "pt", "gptlit": ours})
+    ours = {"model": cfg.to_dict(), "tokenizer": tokenizer} | ({"labels": labels} if labels else {})
+    save_file(tensors, path, {"format": "pt", "gptlit": json.dumps(ours)})
     path.chmod(path.parent.stat().st_mode & 0o666)  # the library leaves it to its owner alone
 
 

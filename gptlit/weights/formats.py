@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from gptlit.errors import UserError
+from gptlit.model import is_lora_parameter
+from gptlit.weights.lora import merged_lora
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,18 @@ class Hints:
     n_heads: int | None = None
     vocab_size: int | None = None
     tokenizer: str | None = None
+    labels: tuple[str, ...] = ()
+    """Of the classes of a classifier."""
 
     @staticmethod
-    def of(heads: Any, vocab_size: Any, tokenizer: Any = None) -> "Hints":
+    def of(heads: Any, vocab_size: Any, tokenizer: Any = None, labels: Any = ()) -> "Hints":
         """Whatever stands in a file: what is no positive number, or no text, counts as not said."""
+        named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
         return Hints(
             heads if type(heads) is int and heads > 0 else None,
             vocab_size if type(vocab_size) is int and vocab_size > 0 else None,
             tokenizer if isinstance(tokenizer, str) else None,
+            tuple(labels) if named else (),
         )
 
 
@@ -114,8 +120,17 @@ class TorchFile(WeightFile):
         super().__init__()
         content = read_torch(path)
         self.path, self.mapped = path, _can_map(path)
-        hparams = content.get("hyper_parameters") if isinstance(content, dict) else None
+        hparams: Any = content.get("hyper_parameters") if isinstance(content, dict) else None
         self._tensors = _state_dict(content)
+        if any(map(is_lora_parameter, self._tensors)):
+            self.mapped = False
+            try:
+                self._tensors = merged_lora(self._tensors, hparams)
+            except (RuntimeError, TypeError, ValueError, LookupError) as error:
+                raise UserError(
+                    f"{path} has LoRA weights that do not fit the model that it describes:"
+                    f" {_one_line(error)}"
+                ) from error
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         if isinstance(hparams, dict) and isinstance(hparams.get("model"), dict):
             shape = hparams["model"]
@@ -204,8 +219,8 @@ def _hints_from_metadata(metadata: Mapping[str, str]) -> Hints | None:
     """What `export_safetensors` wrote into the header."""
     try:
         ours = json.loads(metadata["gptlit"])
-        shape = ours["model"]
-        return Hints.of(shape["n_heads"], shape["vocab_size"], ours["tokenizer"])
+        shape, labels = ours["model"], ours.get("labels")
+        return Hints.of(shape["n_heads"], shape["vocab_size"], ours["tokenizer"], labels)
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -232,7 +247,11 @@ def _hints_from_config(folder: Path) -> Hints:
                 f"{folder / 'config.json'} says {key}={config[key]}, but GPT-2 has"
                 f" {' or '.join(map(str, allowed))}: this model computes something else"
             )
-    return Hints.of(config.get("n_head"), config.get("vocab_size"))
+    labels = None
+    if config.get("architectures") == ["GPT2ForSequenceClassification"]:
+        named = config.get("id2label")
+        labels = [named.get(str(i)) for i in range(len(named))] if isinstance(named, dict) else None
+    return Hints.of(config.get("n_head"), config.get("vocab_size"), labels=labels)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 
-def tokenizer_files(tokens: Sequence[bytes], end_of_text: str, max_length: int) -> dict[str, str]:
+def tokenizer_files(
+    tokens: Sequence[bytes], end_of_text: str, max_length: int, *, pads: bool = False
+) -> dict[str, str]:
     """The files by name: vocab.json, merges.txt, tokenizer.json and tokenizer_config.json.
 
     Args:
@@ -17,19 +19,23 @@ def tokenizer_files(tokens: Sequence[bytes], end_of_text: str, max_length: int) 
             `end_of_text`.
         end_of_text: the last token, as text.
         max_length: tokens that the model can read.
+        pads: `end_of_text` also fills up batches, on the right. It then is ordinary text where it
+            stands in a text: the last id that is not padding is the last of the text.
     """
     *plain, _ = tokens
     alphabet = byte_alphabet()
     spelled = ["".join(alphabet[byte] for byte in token) for token in plain]
     vocab = {token: i for i, token in enumerate([*spelled, end_of_text])}
     pairs = [f"{_spell(a, alphabet)} {_spell(b, alphabet)}" for a, b in _merges(plain)]
-    config = {
+    config: dict[str, Any] = {
         **{f"{role}_token": end_of_text for role in ("bos", "eos", "unk")},
         "tokenizer_class": "GPT2Tokenizer",
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_length,
     }
+    if pads:
+        config |= {"pad_token": end_of_text, "padding_side": "right", "split_special_tokens": True}
     return {
         "vocab.json": json.dumps(vocab),
         "merges.txt": "#version: 0.2\n" + "".join(f"{pair}\n" for pair in pairs),

@@ -35,6 +35,8 @@ class Found:
     """"gptlit", "OpenAI", "Hugging Face" or "book"."""
     heads_known: bool
     """Whether the file says the number of heads; tensors' shapes do not."""
+    labels: tuple[str, ...] = ()
+    """Of the classes of a classifier, whose head `classes.load_class_head` reads."""
 
 
 def inspect(path: Path) -> Found:
@@ -193,7 +195,8 @@ class _Weights:
                 f" {n_rows:,} rows"
             )
         tokenizer = hints.tokenizer or TOKENIZERS.get(vocab_size, "")
-        return Found(config, tokenizer, self.layout.title, hints.n_heads is not None)
+        heads_known = hints.n_heads is not None
+        return Found(config, tokenizer, self.layout.title, heads_known, hints.labels)
 
     def _check_names_and_shapes(self) -> None:
         """All that the table asks for is there, in the right shape, and nothing unknown is."""

@@ -1,13 +1,14 @@
-"""The data of the real training command, with a clock on it."""
+"""The data of the real training commands, with a clock on them."""
 
 from typing import Any, ClassVar
 
 from benchmarks.train import Clock
+from gptlit.data.instructions import InstructionDataModule
 from gptlit.data.text import TextDataModule
 
 
-class ClockedText(TextDataModule):
-    """Running text that ticks as each batch comes to the model."""
+class _Clocked:
+    """Ticks as each batch comes to the model."""
 
     clock: ClassVar[Clock]
 
@@ -15,3 +16,11 @@ class ClockedText(TextDataModule):
         """Lightning's hook right before a step."""
         self.clock.tick()
         return batch
+
+
+class ClockedText(_Clocked, TextDataModule):
+    """Running text."""
+
+
+class ClockedInstructions(_Clocked, InstructionDataModule):
+    """Instructions and their responses."""

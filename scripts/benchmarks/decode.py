@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def gptlit(args: argparse.Namespace) -> Measurement:
     """The way of generate.py: `place`, then `stream_ids`."""
-    from gptlit.inference.api import place
     from gptlit.inference.generation import Sampling, stream_ids
+    from gptlit.inference.placement import place
     from gptlit.model import GPTModel
 
     model = GPTModel(model_config(args, _length(args)))

@@ -63,12 +63,16 @@ class Clock:
             self.memory_gb = peak_memory_gb(self.device)
         self._ticks += 1
 
+    def seconds(self) -> float:
+        """Between the warm-up and the end."""
+        start, stop = self._times
+        return stop - start
+
     def measurement(self, args: argparse.Namespace) -> Measurement:
         """What the clock shows at the end of a run."""
         from gptlit.device import peak_flops
 
-        start, stop = self._times
-        rate = self.tokens / (stop - start)
+        rate = self.tokens / self.seconds()
         device, precision = resolved(args)
         flops = rate * model_config(args, args.context).flops_per_token(training=True)
         peak = peak_flops(device, precision)

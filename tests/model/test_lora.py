@@ -216,6 +216,7 @@ def test_a_model_in_evaluation_stays_there() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_by_itself_freezes_and_keeps_the_layer_it_is_built_on(bias: bool) -> None:
+    torch.manual_seed(0)
     base = nn.Linear(6, 9, bias=bias)
     names = [name for name, _ in base.named_parameters()]
     layer = LoRALinear(base, LoRAConfig(rank=2, alpha=4), parts=(False, False, True))
@@ -403,7 +404,7 @@ def test_a_model_gets_lora_once() -> None:
 
 def test_layers_of_another_kind_are_refused() -> None:
     model = plain()
-    model.trf_blocks[1].ff.fc = nn.Identity()  # type: ignore[assignment]
+    model.trf_blocks[1].ff.fc = nn.Identity()
     with pytest.raises(ValueError, match=r"trf_blocks\.1\.ff\.fc is a Identity"):
         add_lora(model, LoRAConfig(rank=4))
     assert not lora_state_dict(model) and all(p.requires_grad for p in model.parameters())

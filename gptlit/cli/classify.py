@@ -1,0 +1,120 @@
+"""python classify.py: say which class texts are of, with a trained classifier."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptlit.cli import app, schema
+from gptlit.cli.checking import check
+from gptlit.errors import UserError
+
+if TYPE_CHECKING:
+    from gptlit.data.tables import Table
+    from gptlit.inference.classifier import Classifier, Prediction
+
+
+def main() -> None:
+    """Entry point of `python classify.py` and `gptlit-classify`."""
+    free_text = ("text", "ckpt", "input", "output", "column")
+    app.run("classify", check_config, classify, free_text=free_text, short={})
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Check types and ranges, and that the options go together."""
+    check(config, schema.Classify)
+    table, output = config["input"], config["output"]
+    if config["text"] is not None and table is not None:
+        raise UserError("give either text=... or input=FILE, not both")
+    if table is not None and output is None:
+        raise UserError(f"input={table} needs a file for the answers: give output=FILE.csv too")
+    if table is None and output is not None:
+        raise UserError(f"output={output} is for the answers to input=FILE: give that too")
+
+
+def classify(config: dict[str, Any], _folder: Path) -> None:
+    """One text, a table of texts, or a conversation."""
+    table = texts = None
+    if config["input"] is not None:
+        from gptlit.data.tables import read_table
+        from gptlit.data.tables_out import check_writable
+
+        table = read_table(config["input"], "input", config["column"])
+        texts = table.texts(config["column"], "column")
+        check_writable(Path(config["output"]).expanduser(), table, "output")
+    classifier = _load(config)
+    if table is not None and texts is not None:
+        predictions = classifier.predict(texts, config["batch_size"], show_progress=True)
+        _write(table, predictions, Path(config["output"]).expanduser(), classifier)
+    elif config["text"] is not None:
+        print(_line(classifier, config["text"]))
+    else:
+        _converse(classifier)
+
+
+def _load(config: dict[str, Any]) -> "Classifier":
+    from gptlit.inference.api import load
+    from gptlit.inference.classifier import Classifier
+
+    ckpt = config["ckpt"]
+    loaded = load(
+        ckpt,
+        device=config["device"]["name"],
+        precision=config["precision"]["name"],
+        task="classification",
+        outputs=config["output_root"],
+        weights={},  # no published model is a classifier
+    )
+    if not isinstance(loaded, Classifier):
+        raise UserError(
+            f"ckpt={ckpt} is no classifier but a language model, which writes text: use"
+            f" python generate.py ckpt={ckpt}"
+        )
+    return loaded
+
+
+def _line(classifier: "Classifier", text: str) -> str:
+    prediction = classifier.predict(text)
+    context = classifier.model.cfg.context_length
+    return str(prediction) + f" (of the first {context} tokens)" * prediction.cut
+
+
+def _converse(classifier: "Classifier") -> None:
+    if sys.stdin.isatty():
+        print(f"Type a text, to hear which of {', '.join(classifier.labels)} it is; or quit.")
+    while True:
+        try:
+            text = input("> ")
+        except EOFError:
+            print()
+            return
+        if text.strip() == "quit":
+            return
+        if text:
+            print(_line(classifier, text))
+
+
+def _write(
+    table: "Table", predictions: list["Prediction"], output: Path, classifier: "Classifier"
+) -> None:
+    """The table's rows with two columns more, and what to know about them."""
+    from gptlit.data.tables_out import write_table
+
+    label, probability = (_free(name, table.columns) for name in ("label", "probability"))
+    columns: dict[str, list[Any]] = {
+        label: [prediction.label for prediction in predictions],
+        probability: [round(prediction.probability, 6) for prediction in predictions],
+    }
+    write_table(output, table, columns, "output")
+    cut = sum(prediction.cut for prediction in predictions)
+    context = classifier.model.cfg.context_length
+    print(
+        f"{len(predictions):,} texts classified into {output}, columns {label} and {probability}"
+        + f"; {cut:,} were cut to {context} tokens" * (cut > 0)
+    )
+
+
+def _free(name: str, taken: list[str]) -> str:
+    """A name for a column that the table does not have."""
+    while name in taken:
+        name = f"predicted_{name}"
+    return name

@@ -1,0 +1,144 @@
+"""What the config keys of `conf/data` mean, and what they may be; see `gptlit.cli.schema`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gptlit.cli.checking import check, key
+from gptlit.cli.schema_tasks import TASKS
+from gptlit.errors import UserError
+from gptlit.options import option_names, read_option
+
+
+@dataclass
+class TextData:
+    _target_: str = key("class of the data module")
+    name: str = key("what reports call this data")
+    batch_size: int = key("windows per micro-batch and process", ge=1)
+    val_fraction: float = key("share that validates", gt=0, lt=1)
+    num_workers: int = key("processes that load batches; 0: none beside the main one", ge=0)
+    cache_dir: str | None = key("where tokenised text is kept; null: ~/.cache/gptlit")
+
+
+@dataclass
+class TextFileData(TextData):
+    path: str | list[str] | None = key("file, folder, glob, or a list of them")
+    val_path: str | list[str] | None = key("separate validation text")
+    column: str = key("column with the text in tables")
+
+
+@dataclass
+class PublishedTextData(TextFileData):
+    urls: list[str] = key("mirrors, tried in turn")
+    file_name: str = key("name in the download cache")
+    sha256: str = key("hash of the published file, hexadecimal")
+
+
+@dataclass
+class LabelledData:
+    _target_: str = key("class of the data module")
+    name: str = key("what reports call this data")
+    path: str | None = key("table with texts and labels")
+    text_column: str = key("column with the texts")
+    label_column: str = key("column with the labels")
+    val_path: str | None = key("separate table to validate on")
+    test_path: str | None = key("separate table to test on")
+    balance: str = key("for rare classes", choices=("none", "undersample", "weights"))
+    deduplicate: bool = key("keep only the first of rows with the same text")
+    val_fraction: float = key("share that validates", gt=0, lt=1)
+    test_fraction: float = key("share that tests", gt=0, lt=1)
+    batch_size: int = key("texts per micro-batch and process", ge=1)
+    eval_batch_size: int | None = key("texts per batch in evaluation", ge=1)
+    bucket: bool = key("texts of about one length to a batch")
+    num_workers: int = key("processes that load batches; 0: none beside the main one", ge=0)
+    cache_dir: str | None = key("where downloads and splits are kept; null: ~/.cache/gptlit")
+    splits_dir: str | None = key("where the splits are saved; null: in cache_dir")
+
+
+@dataclass
+class PublishedLabelledData(LabelledData):
+    urls: list[str] = key("mirrors, tried in turn")
+    file_name: str = key("name in the download cache")
+    sha256: str | None = key("hash of the published file, hexadecimal")
+
+
+@dataclass
+class SampleData(LabelledData):
+    implies: list[str] = key("what else the command means")
+
+
+@dataclass
+class InstructionData:
+    _target_: str = key("class of the data module")
+    name: str = key("what reports call this data")
+    path: str | None = key("file of instructions and responses")
+    prompt: dict[str, Any] = key("the option of prompt_format")
+    val_fraction: float = key("share that validates", gt=0, lt=1)
+    test_fraction: float = key("share that tests", ge=0, lt=1)
+    shuffle: bool = key("split in an order of chance, not in the file's")
+    too_long: str = key("entries over the context", choices=("cut", "drop"))
+    on_error: str = key("broken entries", choices=("raise", "skip"))
+    mask_prompt: bool = key("train on the responses alone")
+    pack: bool = key("several entries to a row")
+    bucket: bool = key("entries of about one length to a batch")
+    batch_size: int = key("rows per micro-batch and process", ge=1)
+    eval_batch_size: int | None = key("rows per batch in evaluation", ge=1)
+    num_workers: int = key("processes that load batches; 0: none beside the main one", ge=0)
+    cache_dir: str | None = key("where downloads are kept; null: ~/.cache/gptlit")
+
+
+@dataclass
+class PublishedInstructionData(InstructionData):
+    urls: list[str] = key("mirrors, tried in turn")
+    file_name: str = key("name in the download cache")
+    sha256: str | None = key("hash of the published file, hexadecimal")
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """A data module that gptlit knows."""
+
+    task: str
+    """Who reads it."""
+    node: type
+    """What its config may be."""
+    published: type | None = None
+    """The same for a file that is published at a URL."""
+
+
+DATA = {
+    "gptlit.data.pydocs.PydocsDataModule": DataKind("pretrain", TextData),
+    "gptlit.data.text.TextDataModule": DataKind("pretrain", TextFileData, PublishedTextData),
+    "gptlit.data.labelled.LabelledDataModule": DataKind("classification", LabelledData),
+    "gptlit.data.spam.SmsSpamDataModule": DataKind(
+        "classification", LabelledData, PublishedLabelledData
+    ),
+    "gptlit.data.instructions.InstructionDataModule": DataKind(
+        "instruction", InstructionData, PublishedInstructionData
+    ),
+    "gptlit.data.spam_sample.SpamSampleDataModule": DataKind("classification", SampleData),
+}
+"""By class."""
+
+
+def check_data(node: dict[str, Any], task: str) -> None:
+    """Check an option of `conf/data`, and that the task can read it; data and tasks that gptlit
+    does not know check themselves.
+
+    Raises:
+        UserError: as `check`, and for data of another task.
+    """
+    kind = DATA.get(node.get("_target_", ""))
+    if kind is None:
+        return
+    if task in TASKS and task != kind.task:
+        names = (n for n in option_names("data") if _task_of(n) == task)
+        raise UserError(
+            f"data={node.get('name')} is for task={kind.task}; for task={task} choose one of"
+            f" data={', '.join(names)}"
+        )
+    check(node, kind.published if "urls" in node and kind.published else kind.node, "data.")
+
+
+def _task_of(option: str) -> str | None:
+    kind = DATA.get(read_option("data", option).get("_target_", ""))
+    return kind.task if kind else None

@@ -1,0 +1,146 @@
+"""Tables written with more columns than they were read with: .csv, .tsv, .jsonl and .parquet."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gptlit.data.tables import Table
+from gptlit.errors import UserError
+
+NO_QUOTES = "\t\n\r"
+"""What no field of a .tsv file may have."""
+
+Columns = Mapping[str, list[Any]]
+"""Columns that are added, by name; a value for each row."""
+
+
+def check_writable(path: Path, table: Table, key: str) -> None:
+    """Find out before the work whether its result can be written.
+
+    Args:
+        path: the file to write.
+        table: what will stand in it.
+        key: the config key that `path` came from, named in errors.
+
+    Raises:
+        UserError: `path` is the table's own file, a folder or in none, or its name says no format
+            that the rows can be written in.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in WRITERS:
+        raise UserError(f"{key}={path}: expected a file whose name ends in {', '.join(WRITERS)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"{key}={path}: give a file in a folder that exists")
+    if path.exists() and path.samefile(table.path):
+        raise UserError(f"{key}={path} is the file that is read; give another one")
+    if suffix == ".tsv":
+        for place, row in zip(table.places, table.rows, strict=True):
+            if any(mark in _field(value) for value in row.values() for mark in NO_QUOTES):
+                raise UserError(
+                    f"{place} has a tab or a line end in it, which .tsv cannot hold; give another"
+                    f" format as {key}=…"
+                )
+
+
+def write_table(path: Path, table: Table, more: Columns, key: str) -> None:
+    """Write the rows and further columns, in the format that the name says. The file has its name
+    once it is whole.
+
+    Args:
+        path: allowed by `check_writable`.
+        table: the rows.
+        more: columns that the table does not have.
+        key: the config key that `path` came from, named in errors.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        WRITERS[path.suffix.lower()](draft, table, more)
+        draft.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {key}={path}: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_csv(draft: Path, table: Table, more: Columns) -> None:
+    with draft.open("w", encoding="utf-8", errors="replace", newline="") as file:
+        csv.writer(file).writerows(_fields(table, more))
+
+
+def _write_tsv(draft: Path, table: Table, more: Columns) -> None:
+    with draft.open("w", encoding="utf-8", errors="replace", newline="") as file:
+        file.writelines("\t".join(fields) + "\n" for fields in _fields(table, more))
+
+
+def _write_jsonl(draft: Path, table: Table, more: Columns) -> None:
+    with draft.open("wb") as file:
+        for row in _extended(table, more):
+            try:
+                line = json.dumps(row, ensure_ascii=False, default=str).encode()
+            except UnicodeEncodeError:  # halves of characters, which only escapes can hold
+                line = json.dumps(row, default=str).encode()
+            file.write(line + b"\n")
+
+
+def _write_parquet(draft: Path, table: Table, more: Columns) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table as write
+
+    arrow = table.arrow
+    if arrow is None:
+        columns = {name: [row.get(name) for row in table.rows] for name in table.columns}
+        arrow = pyarrow.table({name: _arrow(values) for name, values in columns.items()})
+    for name, values in more.items():
+        arrow = arrow.append_column(name, pyarrow.array(values))
+    write(arrow, draft)
+
+
+WRITERS: dict[str, Callable[[Path, Table, Columns], None]] = {
+    ".csv": _write_csv,
+    ".tsv": _write_tsv,
+    ".jsonl": _write_jsonl,
+    ".parquet": _write_parquet,
+}
+"""By the end of the file's name."""
+
+
+def _extended(table: Table, more: Columns) -> Iterator[dict[str, Any]]:
+    """Each row with what is added to it."""
+    for i, row in enumerate(table.rows):
+        yield {**row, **{name: values[i] for name, values in more.items()}}
+
+
+def _fields(table: Table, more: Columns) -> Iterator[list[str]]:
+    """The names of the columns, then each row, as text."""
+    names = [*table.columns, *more]
+    yield names
+    for row in _extended(table, more):
+        yield [_field(row.get(name)) for name in names]
+
+
+def _field(value: object) -> str:
+    """A value as text, the way JSON writes what it has."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False, default=str) if _is_json(value) else str(value)
+
+
+def _is_json(value: object) -> bool:
+    return isinstance(value, bool | int | float | list | dict)
+
+
+def _arrow(values: list[Any]) -> Any:
+    """A column of one type; of text, where its values are of several."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(values)
+    except (pyarrow.ArrowException, UnicodeEncodeError):
+        texts = [None if value is None else _field(value) for value in values]
+        return pyarrow.array([t and t.encode(errors="replace").decode() for t in texts])

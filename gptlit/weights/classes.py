@@ -1,0 +1,55 @@
+"""What a classifier has besides its body, in the form of transformers'
+`GPT2ForSequenceClassification`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptlit.errors import UserError
+from gptlit.weights.files import open_weights
+
+ARCHITECTURE = "GPT2ForSequenceClassification"
+HEAD = "score.weight"
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What makes a model a classifier."""
+
+    labels: list[str]
+    """Names of the classes."""
+    head: Tensor
+    """(classes, C), without bias: onto the last hidden state of a text's last token."""
+
+
+def classifier_config(labels: list[str], eot_id: int) -> dict[str, Any]:
+    """What `config.json` has of a classifier. transformers takes the last id that is not the pad
+    id for a text's last token; end-of-text never stands in a text."""
+    return {
+        "architectures": [ARCHITECTURE],
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+        "pad_token_id": eot_id,
+        "use_cache": False,
+    }
+
+
+@torch.no_grad()
+def load_class_head(head: nn.Linear, path: Path) -> None:
+    """Copy the head of transformers' `GPT2ForSequenceClassification` into ours.
+
+    Raises:
+        UserError: the file has none for these classes.
+    """
+    with open_weights(path) as file:
+        have, want = file.shapes.get(HEAD), tuple(head.weight.shape)
+        if have != want:
+            found = "not there" if have is None else f"of shape {have}"
+            raise UserError(f"{path} has {want[0]} labels, but its {HEAD} is {found}, not {want}")
+        if head.weight.is_meta:
+            head.to_empty(device="cpu")
+        head.weight.copy_(file.read(HEAD))

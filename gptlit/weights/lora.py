@@ -1,0 +1,31 @@
+"""Checkpoints of a training with LoRA, read as plain weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptlit.model import GPTConfig, GPTModel, LoRAConfig, add_lora, merge_lora
+
+PREFIX = "model."
+"""What a task puts before the names of its model."""
+
+
+def merged_lora(tensors: Mapping[str, Tensor], hparams: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of one of our checkpoints, with LoRA as part of the weights that it changes.
+
+    Args:
+        tensors: by their names in the checkpoint.
+        hparams: the checkpoint's hyperparameters.
+
+    Raises:
+        RuntimeError, TypeError, ValueError, LookupError: the two do not go together.
+    """
+    own = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
+    with torch.device("meta"):
+        model = GPTModel(GPTConfig(**hparams["model"]))
+        add_lora(model, LoRAConfig.from_dict(hparams["settings"]["lora"]))
+    model.load_state_dict(own, assign=True)
+    merged = {PREFIX + name: t for name, t in merge_lora(model).state_dict().items()}
+    return {n: t for n, t in tensors.items() if not n.startswith(PREFIX)} | merged

@@ -1,0 +1,226 @@
+"""Finished runs side by side: python scripts/compare.py outputs/pretrain --out curves.png."""
+
+import argparse
+import csv
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from gptlit.errors import UserError
+from gptlit.training.metrics_csv import read_metrics
+from gptlit.training.reuse import result_folder, trained_config, what_counts
+
+SCORE = "val/loss"
+PICTURES = (".png", ".pdf", ".svg")
+STYLES = ("-", "--", ":", "-.")
+WIDEST = 5
+"""Runs that stand beside each other; more stand below each other."""
+
+
+@dataclass
+class Run:
+    """What is compared of one run."""
+
+    folder: Path
+    name: str
+    summary: dict[str, Any]
+    settings: dict[str, Any]
+    """Keys of the config that change the result, dotted."""
+    given: set[str]
+    """Keys that the command line gave."""
+
+    @property
+    def score(self) -> float:
+        """The last validation loss; infinity where there is none."""
+        score = float(self.summary["metrics"].get(SCORE, math.inf))
+        return math.inf if math.isnan(score) else score
+
+
+def main() -> int:
+    """The exit code: 2 if there is nothing to compare, or nowhere to write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders with runs")
+    parser.add_argument(
+        "--out",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help=f"{' '.join(PICTURES)}: curves of {SCORE}; .csv: the table; may be given twice",
+    )
+    args = parser.parse_args()
+    for file in args.out:
+        if file.suffix not in (".csv", *PICTURES) or not file.absolute().parent.is_dir():
+            known = " or ".join((".csv", *PICTURES))
+            parser.error(f"--out {file}: give a {known} file in a folder that exists")
+    try:
+        runs = read_runs(args.runs)
+        rows = compare(runs)
+        show(runs, rows)
+        for file in args.out:
+            write_csv(file, runs, rows) if file.suffix == ".csv" else draw(file, runs, rows)
+            print(f"written: {file}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_runs(places: list[Path]) -> list[Run]:
+    """All finished runs in or below the places, each once, the best first.
+
+    Raises:
+        UserError: there are none, or one lacks its config.
+    """
+    folders: list[Path] = []
+    for place in places:
+        found = [folder.resolve() for folder in _finished_in(place)]
+        if not found:
+            raise UserError(f"{place}: no run has finished here (there is no summary.json)")
+        folders += [folder for folder in found if folder not in folders]
+    above = Path(os.path.commonpath([folder.parent for folder in folders]))
+    runs = [_read_run(folder, str(folder.relative_to(above))) for folder in folders]
+    return sorted(runs, key=lambda run: (run.score, run.name))
+
+
+def _finished_in(place: Path) -> Iterator[Path]:
+    for where, below, files in os.walk(place):
+        folder = result_folder(Path(where))
+        if "summary.json" in files or folder != Path(where):
+            below.clear()  # there are no runs inside a run
+            yield folder
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+        config = trained_config(folder)
+        if config is None:
+            file = folder / "config" / "config.yaml"
+            config = what_counts(OmegaConf.to_container(OmegaConf.load(file), resolve=True))
+        overrides: Any = OmegaConf.load(folder / "config" / "overrides.yaml")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not a whole run folder: {error}") from error
+    given = {str(arg).partition("=")[0].lstrip("+") for arg in overrides}
+    return Run(folder, name, summary, dict(_flat(config)), given)
+
+
+def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, dict):
+        yield path, node
+        return
+    for key, value in node.items():
+        yield from _flat(value, f"{path}.{key}" if path else str(key))
+
+
+def compare(runs: list[Run]) -> dict[str, list[Any]]:
+    """A value for each run, None where it has none: keys of the config that differ, validation
+    loss, what was tested, and tokens per second."""
+    rows: dict[str, list[Any]] = {}
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    values = {key: [run.settings.get(key) for run in runs] for key in keys}
+    differ = [key for key in keys if any(value != values[key][0] for value in values[key])]
+    # Where another option of a group was chosen, its name says it all, but for what was typed.
+    chosen = {key.partition(".")[0] for key in differ if key.count(".") == 1 and _is_name(key)}
+    typed = {key for run in runs for key in run.given}
+    for key in differ:
+        if key.partition(".")[0] not in chosen or _is_name(key) or key in typed:
+            rows[key] = values[key]
+    tested = sorted({n for run in runs for n in run.summary["metrics"] if n.startswith("test/")})
+    for name in (SCORE, *tested):
+        rows[name] = [run.summary["metrics"].get(name) for run in runs]
+    rows["tokens per second"] = [run.summary.get("tokens_per_second") for run in runs]
+    return rows
+
+
+def _is_name(key: str) -> bool:
+    return key.endswith(".name")
+
+
+def show(runs: list[Run], rows: dict[str, list[Any]]) -> None:
+    """Print the table: runs beside each other, or below each other if they are many."""
+    console = Console()
+    names = [run.name for run in runs]
+    cells = {name: [_shown(name, value) for value in values] for name, values in rows.items()}
+    if len(runs) <= WIDEST:
+        header, lines = ["", *names], [[name, *values] for name, values in cells.items()]
+    else:
+        columns = zip(*cells.values(), strict=True)
+        header = ["run", *cells]
+        lines = [[name, *values] for name, values in zip(names, columns, strict=True)]
+    if not console.is_terminal:
+        console.width = max(console.width, 24 * len(header))
+    table = Table(*map(escape, header))
+    for line in lines:
+        table.add_row(*map(Text, line))
+    console.print(table)
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name == "tokens per second":
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if "/" in name else str(value)
+
+
+def write_csv(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
+    """A row for each run."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(["run", *rows])
+        columns = zip(*rows.values(), strict=True)
+        writer.writerows([run.folder, *values] for run, values in zip(runs, columns, strict=True))
+    temporary.replace(file)
+
+
+def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
+    """The validation loss of all runs over their optimiser steps, in one picture.
+
+    Raises:
+        UserError: no run has written its metrics.
+    """
+    curves = [_curve(run.folder / "metrics.csv") for run in runs]
+    if not any(curves):
+        raise UserError(f"no run has {SCORE} in a metrics.csv: train with logger.csv=true")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    differ = {key: values for key, values in rows.items() if key in runs[0].settings}
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for index, (run, points) in enumerate(zip(runs, curves, strict=True)):
+        if points:
+            values = ", ".join(f"{key}={values[index]}" for key, values in differ.items())
+            label = f"{run.name}: {values}" if 0 < len(differ) <= 2 else run.name
+            style = STYLES[index // 10 % len(STYLES)]  # there are ten colours
+            axes.plot(*zip(*points, strict=True), style, marker=".", label=label)
+    axes.set(xlabel="optimiser step", ylabel="validation cross entropy (nats per target token)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    temporary = file.with_name(f".{file.stem}.tmp{file.suffix}")
+    figure.savefig(temporary, dpi=150)
+    plt.close(figure)
+    temporary.replace(file)
+
+
+def _curve(metrics: Path) -> list[tuple[int, float]]:
+    rows = read_metrics(metrics)[1] if metrics.is_file() else []
+    return [(int(row["step"]), float(row[SCORE])) for row in rows if row.get(SCORE)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

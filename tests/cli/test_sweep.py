@@ -1,0 +1,240 @@
+"""A sweep's table is made of what its runs have left in their folders."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from gptlit.cli import sweep
+from gptlit.cli.app import config_dir
+from gptlit.training import reuse
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, a command line of its own, and no variables of a launcher."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py", "-m"])
+    monkeypatch.setattr(sweep.Sweep, "newest", None)
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def started(name: str, *overrides: str) -> Path:
+    """What Hydra leaves when a run of the sweep begins."""
+    folder = Path("sweep") / name
+    (folder / "config").mkdir(parents=True, exist_ok=True)
+    stored = OmegaConf.create(["seed=1", *overrides])
+    OmegaConf.save(stored, folder / "config" / "overrides.yaml")
+    return folder
+
+
+def done(folder: Path, loss: float | None, **facts: Any) -> Path:
+    """What a run leaves when it has finished."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    metrics = {"train/loss": 9.0} | ({} if loss is None else {"val/loss": loss})
+    facts = {"seconds": 12.5, "tokens": 4096, "metrics": metrics, **facts}
+    (folder / "summary.json").write_text(json.dumps(facts))
+    reuse.begin({"resume": None, "folder": str(folder)}, folder)
+    reuse.finish(folder, loss)
+    return folder
+
+
+def mistake(folder: Path) -> Path:
+    sweep.note_failure(folder, ValueError("no"), "optimizer.lr=fast: expected a number", False)
+    return folder
+
+
+def crash(folder: Path) -> Path:
+    try:
+        raise RuntimeError("out of memory\nwith details")
+    except RuntimeError as error:
+        sweep.note_failure(folder, error, None, False)
+    return folder
+
+
+def report(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """As at the end of a sweep in this process."""
+    hook = sweep.Sweep()
+    hook.folder, hook.made, hook.started_ns = Path("sweep").absolute(), True, 0
+    sweep.Sweep.newest = hook
+    capsys.readouterr()
+    code = sweep.finish()
+    return code, capsys.readouterr().out
+
+
+def rows() -> list[dict[str, str]]:
+    with Path("sweep/results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_best_stands_first_and_the_failed_last(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = {"0": 3.0, "1": None, "2": 1.0, "3": float("nan"), "10": 2.0}
+    for name, loss in losses.items():
+        done(started(name, f"optimizer.lr=1e-{name}"), loss)
+    mistake(started("4", "optimizer.lr=fast"))
+    crash(started("5", "optimizer.lr=1e5"))
+    started("6", "optimizer.lr=1e6")
+    code, text = report(capsys)
+    assert code == 1
+    assert [row["run"] for row in rows()] == ["2", "10", "0", "1", "3", "4", "5", "6"]
+    errors = {row["run"]: row["error"] for row in rows() if row["error"]}
+    assert errors == {
+        "4": "optimizer.lr=fast: expected a number",
+        "5": "RuntimeError: out of memory",
+        "6": "did not finish",
+    }
+    assert text.index("1e-2") < text.index("1e-10") < text.index("1e-0") < text.index("fast")
+    assert "8 runs, 3 failed" in text and "RuntimeError: out of memory" in text
+    assert "skip_if_trained=true" in text
+
+
+def test_a_row_has_what_was_swept_what_came_out_and_what_it_took(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done(
+        started("0", "model='gpt2-nano'", "x=1"), 2.5, metrics={"val/loss": 2.0, "test/accuracy": 1}
+    )
+    done(started("1", "model='gpt2-small'"), 3.0)
+    code, text = report(capsys)
+    assert code == 0 and "failed" not in text and "skip_if_trained" not in text
+    first, second = rows()
+    assert first == {
+        "run": "0",
+        "model": "gpt2-nano",
+        "x": "1",
+        "test/accuracy": "1",
+        "val/loss": "2.0",
+        "score": "2.5",
+        "seconds": "12.5",
+        "tokens": "4096",
+        "folder": str(Path("sweep/0").absolute()),
+        "error": "",
+    }
+    assert (second["x"], second["test/accuracy"], second["val/loss"]) == ("", "", "3.0")
+    assert "4,096" in text and "12.5" in text and "seed" not in text
+
+
+@pytest.mark.parametrize(
+    ("runs", "code"),
+    [
+        ([done], 0),
+        ([done, mistake, mistake], 2),
+        ([mistake], 2),
+        ([mistake, crash], 1),
+        ([done, crash], 1),
+        ([done, lambda folder: folder], 1),
+    ],
+)
+def test_the_exit_code_says_who_is_to_blame(
+    capsys: pytest.CaptureFixture[str], runs: list[Any], code: int
+) -> None:
+    for index, leave in enumerate(runs):
+        folder = started(str(index), f"seed={index}")
+        done(folder, 1.0) if leave is done else leave(folder)
+    assert report(capsys)[0] == code
+
+
+def test_only_a_crash_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "optimizer.lr=fast: expected a number"
+    assert (mistake(started("0")) / "error.txt").read_text() == f"error: {line}\n"
+    text = (crash(started("1")) / "error.txt").read_text()
+    assert text.startswith("RuntimeError: out of memory\nwith details\n")
+    assert "Traceback (most recent call last)" in text and "in crash" in text
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"error: run 0: {line}",
+        "error: run 1: RuntimeError: out of memory (traceback in sweep/1/error.txt)",
+    ]
+
+
+def test_debug_shows_all_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = started("0")
+    sweep.note_failure(folder, ValueError("no"), "a mistake", True)
+    assert (folder / "error.txt").read_text().startswith("error: a mistake\n\n")
+    assert "ValueError: no" in capsys.readouterr().err
+    assert [run.users_mistake for run in sweep.collect(Path("sweep"))] == [True]
+
+
+def test_a_failure_in_a_folder_with_old_results_is_a_failure() -> None:
+    mistake(done(started("0"), 1.0))
+    [run] = sweep.collect(Path("sweep"))
+    assert run.error and not run.metrics
+
+
+def test_runs_of_an_earlier_sweep_in_the_folder_are_left_out() -> None:
+    for name in ("0", "1", "2"):
+        mistake(started(name, f"seed={name}"))
+    now = sweep._file_time_ns(Path("sweep"))
+    os.utime("sweep/2/config/overrides.yaml", ns=(now - 10**9, now - 10**9))
+    done(started("0", "seed=0"), 1.0)
+    os.utime("sweep/1/config/overrides.yaml", ns=(now - 10**9, now - 10**9))
+    assert [run.name for run in sweep.collect(Path("sweep"), now)] == ["0"]
+
+
+def test_a_run_that_did_not_train_has_the_results_of_the_other() -> None:
+    there = done(Path("elsewhere").absolute(), 1.5, seconds=7)
+    folder = started("0")
+    reuse.take(reuse.Finished(there, 1.5), folder)
+    [run] = sweep.collect(Path("sweep"))
+    assert (run.folder, run.metrics["val/loss"], run.summary["seconds"]) == (there, 1.5, 7)
+    assert (run.name, run.score, run.error) == ("0", 1.5, None)
+
+
+def hydra_config(*overrides: str) -> Any:
+    """Hydra's part of the config in a sweep, as its jobs see it."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        typed = ["hydra.mode=MULTIRUN", *overrides]
+        cfg = compose("train", overrides=typed, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
+def test_all_runs_are_kept_in_one_folder_whatever_is_swept() -> None:
+    config = hydra_config("output_root='it\\'s here'")
+    hook = sweep.Sweep()
+    hook.on_multirun_start(config)
+    assert sweep.Sweep.newest is hook
+    assert (
+        hook.folder.is_dir() and hook.folder.parent == Path("it's here/pretrain/sweeps").absolute()
+    )
+    pinned = config.hydra.overrides.hydra[-1]
+    assert hydra_config("task=classification", pinned).hydra.sweep.dir == str(hook.folder)
+
+
+def test_a_sweep_that_never_began_leaves_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep.Sweep().on_multirun_start(hydra_config())
+    [made] = Path("outputs/pretrain/sweeps").iterdir()
+    (made / "multirun.yaml").touch()
+    assert sweep.finish() == 0
+    assert not Path("outputs/pretrain/sweeps").exists()
+    Path("mine").mkdir()
+    sweep.Sweep().on_multirun_start(hydra_config("hydra.sweep.dir=mine"))
+    assert sweep.finish() == 0
+    assert Path("mine").is_dir() and capsys.readouterr().out == ""
+
+
+def test_only_the_sweeps_of_training_are_reported() -> None:
+    assert sweep.is_sweep(hydra_config().hydra)
+    assert not sweep.is_sweep(hydra_config("hydra.mode=RUN").hydra)
+    assert not sweep.is_sweep(hydra_config("~hydra.callbacks.sweep").hydra)
+
+
+def test_other_processes_of_a_run_are_silent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = crash(started("0"))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    code, text = report(capsys)
+    assert (code, text) == (0, "") and not Path("sweep/results.csv").exists()
+    (folder / "error.txt").unlink()
+    crash(folder)
+    assert not (folder / "error.txt").exists() and capsys.readouterr().err == ""

@@ -1,0 +1,175 @@
+"""Tables come out as they went in, with more columns."""
+
+import csv
+import datetime
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from gptlit.data.tables import Table, read_table
+from gptlit.data.tables_out import WRITERS, check_writable, write_table
+from gptlit.errors import UserError
+
+ROWS = [{"id": "1", "text": "hi"}, {"id": "2", "text": 'a, "b"'}, {"id": "", "text": ""}]
+MORE: dict[str, list[Any]] = {"label": ["ham", "spam", "ham"], "probability": [0.5, 0.75, 1.0]}
+
+
+def read(path: Path, column: str = "text") -> Table:
+    return read_table(str(path), "input", column)
+
+
+def write(table: Table, path: Path, more: dict[str, list[Any]] = MORE) -> Path:
+    check_writable(path, table, "output")
+    write_table(path, table, more, "output")
+    return path
+
+
+def given_as(folder: Path, suffix: str) -> Path:
+    path = folder / f"given{suffix}"
+    return write(Table(folder, ROWS, ["x"] * len(ROWS)), path, {})
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("output", WRITERS)
+def test_any_format_becomes_any_other(tmp_path: Path, suffix: str, output: str) -> None:
+    table = read(given_as(tmp_path, suffix))
+    assert (table.rows, table.columns) == (ROWS, ["id", "text"])
+    assert table.texts("text", "column") == ["hi", 'a, "b"', ""]
+    back = read(write(table, tmp_path / f"out{output}"))
+    number = str if output in (".csv", ".tsv") else float
+    for i, (row, before) in enumerate(zip(back.rows, ROWS, strict=True)):
+        assert row == {
+            **before,
+            "label": MORE["label"][i],
+            "probability": number([0.5, 0.75, 1.0][i]),
+        }
+    assert {path.name for path in tmp_path.iterdir()} == {f"given{suffix}", f"out{output}"}
+
+
+text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+
+
+@settings(max_examples=50, deadline=None)
+@given(texts=st.lists(text, min_size=1, max_size=5))
+def test_text_of_any_kind_survives(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("survives")
+    table = Table(folder, [{"text": one} for one in texts], ["x"] * len(texts))
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        path = write(table, folder / f"out{suffix}", {"label": texts})
+        assert read(path).rows == [{"text": one, "label": one} for one in texts]
+    if not any(mark in one for one in texts for mark in "\t\n\r"):
+        path = write(table, folder / "out.tsv", {"label": texts})
+        assert read(path).rows == [{"text": one, "label": one} for one in texts]
+
+
+def test_a_text_file_has_one_text_on_each_line(tmp_path: Path) -> None:
+    (tmp_path / "given.txt").write_bytes(b"\xef\xbb\xbfone\r\n\n a, b \nlast")
+    table = read(tmp_path / "given.txt", "message")
+    assert table.texts("message", "column") == ["one", "", " a, b ", "last"]
+    (tmp_path / "given.txt.gz").write_bytes(gzip.compress(b"one\ntwo\n"))
+    assert read(tmp_path / "given.txt.gz").texts("text", "column") == ["one", "two"]
+
+
+def test_columns_of_a_parquet_file_keep_their_types(tmp_path: Path) -> None:
+    day = datetime.date(2024, 2, 29)
+    given_ = pyarrow.table(
+        {
+            "text": ["a", "b"],
+            "n": pyarrow.array([1, None], pyarrow.int16()),
+            "day": [day, None],
+            "tags": pyarrow.array(["x", "y"]).dictionary_encode(),
+        }
+    )
+    parquet.write_table(given_, tmp_path / "given.parquet")
+    table = read(tmp_path / "given.parquet")
+    more = {"label": ["ham", "spam"]}
+    back = parquet.read_table(write(table, tmp_path / "out.parquet", more))
+    assert back.drop(["label"]) == given_
+    with write(table, tmp_path / "out.csv", more).open(newline="") as file:
+        assert [*csv.reader(file)][1] == ["a", "1", "2024-02-29", "x", "ham"]
+    lines = write(table, tmp_path / "out.jsonl", more).read_text().splitlines()
+    assert json.loads(lines[0])["day"] == "2024-02-29"
+
+
+def test_rows_of_json_may_differ(tmp_path: Path) -> None:
+    lines = ['{"text": "a", "n": 1}', "", '{"text": "\\ud800", "tags": ["x"], "ok": true}']
+    (tmp_path / "given.jsonl").write_text("\n".join(lines) + "\n")
+    table, more = read(tmp_path / "given.jsonl"), {"label": ["ham", "spam"]}
+    out = write(table, tmp_path / "out.jsonl", more).read_text().splitlines()
+    assert json.loads(out[0]) == {"text": "a", "n": 1, "label": "ham"}
+    assert json.loads(out[1])["text"] == "\ud800"
+    with write(table, tmp_path / "out.csv", more).open(newline="", encoding="utf-8") as file:
+        header, first, second = csv.reader(file)
+    assert header == ["text", "n", "tags", "ok", "label"]
+    assert (first, second[1:]) == (["a", "1", "", "", "ham"], ["", '["x"]', "true", "spam"])
+    assert parquet.read_table(write(table, tmp_path / "out.parquet", more)).num_rows == 2
+
+
+BAD = {
+    "no columns": ("a.csv", "", r"a.csv has no rows"),
+    "only a header": ("a.csv", "text\n", r"a.csv has no rows"),
+    "fields": ("a.csv", "text,x\na\n", r"a.csv:2 has 1 fields, but the first line names 2 columns"),
+    "quote": ("a.csv", 'text\n"a\n', r"a.csv:2 cannot be read as .csv"),
+    "twice": ("a.csv", "text,text\na,b\n", r"a.csv has two columns 'text'"),
+    "no column": ("a.tsv", "txt\na\n", r"a.tsv:2: no column 'text'; there are: 'txt'; set column="),
+    "json": ("a.jsonl", '{"text": "a"}\n{"text"\n', r"a.jsonl:2 is not JSON"),
+    "no object": ("a.jsonl", "[1]\n", r"a.jsonl:1 is no JSON object"),
+    "one row without": ("a.jsonl", '{"text": "a"}\n{"x": 1}\n', r"a.jsonl:2: no column 'text'"),
+    "no text": ("a.jsonl", '{"text": null}\n', r"a.jsonl:1: column 'text' holds None, expected t"),
+    "binary": ("a.csv", "text\n\0\n", r"a.csv is a binary file"),
+    "parquet": ("a.parquet", "PAR1 no more", r"a.parquet cannot be read as Parquet"),
+    "kind": ("a.xlsx", "text\n", r"input=.*a.xlsx: expected a file whose name ends in .csv, "),
+    "markdown": ("a.md", "text\n", r"input=.*a.md: expected a file whose name ends in .csv, "),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_file_that_cannot_be_read_is_named_with_the_place(tmp_path: Path, case: str) -> None:
+    name, content, pattern = BAD[case]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=pattern) as caught:
+        read(tmp_path / name).texts("text", "column")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "given.csv"
+    path.write_text('text\n"a\tb"\n')
+    (tmp_path / "link.csv").symlink_to(path)
+    table = read(path)
+    for name, pattern in {
+        "given.csv": r"output=.*given.csv is the file that is read",
+        "link.csv": r"output=.*link.csv is the file that is read",
+        "out.txt": r"output=.*out.txt: expected a file whose name ends in .csv, .tsv",
+        "no/out.csv": r"output=.*out.csv: give a file in a folder that exists",
+        "out.tsv": r"given.csv:2 has a tab or a line end in it, which .tsv cannot hold",
+    }.items():
+        with pytest.raises(UserError, match=pattern):
+            check_writable(tmp_path / name, table, "output")
+    with pytest.raises(UserError, match=r"missing.csv: there is no such file"):
+        read(tmp_path / "missing.csv")
+
+
+def test_a_broken_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(draft: Path, *_: Any) -> None:
+        draft.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    table, out = read(given_as(tmp_path, ".csv")), tmp_path / "out.csv"
+    out.write_text("before")
+    monkeypatch.setitem(WRITERS, ".csv", full)
+    with pytest.raises(UserError, match=r"cannot write output=.*: No space left on device"):
+        write_table(out, table, MORE, "output")
+    assert out.read_text() == "before"
+    assert {path.name for path in tmp_path.iterdir()} == {"given.csv", "out.csv"}

@@ -1,0 +1,131 @@
+"""Texts classified by the command that users type."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from commands import run
+from test_errors import check
+
+from gptlit import Classifier
+from gptlit.tasks.pretrain import PretrainTask
+from tests.inference.classifiers import SHAPE, make_task, save
+
+HOSTILE = [
+    "free entry",
+    "",
+    "\N{GRINNING FACE}",
+    "a <|endoftext|>",
+    "   ",
+    "word " * 10_000,
+    'b\n"c"',
+]
+BEST = Path("outputs/classification/latest/checkpoints/best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run, and texts."""
+    folder = tmp_path_factory.mktemp("classify")
+    save(make_task(trainable="lora"), folder / BEST)
+    save(PretrainTask(model=SHAPE, tokenizer="byte"), folder / "writer.ckpt")
+    with (folder / "my, messages.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["label", "my text"], *([i, t] for i, t in enumerate(HOSTILE))])
+    (folder / "lines.txt").write_text("one\ntwo\n")
+    (folder / "empty.csv").write_text("text\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    torch.set_num_threads(1)
+    return Classifier(make_task(trainable="lora"), "cpu")
+
+
+def test_one_text(folder: Path, classifier: Classifier) -> None:
+    for text in ("it's ${free}, now: [call]", "null and void", ""):
+        done = run("classify", f"text={text}", "device=cpu", cwd=folder)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{classifier.predict(text)}\n"
+
+
+def test_a_conversation(folder: Path, classifier: Classifier) -> None:
+    long = "x" * 99
+    done = run(
+        "classify", f"ckpt={BEST}", "device=cpu", cwd=folder, stdin=f"hi\n\n{long}\nquit\nno\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    hi, cut = (str(classifier.predict(text)) for text in ("hi", long))
+    assert done.stdout == f"> {hi}\n> > {cut} (of the first 40 tokens)\n> "
+
+
+def test_a_table(folder: Path, classifier: Classifier) -> None:
+    args = ("input=my, messages.csv", "column=my text", "output=out.csv", "batch_size=2")
+    done = run("classify", *args, "device=cpu", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "7 texts classified into out.csv, columns predicted_label and probability;"
+        " 1 were cut to 40 tokens\n"
+    )
+    with (folder / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for i, (row, text) in enumerate(zip(rows, HOSTILE, strict=True)):
+        expected = classifier.predict(text)
+        assert (row["label"], row["my text"]) == (str(i), text)
+        assert row["predicted_label"] == expected.label
+        assert float(row["probability"]) == pytest.approx(expected.probability, abs=1e-5)
+
+
+def test_lines_of_text(folder: Path, classifier: Classifier) -> None:
+    args = ("input=lines.txt", "output=out.jsonl", "precision=fp32")
+    done = run("classify", "ckpt=outputs/classification/latest", *args, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["one", "two"]
+    assert rows[0]["label"] == classifier.predict("one").label
+
+
+MISTAKES = {
+    "another task": (
+        ["ckpt=writer.ckpt", "text=a"],
+        r"ckpt=writer.ckpt is no classifier but .*use python generate.py ckpt=writer.ckpt$",
+    ),
+    "no run": (["output_root=none"], r"no finished classification run in none/.*task=classificati"),
+    "missing file": (
+        ["input=lines.tx", "output=x.csv"],
+        r"input=lines.tx: .*did you mean lines.txt",
+    ),
+    "missing column": (
+        ["input=my, messages.csv", "output=x.csv"],
+        r"no column 'text'; there are: 'label', 'my text'; set column=",
+    ),
+    "empty": (["input=empty.csv", "output=x.csv"], r"empty.csv has no rows"),
+    "overwritten": (
+        ["input=my, messages.csv", "column=my text", "output=./my, messages.csv"],
+        r"output=my, messages.csv is the file that is read",
+    ),
+    "no output": (["input=lines.txt"], r"input=lines.txt needs .*output=FILE.csv"),
+    "no input": (["output=x.csv"], r"output=x.csv is for the answers to input=FILE"),
+    "two sources": (["text=a", "input=lines.txt"], r"either text=... or input=FILE, not both"),
+    "missing checkpoint": (["ckpt=gpt2-small"], r"ckpt=gpt2-small does not exist: give a check"),
+    "unknown key": (["txt=a"], r"unknown key 'txt': did you mean 'text'"),
+    "wrong type": (["batch_size=0"], r"batch_size=0: must be >= 1"),
+    "precision": (["text=a", "precision=fp16", "device=cpu"], r"precision=fp16 is slow on a CPU"),
+}
+
+
+def test_each_mistake_is_answered_in_one_line(folder: Path) -> None:
+    before = (folder / "my, messages.csv").read_bytes()
+    check("classify", MISTAKES, folder)
+    assert (folder / "my, messages.csv").read_bytes() == before
+
+
+def test_a_classifier_does_not_write_text(folder: Path) -> None:
+    for args, where in ((["task=classification"], ""), ([f"ckpt={BEST}"], f" ckpt={BEST}")):
+        done = run("generate", *args, cwd=folder)
+        assert done.returncode == 2, done.stderr
+        pattern = rf"error: .+ is a classifier, .*: use python classify.py{re.escape(where)}\n"
+        assert re.fullmatch(pattern, done.stderr), done.stderr
