@@ -177,10 +177,9 @@ def _own_error(error: Exception) -> Exception:
     from hydra.errors import InstantiationException
 
     cause = error.__cause__
-    wrapped = isinstance(error, InstantiationException) and isinstance(cause, Exception)
-    if wrapped and not isinstance(cause, ImportError | AttributeError | TypeError):
-        return cause
-    return error
+    if not isinstance(error, InstantiationException) or not isinstance(cause, Exception):
+        return error
+    return error if isinstance(cause, ImportError | AttributeError | TypeError) else cause
 
 
 def _one_line(error: Exception, config_name: str) -> str | None:

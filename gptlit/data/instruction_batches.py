@@ -113,8 +113,8 @@ class InstructionDataset:
                 positions[index, start:stop] = np.arange(stop - start)
                 segments[index, start:stop] = segment
                 start = stop
-        arrays = (ids, targets, positions, segments)
-        return InstructionBatch(*map(torch.from_numpy, arrays), None)
+        tensors = [torch.from_numpy(array) for array in (ids, targets, positions, segments)]
+        return InstructionBatch(tensors[0], tensors[1], tensors[2], tensors[3], rows=None)
 
 
 class PackedDataset(InstructionDataset):

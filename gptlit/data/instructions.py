@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
-
 from gptlit.data.instruction_batches import (
     InstructionDataset,
     PackedDataset,
@@ -14,6 +12,7 @@ from gptlit.data.instruction_batches import (
 )
 from gptlit.data.instruction_files import Entry, read_entries, split_entries
 from gptlit.data.labelled_batches import BucketLoader, SortedLoader
+from gptlit.data.module import ResumableDataModule
 from gptlit.data.text import default_cache_dir
 from gptlit.errors import UserError
 from gptlit.prompts import PromptFormat
@@ -22,7 +21,7 @@ from gptlit.tokenizer import Tokenizer
 SPLITS = ("train", "validation", "test")
 
 
-class InstructionDataModule(LightningDataModule):
+class InstructionDataModule(ResumableDataModule):
     """Instructions, perhaps with an input, and the responses to learn.
 
     tokenizer: encodes the texts; its end-of-text id stands after each response
@@ -97,8 +96,6 @@ class InstructionDataModule(LightningDataModule):
         self.broken: list[str] = []
         """What is wrong with the entries that were skipped."""
         self._tokenized: dict[str, TokenizedEntries] = {}
-        self._loader: BucketLoader | None = None
-        self._place_in_data: dict[str, int] | None = None
 
     @property
     def source(self) -> str:
@@ -149,21 +146,6 @@ class InstructionDataModule(LightningDataModule):
                     f"{there.longest} tokens: raise it, or choose a shorter prompt_format=..."
                 )
 
-    def train_dataloader(self) -> BucketLoader:
-        """Every entry once per epoch, in an order of its own each."""
-        self._loader = self._train_loader(*self._place())
-        if self._place_in_data is not None:
-            self._loader.load_state_dict(self._place_in_data)
-        return self._loader
-
-    def state_dict(self) -> dict[str, int]:
-        """How far training has read; of a loader, Lightning keeps it only inside an epoch."""
-        return {} if self._loader is None else self._loader.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the next training loader go on from there."""
-        self._place_in_data = state_dict or None
-
     def _train_loader(self, rank: int, world_size: int) -> BucketLoader:
         entries = self._tokenized["train"]
         settings = {**self._reading(), "rank": rank, "world_size": world_size}
@@ -212,8 +194,7 @@ class InstructionDataModule(LightningDataModule):
 
     def _reading(self) -> dict[str, Any]:
         """How batches come to the process."""
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"num_workers": self.num_workers, "pin_memory": on_gpu}
+        return {"num_workers": self.num_workers, "pin_memory": self._pin_memory()}
 
     def for_task(self) -> dict[str, Any]:
         """What the task has to know and its checkpoints keep."""
@@ -222,10 +203,6 @@ class InstructionDataModule(LightningDataModule):
     def final_loaders(self) -> dict[str, SortedLoader]:
         """The test split, to measure once training is over."""
         return {"test": self.test_dataloader()} if len(self._tokenized["test"]) else {}
-
-    def train_batches(self, world_size: int = 1) -> int:
-        """Micro-batches per epoch and process. Raises UserError where there is none."""
-        return len(self._train_loader(0, world_size))
 
     def describe(self) -> str:
         """The data in one line."""
@@ -248,7 +225,3 @@ class InstructionDataModule(LightningDataModule):
         if self.broken:
             line += f"; {len(self.broken):,} broken ones skipped, such as {self.broken[0]}"
         return line
-
-    def _place(self) -> tuple[int, int]:
-        """Rank and world size."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

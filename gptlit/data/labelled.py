@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 
 from gptlit.data.batch import LabelledBatch
 from gptlit.data.labelled_batches import BucketLoader, SortedLoader
 from gptlit.data.labelled_files import Columns, LabelledTable, existing, read_table
 from gptlit.data.labelled_saved import saved_splits
 from gptlit.data.labelled_splits import SPLITS, Balance, Splits, SplitSettings
+from gptlit.data.module import ResumableDataModule
 from gptlit.data.text import default_cache_dir
 from gptlit.errors import UserError
 from gptlit.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ class LabelledDataset:
         return LabelledBatch(*map(torch.from_numpy, arrays))
 
 
-class LabelledDataModule(LightningDataModule):
+class LabelledDataModule(ResumableDataModule):
     """Texts of a table, each with a label, for training, validation and a test.
 
     tokenizer: encodes the texts; its end-of-text id fills up batches
@@ -128,8 +128,6 @@ class LabelledDataModule(LightningDataModule):
         self.labels = []
         self.splits = {}
         self._rows: Splits | None = None
-        self._loader: BucketLoader | None = None
-        self._place_in_data: dict[str, int] | None = None
 
     def default_table(self) -> LabelledTable:
         """The rows where no path is set; another kind of data overrides this."""
@@ -196,21 +194,6 @@ class LabelledDataModule(LightningDataModule):
         weights: list[float] = (counts.sum() / (len(self.labels) * counts)).tolist()
         return weights
 
-    def train_dataloader(self) -> BucketLoader:
-        """Every training text once per epoch, in an order of its own each; resumable."""
-        self._loader = self._train_loader(*self._place())
-        if self._place_in_data is not None:
-            self._loader.load_state_dict(self._place_in_data)
-        return self._loader
-
-    def state_dict(self) -> dict[str, int]:
-        """How far training has read; of a loader, Lightning keeps it only inside an epoch."""
-        return {} if self._loader is None else self._loader.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the next training loader go on from there."""
-        self._place_in_data = state_dict or None
-
     def _train_loader(self, rank: int, world_size: int) -> BucketLoader:
         split = self.splits["train"]
         return BucketLoader(
@@ -249,10 +232,6 @@ class LabelledDataModule(LightningDataModule):
         """`eval_loader` of the test split."""
         return self.eval_loader("test")
 
-    def train_batches(self, world_size: int = 1) -> int:
-        """Micro-batches per epoch and process."""
-        return len(self._train_loader(0, world_size))
-
     def describe(self) -> str:
         """The data in one line."""
         assert self._rows is not None
@@ -274,10 +253,3 @@ class LabelledDataModule(LightningDataModule):
         if cut := sum(split.n_cut for split in self.splits.values()):
             line += f"; {cut:,} cut to {self.context_length} tokens ({self.tokenizer.name})"
         return line
-
-    def _place(self) -> tuple[int, int]:
-        """Rank and world size."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _pin_memory(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

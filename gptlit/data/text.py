@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 
 from gptlit.data.batch import TextBatch
 from gptlit.data.corpus import Source, TextFiles
+from gptlit.data.module import ResumableDataModule
 from gptlit.data.sampler import ResumableLoader, SequentialLoader
 from gptlit.data.shards import TokenizedCorpus, tokenize_corpus
 from gptlit.data.stream import TokenStream
@@ -64,7 +64,7 @@ class Windows:
         return TextBatch(torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(targets))
 
 
-class TextDataModule(LightningDataModule):
+class TextDataModule(ResumableDataModule):
     """Windows of a text corpus, tokenized once into a cache.
 
     tokenizer: encodes the text; its end-of-text id stands after each document
@@ -115,8 +115,6 @@ class TextDataModule(LightningDataModule):
         self.file_name = file_name
         self._corpus: TokenizedCorpus | None = None
         self._name = ""
-        self._loader: ResumableLoader | None = None
-        self._place_in_data: dict[str, int] | None = None
 
     def default_source(self) -> Source:
         """The documents to read where no path is set; another kind of text overrides this."""
@@ -178,21 +176,6 @@ class TextDataModule(LightningDataModule):
         assert self._corpus is not None
         return self._corpus
 
-    def train_dataloader(self) -> ResumableLoader:
-        """Windows in an order of their own each epoch, without replacement; the rest is left."""
-        self._loader = self._train_loader(*self._place())
-        if self._place_in_data is not None:
-            self._loader.load_state_dict(self._place_in_data)
-        return self._loader
-
-    def state_dict(self) -> dict[str, int]:
-        """How far training has read; of a loader, Lightning keeps it only inside an epoch."""
-        return {} if self._loader is None else self._loader.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the next training loader go on from there."""
-        self._place_in_data = state_dict or None
-
     def _train_loader(self, rank: int, world_size: int) -> ResumableLoader:
         return ResumableLoader(
             self._windows(train=True),
@@ -217,10 +200,6 @@ class TextDataModule(LightningDataModule):
             pin_memory=self._pin_memory(),
         )
 
-    def train_batches(self, world_size: int = 1) -> int:
-        """Micro-batches per epoch and process. Raises UserError where there is none."""
-        return len(self._train_loader(0, world_size))
-
     def describe(self) -> str:
         """The corpus in one line."""
         train, validation = self.corpus.train, self.corpus.validation
@@ -235,10 +214,3 @@ class TextDataModule(LightningDataModule):
         split = self.corpus.train if train else self.corpus.validation
         stream = self.corpus.stream(split)
         return Windows(stream, self.context_length, self.tokenizer.eot_id, partial=not train)
-
-    def _place(self) -> tuple[int, int]:
-        """Rank and world size."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _pin_memory(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

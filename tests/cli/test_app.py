@@ -113,6 +113,8 @@ def test_a_run_that_could_not_start_leaves_no_folder(tmp_path: Path) -> None:
 ANSWERS = {
     ("generate", "model=gpt2-small"): "unknown key 'model'",
     ("generate", "output=nowhere/x.jsonl prompts=p.txt"): "output=nowhere/x.jsonl: give a file in",
+    ("classify", "input=nowhere.csv"): "input=nowhere.csv needs a file for the answers",
+    ("classify", "input=nowhere.csv output=x.csv"): "input=nowhere.csv: there is no such file",
     ("train", "data=null"): "data is missing",
     ("train", "optimizer.lr=fast"): "optimizer.lr=fast: expected a number",
 }

@@ -8,8 +8,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from gptlit.cli import schema_data, train
 from gptlit.cli.app import config_dir
 from gptlit.errors import UserError
+from gptlit.options import read_option
 
 CONF = config_dir()
 COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -35,8 +37,11 @@ CASES = [
 
 def composed(command: str, *overrides: str) -> dict[str, Any]:
     """The checked config; where the user must choose, any text."""
+    typed = [_as_typed(arg) for arg in overrides]
+    if command == "train":
+        typed = train.with_implied(typed)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(command, overrides=[_as_typed(arg) for arg in overrides])
+        cfg = compose(command, overrides=typed)
     for name in OmegaConf.missing_keys(cfg):
         OmegaConf.update(cfg, name, "given")
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -55,10 +60,22 @@ def test_the_defaults_are_allowed(command: str) -> None:
 
 
 @pytest.mark.parametrize(("command", "choice"), CASES)
-def test_every_option_is_allowed(command: str, choice: str) -> None:
+def test_every_option_is_allowed(
+    command: str, choice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
     if choice == "hparams_search=optuna":
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    composed(command, choice)
+    composed(command, choice, *_task_for(choice))
+
+
+def _task_for(choice: str) -> list[str]:
+    """What has to be chosen with an option: of data, the task that reads it."""
+    group, _, option = choice.partition("=")
+    if group != "data":
+        return []
+    kind = schema_data.DATA[read_option("data", option)["_target_"]]
+    return [f"task={kind.task}"]
 
 
 @pytest.mark.parametrize(

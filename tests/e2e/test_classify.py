@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import run
+from commands import TINY, run, write_corpus
 from test_errors import check
 
 from gptlit import Classifier
@@ -86,6 +86,43 @@ def test_lines_of_text(folder: Path, classifier: Classifier) -> None:
     rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == ["one", "two"]
     assert rows[0]["label"] == classifier.predict("one").label
+
+
+STEPS = (
+    *TINY,
+    "model.n_heads=4",
+    "model.context_length=40",
+    "weights=checkpoint",
+    "precision=fp32",
+    "trainer.max_steps=3",
+)
+"""A short run of the shape of the checkpoints here."""
+
+
+def test_from_a_language_model_to_a_classifier_and_back(folder: Path, tmp_path: Path) -> None:
+    texts = [(f"{w} {i}", w) for i in range(40) for w in ("win", "hello")]
+    with (tmp_path / "words.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "label"], *texts])
+    args = ("task=classification", "task.trainable=lora", "data=csv", "data.path=words.csv")
+    start = f"weights.path={folder / 'writer.ckpt'}"
+    trained = run("train", *args, start, *STEPS, "optimizer.lr=1e-2", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    latest = "outputs/classification/latest"
+    table = (f"input={latest}/test-predictions.csv", "output=again.csv")
+    done = run("classify", *table, "precision=fp32", "device=cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "again.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16
+    for row in rows:
+        assert row["predicted_label"] == row["predicted"]
+        probability = float(row[f"p({row['predicted']})"])
+        assert float(row["probability"]) == pytest.approx(probability, abs=1e-4)
+    write_corpus(tmp_path / "corpus.txt")
+    text = ("task=pretrain", "data=text", "data.path=corpus.txt", f"weights.path={latest}")
+    back = run("train", *text, *STEPS, cwd=tmp_path)
+    assert back.returncode == 0, back.stderr
+    assert "weights: gptlit layout, outputs/classification/latest" in back.stdout
 
 
 MISTAKES = {

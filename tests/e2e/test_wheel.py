@@ -44,3 +44,4 @@ def test_installed_commands_train_and_generate_in_an_empty_directory(
     console_command(site, "gptlit-train", *args, cwd=tmp_path)
     text = console_command(site, "gptlit-generate", "prompt=line", "max_new_tokens=3", cwd=tmp_path)
     assert text.startswith("line")
+    assert "classify.py" in console_command(site, "gptlit-classify", "--help", cwd=tmp_path)

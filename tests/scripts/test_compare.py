@@ -1,0 +1,160 @@
+"""scripts/compare.py puts finished runs side by side."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from gptlit.training import reuse
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
+
+CONFIG: dict[str, Any] = {
+    "model": {"name": "gpt2-nano", "emb_dim": 128, "n_layers": 4},
+    "optimizer": {"lr": 1e-3, "betas": [0.9, 0.95]},
+    "logger": {"csv": True},
+    "output_root": "outputs",
+    "seed": 1,
+}
+
+
+def make(
+    folder: Path,
+    loss: float,
+    *overrides: str,
+    metrics: dict[str, float] | None = None,
+    **changes: Any,
+) -> Path:
+    """A run that has finished: its config, curve and summary."""
+    (folder / "config").mkdir(parents=True)
+    (folder / "config" / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **changes}))
+    (folder / "config" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
+    facts = {"metrics": {"val/loss": loss, **(metrics or {})}, "tokens_per_second": 1234.5}
+    (folder / "summary.json").write_text(json.dumps(facts))
+    rows = [f"{step},9,{loss + 1 / step if step % 2 else ''}" for step in (1, 2, 3)]
+    (folder / "metrics.csv").write_text("\n".join(["step,train/loss,val/loss", *rows, ""]))
+    return folder
+
+
+def compare(folder: Path, *args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, args)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def table(folder: Path, *args: object) -> list[dict[str, str]]:
+    """The rows of the CSV."""
+    done = compare(folder, *args, "--out", "table.csv")
+    assert done.returncode == 0, done.stderr
+    with (folder / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_differs_stands_beside_what_came_out(tmp_path: Path) -> None:
+    optimizer = {**CONFIG["optimizer"], "lr": 1e-2}
+    make(tmp_path / "runs" / "a", 2.5, output_root="elsewhere")
+    make(tmp_path / "runs" / "b", 1.5, optimizer=optimizer, metrics={"test/accuracy": 0.75})
+    done = compare(tmp_path, "runs")
+    assert done.returncode == 0, done.stderr
+    lines = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines()]
+    assert [line[1:-1] for line in lines if len(line) == 5] == [
+        ["optimizer.lr", "0.01", "0.001"],
+        ["val/loss", "1.5000", "2.5000"],
+        ["test/accuracy", "0.7500", "-"],
+        ["tokens per second", "1,234", "1,234"],
+    ]
+    assert done.stdout.index("b") < done.stdout.index("a")
+
+
+def test_many_runs_stand_below_each_other(tmp_path: Path) -> None:
+    for seed in range(8):
+        make(tmp_path / "sweep" / str(seed), 3.0 - seed / 10, seed=seed)
+    done = compare(tmp_path, "sweep")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("│")]
+    assert [line.split("│")[1].strip() for line in lines] == list("76543210")
+
+
+def test_of_another_option_the_name_says_it_all_but_for_what_was_typed(tmp_path: Path) -> None:
+    small = {"name": "gpt2-small", "emb_dim": 768, "n_layers": 6}
+    make(tmp_path / "a", 2.0)
+    make(tmp_path / "b", 1.0, "model=gpt2-small", "model.n_layers=6", model=small)
+    columns = ["run", "model.name", "model.n_layers", "val/loss", "tokens per second"]
+    rows = table(tmp_path, "a", "b")
+    assert list(rows[0]) == columns
+    assert [row["model.n_layers"] for row in rows] == ["6", "4"]
+
+
+def test_folders_are_searched_and_each_run_counts_once(tmp_path: Path) -> None:
+    first = make(tmp_path / "outputs" / "pretrain" / "1", 2.0)
+    make(tmp_path / "outputs" / "pretrain" / "sweeps" / "now" / "0", 1.0)
+    (tmp_path / "outputs" / "pretrain" / "unfinished").mkdir()
+    (tmp_path / "outputs" / "pretrain" / "latest").symlink_to("1")
+    again = tmp_path / "outputs" / "pretrain" / "sweeps" / "now" / "1"
+    (again / "config").mkdir(parents=True)
+    reuse.take(reuse.Finished(first, 2.0), again)
+    rows = table(tmp_path, "outputs/pretrain/latest", "outputs", first, again)
+    assert [row["val/loss"] for row in rows] == ["1.0", "2.0"]
+    assert rows[1]["run"] == str(first)
+
+
+def test_the_config_is_that_of_the_results(tmp_path: Path) -> None:
+    """Not of a later command that was given the same folder, and refused."""
+    make(tmp_path / "a", 2.0)
+    folder = make(tmp_path / "b", 1.0, seed=2)
+    reuse.begin({**CONFIG, "resume": None, "seed": 2}, folder)
+    (folder / "config" / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "seed": -1}))
+    assert [row["seed"] for row in table(tmp_path, "a", "b")] == ["2", "1"]
+
+
+def test_one_picture_has_all_curves(tmp_path: Path) -> None:
+    for name, loss in (("a", 2.0), ("b", float("nan")), ("c", 1.0)):
+        make(tmp_path / name, loss, seed=name)
+    (tmp_path / "c" / "metrics.csv").unlink()
+    done = compare(tmp_path, "a", "b", "c", "--out", "curves.png", "--out", "curves.pdf")
+    assert done.returncode == 0, done.stderr
+    assert "written: curves.png" in done.stdout and done.stderr == ""
+    with Image.open(tmp_path / "curves.png") as image:
+        image.load()
+        assert min(image.size) > 300
+    assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
+    names = {"a", "b", "c", "curves.png", "curves.pdf"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+MISTAKES = {
+    "nothing there": (["nowhere"], "nowhere: no run has finished here"),
+    "an unfinished run": (["a", "empty"], "empty: no run has finished here"),
+    "no config": (["bare"], "is not a whole run folder"),
+    "no curve": (["bare", "a", "--out", "x.png"], "is not a whole run folder"),
+    "a format that is none": (["a", "--out", "x.gif"], "give a .csv or .png"),
+    "a folder that is none": (["a", "--out", "no/x.csv"], "in a folder that exists"),
+}
+
+
+@pytest.mark.parametrize(("args", "line"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_told_in_one_line(tmp_path: Path, args: list[str], line: str) -> None:
+    make(tmp_path / "a", 1.0)
+    for name in ("empty", "bare"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bare" / "summary.json").write_text('{"metrics": {}}')
+    done = compare(tmp_path, *args)
+    assert done.returncode == 2
+    assert line in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_a_curve_there_is_no_picture(tmp_path: Path) -> None:
+    (make(tmp_path / "a", 1.0) / "metrics.csv").unlink()
+    done = compare(tmp_path, "a", "--out", "x.png")
+    assert done.returncode == 2 and "logger.csv=true" in done.stderr
+    assert not (tmp_path / "x.png").exists()
