@@ -65,7 +65,7 @@ def plot_confusion(
         axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="predicted class", ylabel="true class", title=f"texts\n{title}")
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"number of texts\n{title}")
     figure.colorbar(image, label="share of the true class")
     return _save(figure, folder / "confusion")
 

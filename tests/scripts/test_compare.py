@@ -33,7 +33,9 @@ def make(
 ) -> Path:
     """A run that has finished: its config, curve and summary."""
     (folder / "config").mkdir(parents=True)
-    (folder / "config" / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **changes}))
+    (folder / "config" / "config.yaml").write_text(
+        yaml.safe_dump({**CONFIG, **changes}, sort_keys=False)
+    )
     (folder / "config" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
     facts = {"metrics": {"val/loss": loss, **(metrics or {})}, "tokens_per_second": 1234.5}
     (folder / "summary.json").write_text(json.dumps(facts))

@@ -1,0 +1,149 @@
+"""The book's table of what changes a spam detector, row by row: python scripts/ablation.py.
+
+Each row is a run of train.py, reused where it is finished already, so that an interrupted table
+goes on. Rows that start from published weights say so where those cannot be had.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+
+
+class Row(NamedTuple):
+    """A row of the book's appendix table, and the overrides that make it here."""
+
+    number: str
+    change: str
+    overrides: tuple[str, ...]
+    published: tuple[float, float, float]
+    """Accuracy in per cent on the training, validation and test split; the book's, on one A100."""
+
+
+ROWS = (
+    Row("1", "none: last token, last block", (), (96.63, 99.33, 95.00)),
+    Row("2", "first token", ("task.pool=first",), (78.46, 80.54, 75.00)),
+    Row("3", "head only", ("task.trainable=head",), (78.65, 79.87, 72.00)),
+    Row("4", "last two blocks", ("task.trainable=last_2_blocks",), (98.85, 98.66, 98.33)),
+    Row("5", "all layers", ("task.trainable=all",), (99.62, 96.64, 96.67)),
+    Row("6", "GPT-2 medium", ("model=gpt2-medium",), (87.50, 91.28, 84.67)),
+    Row("7", "GPT-2 large", ("model=gpt2-large",), (99.52, 98.66, 96.67)),
+    Row("8", "GPT-2 xl", ("model=gpt2-xl",), (99.81, float("nan"), 98.33)),
+    Row("10", "random weights, all layers", ("weights=none", "task.trainable=all"),
+        (100.0, 96.64, 93.67)),
+    Row("11", "LoRA, rank 16, alpha 16", ("task.trainable=lora",), (100.0, 97.32, 96.67)),
+    Row("17", "no causal mask", ("task.causal=false",), (99.23, 98.66, 95.33)),
+    Row("19", "mean of the tokens", ("task.pool=mean",), (97.79, 99.33, 96.33)),
+)  # fmt: skip
+"""Rows 1 and 16 of the book are one here: the last token is the last real one, and padding, row
+13, is never looked at."""
+
+
+def main() -> int:
+    """The exit code: 1 if a row failed."""
+    args = _arguments()
+    results = []
+    for row in ROWS:
+        if args.rows and row.number not in args.rows:
+            continue
+        print(f"row {row.number}: {row.change}", file=sys.stderr, flush=True)
+        results.append((row, _run(row, args)))
+    args.out.mkdir(parents=True, exist_ok=True)
+    _write_table(args.out / "ablation.csv", results)
+    _plot(args.out / "ablation.png", results)
+    return int(any("error" in found for _, found in results))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("outputs/ablation"), help="results")
+    parser.add_argument("--rows", nargs="*", default=[], help="numbers of rows; default: all")
+    parser.add_argument(
+        "overrides", nargs="*", help="for every row, such as data.path=FILE model=gpt2-nano"
+    )
+    # What is not known here is an override: key=value.
+    args, more = parser.parse_known_intermixed_args()
+    args.overrides += more
+    known = [row.number for row in ROWS]
+    if unknown := [number for number in args.rows if number not in known]:
+        parser.error(f"there is no row {unknown[0]}; there are {', '.join(known)}")
+    return args
+
+
+def _run(row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    """The run's summary, or `error`."""
+    folder = args.out / f"row-{row.number}"
+    fixed = ["task=classification", "skip_if_trained=true", f"hydra.run.dir={folder}"]
+    given = {override.partition("=")[0] for override in row.overrides}
+    common = [o for o in args.overrides if o.partition("=")[0] not in given]
+    if not (folder / "summary.json").exists():
+        command = [sys.executable, str(TRAIN), *fixed, *common, *row.overrides]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            last = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ")
+            print(f"row {row.number} failed: {last}", file=sys.stderr)
+            return {"error": last}
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
+def _accuracies(found: dict[str, Any]) -> list[float | None]:
+    names = ("train/accuracy", "val/accuracy", "test/accuracy")
+    return [100 * found["metrics"][name] if "metrics" in found else None for name in names]
+
+
+def _write_table(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
+    header = ["row", "change", "train", "validation", "test", "minutes"]
+    table = Table(*header, "the book: train", "validation", "test", title="accuracy, per cent")
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*header, "book train", "book validation", "book test", "error"])
+        for row, found in results:
+            ours = ["" if a is None else f"{a:.2f}" for a in _accuracies(found)]
+            minutes = f"{found['seconds'] / 60:.2f}" if "seconds" in found else ""
+            book = [f"{a:.2f}" for a in row.published]
+            cells = [row.number, row.change, *ours, minutes, *book]
+            writer.writerow([*cells, found.get("error", "")])
+            table.add_row(*cells)
+    temporary.replace(path)
+    console = Console()
+    console.print(table)
+    for row, found in results:
+        if "error" in found:
+            console.print(f"row {row.number}: {found['error']}", highlight=False, markup=False)
+    console.print(f"{path}, {path.with_suffix('.png')}", highlight=False)
+
+
+def _plot(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(results) + 1.8), layout="constrained")
+    for place, (row, found) in enumerate(results):
+        test = _accuracies(found)[2]
+        if test is not None:
+            axes.barh(place - 0.2, test, 0.4, color="tab:blue", label="here")
+        axes.barh(place + 0.2, row.published[2], 0.4, color="tab:gray", label="the book")
+    labels = [f"{row.number}: {row.change}" for row, _ in results]
+    axes.set_yticks(range(len(results)), labels)
+    axes.invert_yaxis()
+    axes.set(xlabel="test accuracy (per cent)", xlim=(50, 100), title="What changes the classifier")
+    handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    axes.legend(handles.values(), handles.keys(), loc="lower left")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

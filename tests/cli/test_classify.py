@@ -1,0 +1,82 @@
+"""What classify.py prints and writes, in this process."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gptlit import Classifier
+from gptlit.cli.classify import classify
+from gptlit.errors import UserError
+from tests.inference.classifiers import make_task, save
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(make_task(), "cpu", "fp32")
+
+
+def answer(folder: Path, **changes: Any) -> None:
+    """Classify with the newest run in a folder."""
+    best = folder / "classification" / "latest" / "checkpoints" / "best.ckpt"
+    if not best.exists():
+        save(make_task(), best)
+    config: dict[str, Any] = {
+        "device": {"name": "cpu"},
+        "precision": {"name": "fp32"},
+        "ckpt": None,
+        "output_root": str(folder),
+        "text": None,
+        "input": None,
+        "output": None,
+        "column": "text",
+        "batch_size": 2,
+    }
+    classify(config | changes, folder)
+
+
+@pytest.mark.parametrize("text", ["", "null", " ", "\0"])
+def test_every_text_has_an_answer(
+    tmp_path: Path, classifier: Classifier, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    answer(tmp_path, text=text)
+    assert capsys.readouterr().out == f"{classifier.predict(text)}\n"
+
+
+def test_lines_of_text_become_rows(
+    tmp_path: Path, classifier: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lines.txt").write_text("one\n\ntwo\n")
+    answer(tmp_path, input=str(tmp_path / "lines.txt"), output=str(tmp_path / "out.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    expected = classifier.predict(["one", "", "two"])
+    for row, text, prediction in zip(rows, ["one", "", "two"], expected, strict=True):
+        assert (row["text"], row["label"]) == (text, prediction.label)
+        assert row["probability"] == pytest.approx(prediction.probability, abs=1e-5)
+    said = f"3 texts classified into {tmp_path / 'out.jsonl'}, columns label and probability\n"
+    assert capsys.readouterr().out == said
+
+
+def test_columns_of_the_table_are_kept(tmp_path: Path) -> None:
+    table, out = tmp_path / "given.csv", tmp_path / "out.csv"
+    table.write_text("label,predicted_label,text\nx,y,hi\n")
+    for _ in range(2):  # an answer of before may be replaced
+        answer(tmp_path, input=str(table), output=str(out))
+    with out.open(newline="") as file:
+        header, row = csv.reader(file)
+    new = ["predicted_predicted_label", "probability"]
+    assert header == ["label", "predicted_label", "text", *new]
+    assert row[:3] == ["x", "y", "hi"] and row[3] in ("ham", "spam")
+
+
+def test_what_cannot_be_written_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "given.csv").write_text("text\nhi\n")
+    for output in ("given.csv", "out.xlsx", "no/out.csv"):
+        paths = {"input": str(tmp_path / "given.csv"), "output": str(tmp_path / output)}
+        with pytest.raises(UserError, match=r"^output=.*"):
+            classify({**paths, "column": "text"}, tmp_path)

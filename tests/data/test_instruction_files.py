@@ -1,0 +1,204 @@
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptlit.data.instruction_files import Entry, read_entries, split_entries
+from gptlit.errors import UserError
+
+ROWS = [
+    {"instruction": "Say it.", "input": "naïve 😀\n{x}", "output": "It."},
+    {"instruction": "No input.", "input": "", "output": "Right"},
+    {"instruction": "Null input.", "input": None, "output": " spaces stay "},
+]
+GOOD = {"instruction": "a", "output": "b"}
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    if path.suffix == ".parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    elif ".jsonl" in path.name:
+        text = "\n".join(json.dumps(row) for row in rows) + "\n\n"
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    else:
+        path.write_bytes(b"\xef\xbb\xbf" + json.dumps(rows, ensure_ascii=False).encode())
+    return path
+
+
+def parts(entries: list[Entry]) -> list[tuple[str, str, str]]:
+    return [(entry.instruction, entry.input, entry.output) for entry in entries]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.jsonl.gz", "a.parquet", "A.JSON"])
+def test_entries_read_the_same_from_every_kind_of_file(tmp_path: Path, name: str) -> None:
+    entries, broken = read_entries(write(tmp_path / name, ROWS))
+    assert parts(entries) == [
+        ("Say it.", "naïve 😀\n{x}", "It."),
+        ("No input.", "", "Right"),
+        ("Null input.", "", " spaces stay "),
+    ]
+    assert [entry.raw for entry in entries] == ROWS
+    assert broken == []
+
+
+def test_the_input_may_be_missing_and_other_fields_are_kept(tmp_path: Path) -> None:
+    row = {**GOOD, "id": 7}
+    [entry] = read_entries(write(tmp_path / "a.jsonl", [row]))[0]
+    assert parts([entry]) == [("a", "", "b")]
+    assert entry.raw == row
+
+
+def messages(*turns: tuple[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet"])
+def test_chats_of_one_turn(tmp_path: Path, name: str) -> None:
+    rows = [
+        messages(("user", "Hi"), ("assistant", "Hello")),
+        messages(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello")),
+    ]
+    entries, _ = read_entries(write(tmp_path / name, rows))
+    assert parts(entries) == [("Hi", "", "Hello"), ("Be kind.\n\nHi", "", "Hello")]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"instruction": "a"}, r"no field 'output' \(there are: 'instruction'\)"),
+        ({"output": "a"}, "no field 'instruction'"),
+        ({}, r"no field 'instruction' \(there are: none\)"),
+        ({**GOOD, "output": ""}, "output is empty"),
+        ({**GOOD, "output": " \n"}, "output is empty"),
+        ({**GOOD, "instruction": ""}, "instruction is empty"),
+        ({**GOOD, "output": 3}, "output is 3, expected text"),
+        ({**GOOD, "output": None}, "output is null, expected text"),
+        ({**GOOD, "instruction": ["x"]}, "instruction is a list, expected text"),
+        ({**GOOD, "input": {"x": 1}}, "input is an object, expected text"),
+        ("text", "it is text, expected an object with named fields"),
+        (None, "it is null, expected an object"),
+        ([GOOD], "it is a list, expected an object"),
+        ({"messages": "x"}, "its messages are not a list of objects"),
+        ({"messages": []}, "its messages are by nobody; only user, assistant and system, user"),
+        (messages(("user", "Hi")), "its messages are by user; only user, assistant and"),
+        (
+            messages(*[("user", "Hi"), ("assistant", "Hello")] * 2),
+            "its messages are by user, assistant, user, assistant; only",
+        ),
+        (messages(("user", "Hi"), ("assistant", None)), "assistant message is null, expected text"),
+        (messages(("user", " "), ("assistant", "Hello")), "user message is empty"),
+    ],
+)
+@pytest.mark.parametrize(("name", "place"), [("a.json", "entry 2"), ("a.jsonl", "line 2")])
+def test_broken_entries_are_named_or_skipped(
+    tmp_path: Path, name: str, place: str, row: Any, told: str
+) -> None:
+    path = write(tmp_path / name, [GOOD, row, GOOD])
+    with pytest.raises(UserError, match=f"1 of 3 entries cannot be used: {place}: {told}") as error:
+        read_entries(path)
+    assert "data.on_error=skip" in str(error.value)
+    assert "\n" not in str(error.value)
+    entries, broken = read_entries(path, skip_broken=True)
+    assert len(entries) == 2
+    assert [line.partition(":")[0] for line in broken] == [place]
+
+
+def test_a_line_that_is_no_json_is_one_broken_entry(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{json.dumps(GOOD)}\n\n{{"instruction": \n{"[" * 100_000}\n')
+    with pytest.raises(UserError, match=r"2 of 3 .*: line 3: not JSON .*; line 4: not JSON"):
+        read_entries(path)
+    assert len(read_entries(path, skip_broken=True)[0]) == 1
+
+
+def test_rows_of_parquet_are_numbered(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", [GOOD, {"instruction": "a", "output": None}])
+    with pytest.raises(UserError, match=r"1 of 2 .*: row 2: output is null"):
+        read_entries(path)
+
+
+def test_ten_broken_entries_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [{}] * 13 + [GOOD])
+    with pytest.raises(UserError, match=r"13 of 14 .*entry 10: [^;]*; and 3 more; mend") as error:
+        read_entries(path)
+    assert "entry 11" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("a.json", b"[{]", r"a\.json is not JSON: .*column 3.*expected one list of entries"),
+        ("a.json", b'{"a": 1}\n{"a": 2}', r"if each line is an entry, name the file \.jsonl"),
+        ("a.json", b"{}", r"a\.json holds an object; expected one list of entries"),
+        ("a.json", b"[" * 100_000, r"a\.json is not JSON"),
+        ("a.json", b"[]", r"a\.json has no entries"),
+        ("a.jsonl", b"\n\n", r"a\.jsonl has no entries"),
+        ("a.json", b"[1]", r"1 of 1 entries cannot be used: .*; mend them$"),
+        ("a.json", b'["\xff"]', r"a\.json is not UTF-8 text"),
+        ("a.json.gz", b"plain", r"a\.json\.gz is damaged"),
+        ("a.parquet", b"PAR1", r"a\.parquet cannot be read as Parquet"),
+        ("a.txt", b"x", r"data\.path=.*a\.txt: expected a file whose name ends in \.json"),
+        ("a.parquet.gz", b"x", r"expected a file whose name ends in \.json"),
+    ],
+)
+@pytest.mark.parametrize("skip_broken", [False, True])
+def test_files_that_cannot_be_read_are_named(
+    tmp_path: Path, name: str, data: bytes, told: str, skip_broken: bool
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=told) as error:
+        read_entries(tmp_path / name, skip_broken=skip_broken)
+    assert "\n" not in str(error.value)
+
+
+def test_a_path_that_leads_to_no_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "data.json", [GOOD])
+    with pytest.raises(UserError, match=r"no such file; did you mean data\.path=.*data\.json\?"):
+        read_entries(tmp_path / "dta.json")
+    with pytest.raises(UserError, match=r"no such file; give one that exists"):
+        read_entries(tmp_path / "no" / "where.json")
+    with pytest.raises(UserError, match=r"this is a folder; give one file"):
+        read_entries(tmp_path)
+
+
+def numbered(n: int) -> list[Entry]:
+    return [Entry(str(i), "", str(i)) for i in range(n)]
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(
+    n=st.integers(4, 3000),
+    percent=st.tuples(st.integers(1, 40), st.integers(0, 40)),
+    seed=st.none() | st.integers(0, 9),
+)
+def test_every_entry_is_in_one_split(n: int, percent: tuple[int, int], seed: int | None) -> None:
+    entries = numbered(n)
+    splits = split_entries(entries, percent[0] / 100, percent[1] / 100, seed)
+    dealt = [entry for name in ("train", "test", "validation") for entry in splits[name]]
+    assert sorted(dealt, key=lambda e: int(e.output)) == entries
+    assert seed is not None or dealt == entries
+    assert len(splits["train"]) == n * (100 - sum(percent)) // 100
+    assert len(splits["test"]) == n * percent[1] // 100
+
+
+def test_a_shuffled_split_depends_on_its_seed() -> None:
+    splits = [split_entries(numbered(100), 0.1, 0.1, seed)["test"] for seed in (1, 1, 2, None)]
+    assert splits[0] == splits[1] != splits[2] != splits[3]
+
+
+@pytest.mark.parametrize(
+    ("n", "told"),
+    [
+        (1, r"of 1 entries, data\.val_fraction=0\.1 and .* leave none for train: lower them"),
+        (2, r"leave none for validation: raise them, or give more"),
+    ],
+)
+def test_an_empty_split_is_named(n: int, told: str) -> None:
+    fractions = {1: (0.1, 0.1), 2: (0.0, 0.5)}[n]
+    with pytest.raises(UserError, match=told):
+        split_entries(numbered(n), *fractions, None)
