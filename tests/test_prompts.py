@@ -18,15 +18,9 @@ ALPACA = (
 )
 EOS = "<|endoftext|>"
 
-texts = st.one_of(
-    st.text(),
-    st.lists(
-        st.sampled_from(
-            ["{instruction}", "{input}", "{response}", "{0}", "{", "}}", "%s", "\\", "'", '"']
-            + ["{{ x }}", "{% if %}", "{#", "\n", "naïve", "😀", "\u2028", "a", " "]
-        )
-    ).map("".join),
-)
+FRAGMENTS = ["{instruction}", "{input}", "{response}", "{0}", "{", "}}", "%s", "\\", "'", '"']
+FRAGMENTS += ["{{ x }}", "{% if %}", "{#", "\n", "naïve", "😀", "\u2028", "a", " "]
+texts = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS)).map("".join))
 asked = texts.filter(bool)
 
 

@@ -30,7 +30,9 @@ def with_implied(args: list[str]) -> list[str]:
     if given.get("data") not in option_names("data") or "experiment" in given:
         return args
     implied = read_option("data", given["data"]).get("implies", [])
-    return [*(item for item in implied if item.partition("=")[0] not in given), *args]
+    # Beside the other overrides: the parser takes no flags between them.
+    first = next(i for i, arg in enumerate(args) if "=" in arg and not arg.startswith("-"))
+    return [*args[:first], *(i for i in implied if i.partition("=")[0] not in given), *args[first:]]
 
 
 def with_text(args: list[str]) -> list[str]:

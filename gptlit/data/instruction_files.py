@@ -85,7 +85,7 @@ def split_entries(
     n = len(entries)
     order = np.arange(n) if seed is None else Permutation(n, seed)(np.arange(n))
     tiny = 1e-6  # 1 - 0.05 - 0.1 is less than 0.85
-    n_train = int(n * (1 - val_fraction - test_fraction) + tiny)
+    n_train = max(0, int(n * (1 - val_fraction - test_fraction) + tiny))
     n_test = int(n * test_fraction + tiny)
     parts = np.split(order, [n_train, n_train + n_test])
     splits = {

@@ -1,0 +1,250 @@
+from collections import Counter
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptlit.data.batch import InstructionBatch
+from gptlit.data.instruction_batches import (
+    InstructionDataset,
+    PackedDataset,
+    PackedLoader,
+    TokenizedEntries,
+    pack_rows,
+)
+from gptlit.data.instruction_files import Entry
+from gptlit.errors import UserError
+from gptlit.model import GPTConfig, GPTModel
+from gptlit.prompts import PromptFormat
+from gptlit.tokenizer import get_tokenizer
+
+BYTES = get_tokenizer("byte")
+EOT = BYTES.eot_id
+PROMPT = PromptFormat("short", "{instruction}>{response}")
+
+examples = st.lists(
+    st.tuples(st.text("abc", min_size=1, max_size=9), st.text("xyz", min_size=1, max_size=9)),
+    min_size=1,
+    max_size=12,
+)
+
+
+def tokenized(
+    pairs: list[tuple[str, str]], context_length: int = 32, cut: bool = True
+) -> TokenizedEntries:
+    entries = [Entry(asked, "", answer) for asked, answer in pairs]
+    return TokenizedEntries(entries, BYTES, PROMPT, context_length, cut=cut)
+
+
+def ids(pair: tuple[str, str]) -> list[int]:
+    return [*BYTES.encode(f"{pair[0]}>{pair[1]}"), EOT]
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(pairs=examples, mask_prompt=st.booleans())
+def test_responses_are_targets_and_prompts_only_on_demand(
+    pairs: list[tuple[str, str]], mask_prompt: bool
+) -> None:
+    dataset = InstructionDataset(tokenized(pairs), EOT, mask_prompt=mask_prompt)
+    batch = dataset[np.arange(len(pairs))]
+    longest = max(len(ids(pair)) - 1 for pair in pairs)
+    assert batch.input_ids.shape == batch.targets.shape == (len(pairs), longest)
+    assert batch.input_ids.dtype == batch.targets.dtype == torch.int64
+    assert batch.positions is batch.segments is None
+    assert batch.rows is not None
+    assert batch.rows.tolist() == list(range(len(pairs)))
+    for pair, inputs, targets in zip(pairs, *(t.tolist() for t in batch[:2]), strict=True):
+        whole = ids(pair)
+        size = len(whole) - 1
+        assert inputs == whole[:-1] + [EOT] * (longest - size)
+        masked = len(pair[0]) if mask_prompt else 0
+        assert targets[:size] == [-100] * masked + whole[1 + masked :]
+        assert targets[size:] == [-100] * (longest - size)
+        assert targets.count(EOT) == 1
+        if mask_prompt:
+            learned = [target for target in targets if target != -100]
+            assert BYTES.decode(learned[:-1]) == pair[1]
+            assert learned[-1] == EOT
+
+
+def test_text_behind_the_response_is_learned_too() -> None:
+    prompt = PromptFormat("ends", "{instruction}>{response}<")
+    entries = TokenizedEntries([Entry("a", "", "xy")], BYTES, prompt, 32, cut=False)
+    batch = InstructionDataset(entries, EOT, mask_prompt=True)[np.array([0])]
+    assert batch.targets.tolist() == [[-100, *b"xy<", EOT]]
+
+
+@pytest.mark.parametrize(
+    ("room", "cut", "kept", "n_cut", "n_dropped"),
+    [
+        (6, True, ["aa>xyz", "aaaaa>", "b>x"], 1, 1),
+        (6, False, ["aa>xyz", "b>x"], 0, 2),
+        (5, True, ["aa>xyz", "b>x"], 1, 2),
+        (3, True, ["aa>x", "b>x"], 1, 2),
+        (99, False, ["aa>xyz", "aaaaa>xyz", "aaaaaa>x", "b>x"], 0, 0),
+    ],
+)
+def test_what_is_too_long_is_cut_or_dropped(
+    room: int, cut: bool, kept: list[str], n_cut: int, n_dropped: int
+) -> None:
+    pairs = [("aa", "xyz"), ("aaaaa", "xyz"), ("aaaaaa", "x"), ("b", "x")]
+    entries = tokenized(pairs, room, cut)
+    texts = [BYTES.decode(entries.ids(i).tolist()).split("<|")[0] for i in range(len(entries))]
+    assert [text.startswith(start) for text, start in zip(texts, kept, strict=True)]
+    assert (entries.cut, entries.dropped, entries.longest) == (n_cut, n_dropped, 10)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(pairs=examples, room=st.integers(1, 20), cut=st.booleans())
+def test_every_kept_entry_fits_and_has_something_to_learn(
+    pairs: list[tuple[str, str]], room: int, cut: bool
+) -> None:
+    entries = tokenized(pairs, room, cut)
+    assert len(entries) + entries.dropped == len(pairs)
+    fits = [len(ids(pair)) - 1 <= room for pair in pairs]
+    prompt_fits = [len(pair[0]) + 1 <= room for pair in pairs]
+    expected = [whole or (cut and asked) for whole, asked in zip(fits, prompt_fits, strict=True)]
+    kept = entries.rows_of(np.arange(len(entries))).tolist()
+    assert kept == np.flatnonzero(expected).tolist()
+    assert entries.cut == len(kept) - sum(fits)
+    dataset = InstructionDataset(entries, EOT, mask_prompt=True)
+    for number, row in enumerate(kept):
+        batch = dataset[np.array([number])]
+        assert batch.input_ids.shape[1] <= room
+        learned = [target for target in batch.targets[0].tolist() if target != -100]
+        whole = [*BYTES.encode(pairs[row][1]), EOT]
+        assert learned == whole[: len(learned)]
+        assert learned
+        assert (EOT in learned) == fits[row]
+
+
+lengths_and_room = st.integers(1, 60).flatmap(
+    lambda room: st.tuples(st.lists(st.integers(1, room), min_size=1, max_size=80), st.just(room))
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(case=lengths_and_room, seed=st.integers(0, 5))
+def test_packing_keeps_every_entry_and_fills_rows(case: tuple[list[int], int], seed: int) -> None:
+    lengths, room = np.array(case[0]), case[1]
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    rows = pack_rows(lengths, room, order)
+    assert sorted(np.concatenate(rows).tolist()) == list(range(len(lengths)))
+    filled = [int(lengths[row].sum()) for row in rows]
+    assert max(filled) <= room
+    # No two rows would fit into one, and the number of rows is that of any other order.
+    assert len(rows) == 1 or sum(sorted(filled)[:2]) > room
+    assert len(rows) == len(pack_rows(lengths, room, np.arange(len(lengths))))
+
+
+def packed(pairs: list[tuple[str, str]], room: int) -> PackedDataset:
+    return PackedDataset(tokenized(pairs, room), EOT, mask_prompt=True, room=room)
+
+
+def segments_of(batch: InstructionBatch) -> Counter[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Inputs and targets of the entries in a packed batch, apart again."""
+    found: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
+    assert batch.segments is not None and batch.positions is not None and batch.rows is None
+    for inputs, targets, positions, segments in zip(*batch[:4], strict=True):
+        assert ((segments == 0) <= (targets == -100)).all()
+        assert (inputs[segments == 0] == EOT).all()
+        numbers = segments[segments > 0].unique()
+        assert numbers.tolist() == list(range(1, len(numbers) + 1))
+        for number in numbers:
+            here = segments == number
+            assert positions[here].tolist() == list(range(int(here.sum())))
+            found[tuple(inputs[here].tolist()), tuple(targets[here].tolist())] += 1
+    return found
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(pairs=examples, room=st.integers(20, 40), batch_size=st.integers(1, 3))
+def test_packed_entries_are_the_same_as_those_apart(
+    pairs: list[tuple[str, str]], room: int, batch_size: int
+) -> None:
+    loader = PackedLoader(packed(pairs, room), batch_size, seed=1)
+    plain = InstructionDataset(tokenized(pairs, room), EOT, mask_prompt=True)
+    apart = [plain[np.array([i])] for i in range(len(pairs))]
+    expected = Counter(
+        (tuple(one.input_ids[0].tolist()), tuple(one.targets[0].tolist())) for one in apart
+    )
+    for _ in range(2):
+        found: Counter[Any] = Counter()
+        for batch in loader:
+            assert batch.input_ids.shape[0] <= batch_size
+            assert batch.input_ids.shape[1] <= room
+            found += segments_of(batch)
+        assert found == expected
+
+
+def test_packed_entries_have_the_loss_of_those_apart() -> None:
+    torch.manual_seed(0)
+    model = GPTModel(GPTConfig(257, 24, emb_dim=16, n_heads=2, n_layers=2, emb_init_std=0.5)).eval()
+    pairs = [("abc", "xyz"), ("a", "zz"), ("bb", "x"), ("cab", "yx"), ("ba", "zyx")]
+    rows = packed(pairs, 24)
+    [batch] = PackedLoader(rows, 8, seed=0)
+    assert batch.input_ids.shape[0] < len(pairs)
+    assert batch.segments is not None
+    same = batch.segments[:, :, None] == batch.segments[:, None, :]
+    mask = (same & torch.ones(same.shape[1:], dtype=torch.bool).tril())[:, None]
+    plain = InstructionDataset(tokenized(pairs, 24), EOT, mask_prompt=True)[np.arange(5)]
+    with torch.no_grad():
+        loss = model.loss_sum(batch.input_ids, batch.targets, positions=batch.positions, mask=mask)
+        torch.testing.assert_close(loss, model.loss_sum(plain.input_ids, plain.targets))
+
+
+PAIRS = [("abc"[: 1 + i % 3], "x" * (1 + i % 5)) for i in range(60)]
+
+
+def test_rows_are_packed_anew_in_each_epoch_but_always_as_many() -> None:
+    loader = PackedLoader(packed(PAIRS, 20), 3, seed=1)
+    epochs = [[batch.input_ids.tolist() for batch in loader] for _ in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert {len(epoch) for epoch in epochs} == {len(loader)}
+    again = PackedLoader(packed(PAIRS, 20), 3, seed=1)
+    assert [batch.input_ids.tolist() for batch in again] == epochs[0]
+    other = PackedLoader(packed(PAIRS, 20), 3, seed=2)
+    assert [batch.input_ids.tolist() for batch in other] != epochs[0]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_packed_rows(world_size: int) -> None:
+    def loader(**place: int) -> PackedLoader:
+        return PackedLoader(packed(PAIRS, 20), 2, seed=1, **place)
+
+    whole: Counter[Any] = Counter()
+    for batch in loader():
+        whole += segments_of(batch)
+    ranks = [list(loader(rank=rank, world_size=world_size)) for rank in range(world_size)]
+    assert len({len(batches) for batches in ranks}) == 1
+    shared: Counter[Any] = Counter()
+    for batches in ranks:
+        for batch in batches:
+            shared += segments_of(batch)
+    assert shared == whole
+
+
+@pytest.mark.parametrize("stopped_after", [0, 1, 4, 9])
+def test_a_packed_loader_resumes_inside_an_epoch(stopped_after: int) -> None:
+    def endless(loader: PackedLoader) -> Any:
+        while True:
+            yield from loader
+
+    def taken(batches: Any, n: int) -> list[Any]:
+        return [batch.input_ids.tolist() for batch in islice(batches, n)]
+
+    stopped = PackedLoader(packed(PAIRS, 20), 3, seed=1)
+    before = taken(endless(stopped), stopped_after)
+    restored = PackedLoader(packed(PAIRS, 20), 3, seed=1)
+    restored.load_state_dict(stopped.state_dict())
+    whole = taken(endless(PackedLoader(packed(PAIRS, 20), 3, seed=1)), stopped_after + 9)
+    assert before + taken(endless(restored), 9) == whole
+
+
+def test_fewer_packed_rows_than_processes_are_named() -> None:
+    with pytest.raises(UserError, match="the training data are 1 packed rows"):
+        PackedLoader(packed(PAIRS[:2], 20), 1, seed=1, world_size=2, what="packed rows")
