@@ -1,4 +1,4 @@
-"""python generate.py: continue text with a trained model."""
+"""python generate.py: continue text, or answer instructions, with a trained model."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `python generate.py` and `gptlit-generate`."""
-    free_text = ("prompt", "ckpt", "prompts", "output")
+    free_text = ("prompt", "input", "ckpt", "prompts", "output")
     app.run(
         "generate",
         check_config,
@@ -28,7 +28,7 @@ def main() -> None:
 
 def check_config(config: dict[str, Any]) -> None:
     """Check types and ranges, and that the options go together."""
-    for name in ("prompt", "stop"):  # prompt=42 is text, whatever YAML thinks
+    for name in ("prompt", "input", "stop"):  # prompt=42 is text, whatever YAML thinks
         if isinstance(config[name], int | float):
             config[name] = str(config[name])
     check(config, schema.Generate)
@@ -59,7 +59,13 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
             f"{ckpt or 'the newest run'} is a classifier, which writes no text: use"
             f" python classify.py {ckpt}".rstrip()
         )
+    if config["input"] is not None and model.task.wrap_prompt("") == "":
+        raise UserError(
+            "input=... is what an instruction is about, but this model continues text: give all of"
+            " it as prompt=..."
+        )
     options = {
+        "input": config["input"] or "",
         "max_new_tokens": config["max_new_tokens"],
         "temperature": config["temperature"],
         "top_k": config["top_k"],
@@ -78,8 +84,9 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
 
 
 def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: int) -> None:
-    """The prompt and its continuation, as it is written."""
-    print(prompt, end="", flush=True)
+    """The prompt and its continuation, or the answer alone, as it is written."""
+    if model.task.wrap_prompt(prompt) == prompt:
+        print(prompt, end="", flush=True)
     for text in model.stream(prompt, **options, seed=seed):
         print(text, end="", flush=True)
     print()
@@ -87,7 +94,8 @@ def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: i
 
 def _converse(model: "LanguageModel", config: dict[str, Any], options: dict[str, Any]) -> None:
     if sys.stdin.isatty():
-        print("Type a text to continue, or quit.")
+        what = "a text to continue" if model.task.wrap_prompt("") == "" else "an instruction"
+        print(f"Type {what}, or quit.")
     asked = 0
     while True:
         try:

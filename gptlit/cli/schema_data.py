@@ -93,6 +93,11 @@ class PublishedInstructionData(InstructionData):
     sha256: str | None = key("hash of the published file, hexadecimal")
 
 
+@dataclass
+class SampleInstructionData(InstructionData):
+    implies: list[str] = key("what else the command means")
+
+
 @dataclass(frozen=True)
 class DataKind:
     """A data module that gptlit knows."""
@@ -114,6 +119,9 @@ DATA = {
     ),
     "gptlit.data.instructions.InstructionDataModule": DataKind(
         "instruction", InstructionData, PublishedInstructionData
+    ),
+    "gptlit.data.instructions_sample.InstructionsSampleDataModule": DataKind(
+        "instruction", SampleInstructionData
     ),
     "gptlit.data.spam_sample.SpamSampleDataModule": DataKind("classification", SampleData),
 }

@@ -33,13 +33,16 @@ class LanguageModel:
         prompt: str | Sequence[str],
         max_new_tokens: int = 128,
         *,
+        input: str = "",
         stop: str | Sequence[str] = (),
         **sampling: Any,
     ) -> Any:
         """Continue a prompt (returns str) or several, batched (returns list of str).
 
         Args:
-            prompt: text to continue; the result does not repeat it.
+            prompt: text to continue, or, of an instruction-tuned model, the instruction to answer;
+                the result does not repeat it.
+            input: what the instruction is about; of no effect on other models.
             max_new_tokens: at most this many tokens; end-of-text ends earlier.
             stop: strings that end the text, not included.
             sampling: fields of `Sampling`: temperature, top_k, top_p, seed.
@@ -50,10 +53,10 @@ class LanguageModel:
         texts = generate_text(
             self.model,
             self.tokenizer,
-            prompts,
+            [self.task.wrap_prompt(text, input) for text in prompts],
             max_new_tokens,
             Sampling(**sampling),
-            [stop] if isinstance(stop, str) else stop,
+            self._stop(stop),
         )
         return texts[0] if isinstance(prompt, str) else texts
 
@@ -62,19 +65,23 @@ class LanguageModel:
         prompt: str,
         max_new_tokens: int = 128,
         *,
+        input: str = "",
         stop: str | Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
-        """Continue one prompt, yielding text as it is written."""
+        """`generate` for one prompt, yielding text as it is written."""
         for [text] in stream_text(
             self.model,
             self.tokenizer,
-            [prompt],
+            [self.task.wrap_prompt(prompt, input)],
             max_new_tokens,
             Sampling(**sampling),
-            [stop] if isinstance(stop, str) else stop,
+            self._stop(stop),
         ):
             yield text
+
+    def _stop(self, stop: str | Sequence[str]) -> list[str]:
+        return [*([stop] if isinstance(stop, str) else stop), *self.task.stop]
 
 
 def load(

@@ -1,0 +1,137 @@
+"""Instruction tuning: only responses count, and packing changes nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gptlit.data.instructions import InstructionDataModule
+from gptlit.model import IGNORE_INDEX
+from gptlit.tasks.instruction import InstructionTask, block_causal_mask
+from gptlit.tokenizer import get_tokenizer
+
+SHAPE = {
+    "vocab_size": 257,
+    "context_length": 96,
+    "emb_dim": 32,
+    "n_heads": 4,
+    "n_layers": 2,
+    "drop_rate": 0.0,
+}
+PROMPT = {"name": "short", "template": "Q: {instruction}\nA: {response}"}
+ENTRIES = [
+    {"instruction": "Say " + word, "input": "", "output": word * (1 + i % 3)}
+    for i, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight") * 5)
+]
+
+
+def make_task(**given: Any) -> InstructionTask:
+    torch.manual_seed(0)
+    settings = {"prompt": PROMPT, "trainable": "all", "lora": {"rank": 2}} | given
+    task = InstructionTask(model=SHAPE, tokenizer="byte", settings=settings)
+    with torch.no_grad():  # far from the initial values, where every mistake shows
+        for p in task.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return task
+
+
+def make_data(folder: Path, **given: Any) -> InstructionDataModule:
+    path = folder / "entries.json"
+    path.write_text(json.dumps(ENTRIES))
+    data = InstructionDataModule(
+        tokenizer=get_tokenizer("byte"),
+        context_length=96,
+        seed=0,
+        prompt=PROMPT,
+        path=str(path),
+        **{"batch_size": 4, **given},
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def sums(task: InstructionTask, data: InstructionDataModule) -> tuple[float, int]:
+    """Loss and targets over the training split."""
+    with torch.no_grad():
+        parts = [task.loss_sum(batch) for batch in data.train_dataloader()]
+    return float(sum(loss for loss, _ in parts)), int(sum(count for _, count in parts))
+
+
+def test_prompts_carry_no_loss_and_responses_do(tmp_path: Path) -> None:
+    task, tokenizer = make_task(), get_tokenizer("byte")
+    for batch in make_data(tmp_path).train_dataloader():
+        before = task.loss_sum(batch)[0]
+        for row, targets in enumerate(batch.targets):
+            wanted = [t for t in targets.tolist() if t != IGNORE_INDEX]
+            assert wanted[-1] == tokenizer.eot_id  # once, as the last target
+            text = tokenizer.decode(wanted[:-1])
+            assert text in {e["output"] for e in ENTRIES}
+            first = int((targets != IGNORE_INDEX).nonzero()[0])
+            prompt = tokenizer.decode(batch.input_ids[row, : first + 1].tolist())
+            assert prompt.startswith("Q: Say ") and prompt.endswith("\nA: ")
+        # The gradient with respect to logits at positions without a target is zero: they never
+        # enter the loss, so changing what follows in the prompt's own targets changes nothing.
+        kept = batch.targets != IGNORE_INDEX
+        h = task.model.hidden(batch.input_ids).detach().requires_grad_(True)
+        logits = task.model.logits(h)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch.targets.flatten(), reduction="sum"
+        )
+        torch.testing.assert_close(loss, before, rtol=1e-4, atol=1e-4)
+        [grad] = torch.autograd.grad(loss, h)
+        assert not grad[~kept].any() and bool((grad[kept].abs().sum(-1) > 0).all())
+
+
+def test_without_the_mask_prompts_count_too(tmp_path: Path) -> None:
+    task = make_task()
+    masked = sums(task, make_data(tmp_path))
+    whole = sums(task, make_data(tmp_path, mask_prompt=False))
+    assert whole[1] > masked[1] and whole[0] > masked[0]
+
+
+@pytest.mark.parametrize(
+    "given", [{"pack": True}, {"bucket": False}, {"batch_size": 1}, {"pack": True, "batch_size": 1}]
+)
+def test_how_entries_are_batched_does_not_change_the_loss(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    task = make_task()
+    loss, targets = sums(task, make_data(tmp_path))
+    other, same_targets = sums(task, make_data(tmp_path, **given))
+    assert same_targets == targets
+    assert other == pytest.approx(loss, rel=1e-5)
+
+
+def test_packed_entries_do_not_see_each_other(tmp_path: Path) -> None:
+    task = make_task().eval()
+    checked = 0
+    for batch in make_data(tmp_path, pack=True).train_dataloader():
+        with torch.no_grad():
+            packed = task.model.hidden(
+                batch.input_ids, positions=batch.positions, mask=block_causal_mask(batch.segments)
+            )
+            for row, segments in enumerate(batch.segments):
+                for number in range(1, int(segments.max()) + 1):
+                    here = segments == number
+                    alone = task.model.hidden(batch.input_ids[row, here][None])[0]
+                    torch.testing.assert_close(packed[row, here], alone, atol=1e-5, rtol=1e-5)
+                    checked += number > 1
+    assert checked > 5
+
+
+def test_only_what_lora_added_trains() -> None:
+    task = make_task(trainable="lora", lora={"rank": 2, "alpha": 4.0, "targets": ["q", "v"]})
+    names = [name for name, p in task.named_parameters() if p.requires_grad]
+    assert names and all(".lora_" in name for name in names)
+
+
+def test_prompts_are_wrapped_as_in_training() -> None:
+    task = make_task()
+    assert task.wrap_prompt("Say one") == "Q: Say one\nA: "
+    assert task.wrap_prompt("Add:", "1 2") == "Q: Add:\n1 2\nA: "
+    assert task.stop == []
+    other = make_task(prompt={"name": "x", "template": "{instruction}>{response}<end>"})
+    assert other.stop == ["<end>"]

@@ -1,0 +1,195 @@
+"""docs/weights.md keeps its word.
+
+A block that is marked ("```sh offline", "```python offline") runs as it stands, in the page's order,
+in one folder and without network. If the next block is `text`, that is what it prints; `...` stands
+for lines that are left out. Other `sh` blocks need a network or the reader's own files: they are
+checked up to where the work would begin.
+"""
+
+import importlib
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from commands import ROOT, environment
+from omegaconf import OmegaConf
+
+from gptlit.model import GPTConfig, GPTModel
+from gptlit.options import read_option
+
+PAGE = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+TOOLS = {"hf", "pip", "rsync", "sha256sum"}
+"""Commands of the page that are not ours."""
+NO_NETWORK = {f"{name}_PROXY": "http://127.0.0.1:9" for name in ("HTTP", "HTTPS")} | {
+    "NO_PROXY": ""
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    offline: bool
+    text: str
+    prints: str | None
+    """The `text` block after it."""
+
+
+def blocks(page: str) -> list[Block]:
+    found = re.findall(r"^```(\w+)( offline)?\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    following = [*found[1:], ("", "", "")]
+    return [
+        Block(language, bool(mark), text, next_[2] if next_[0] == "text" else None)
+        for (language, mark, text), next_ in zip(found, following, strict=True)
+        if language != "text"
+    ]
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The words of each command, without the variables that are set for it."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    split = [shlex.split(line, comments=True) for line in lines]
+    given = re.compile(r"[A-Z_]+=")
+    return [words[sum(map(bool, map(given.match, words))) :] for words in split if words]
+
+
+BLOCKS = blocks(PAGE)
+NOT_RUN = [words for b in BLOCKS if b.language == "sh" and not b.offline for words in commands(b)]
+OURS = [words[1:] for words in NOT_RUN if words[0] == "python"]
+HYDRA = [words for words in OURS if words[0] != "scripts/download.py"]
+DOWNLOADS = [words for words in OURS if words[0] == "scripts/download.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the page's commands are for bash")
+def test_what_the_page_shows_is_what_happens(tmp_path: Path) -> None:
+    for name in ("train.py", "generate.py", "scripts"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    printed = []
+    for block in BLOCKS:
+        if block.offline:
+            printed.append(run_block(block, tmp_path))
+            if block.prints is not None:
+                pattern, output = as_pattern(block.prints), masked(printed[-1], tmp_path)
+                assert re.fullmatch(pattern, output), f"{block.text}\nprinted\n{printed[-1]}"
+    losses = re.findall(r"validation loss ([\d.]+)", "".join(printed))
+    assert losses[1] == losses[2]  # a run begins where the weights that it starts from were left
+
+
+def run_block(block: Block, folder: Path) -> str:
+    """What a block prints: Python's standard output, all that a shell command writes."""
+    caches = {"GPTLIT_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hf")}
+    command = [sys.executable, "-c", block.text]
+    if block.language == "sh":
+        stop = "" if "error: " in (block.prints or "") else "set -e\n"
+        command = ["bash", "-c", f'{stop}python() {{ {shlex.quote(sys.executable)} "$@"; }}\n']
+        command[-1] += block.text
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(**caches, **NO_NETWORK),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if block.language == "sh" else subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    fails = "error: " in (block.prints or "")
+    assert bool(done.returncode) == fails, f"{block.text}\nprinted\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def masked(text: str, folder: Path) -> str:
+    """Output without what differs from run to run and from machine to machine; errors as they are."""
+    text = text.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
+    return "".join(
+        f"{line if line.startswith('error: ') else _masked_line(line)}\n"
+        for line in map(str.rstrip, text.splitlines())
+    )
+
+
+def _masked_line(line: str) -> str:
+    line = re.sub(r", on .*, (fp32|bf16|fp16)$", ", on DEVICE", line)
+    return re.sub(r"\d[\d,.:_-]*(e[+-]\d+)?", "#", line)
+
+
+def as_pattern(shown: str) -> str:
+    """A pattern of masked output; a line of three dots is any number of lines."""
+    lines = masked(shown, ROOT).splitlines()
+    return "".join(r"(?:.*\n)*?" if line == "..." else re.escape(f"{line}\n") for line in lines)
+
+
+@pytest.mark.parametrize("words", HYDRA, ids=" ".join)
+def test_what_is_not_run_is_understood(tmp_path: Path, words: list[str]) -> None:
+    """All keys, options, types and ranges are allowed, and nothing that must be given is missing."""
+    script, *args = words
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *args, "--cfg", "job", "--resolve"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    config = OmegaConf.create(done.stdout)
+    assert not OmegaConf.missing_keys(config)
+    content: Any = OmegaConf.to_container(config)
+    importlib.import_module(f"gptlit.cli.{Path(script).stem}").check_config(content)
+
+
+@pytest.mark.parametrize("words", DOWNLOADS, ids=" ".join)
+def test_downloads_ask_for_what_there_is(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, asked = module_of(words[0]), []
+
+    def fetch(source: dict[str, Any], model: str, *_: Any, **__: Any) -> Path:
+        assert model in source["models"]
+        asked.append(model)
+        return tmp_path
+
+    monkeypatch.setattr(script, "fetch", fetch)
+    monkeypatch.setattr(sys, "argv", words)
+    assert script.main() == 0
+    assert asked
+
+
+def module_of(script: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_other_commands_are_known_ones() -> None:
+    assert {words[0] for words in NOT_RUN} <= TOOLS | {"python"}
+    extras = set(re.findall(r"gptlit\[(\w+)\]", PAGE))
+    assert extras and extras <= set(metadata("gptlit").get_all("Provides-Extra") or ())
+
+
+def test_the_sizes_are_those_of_the_files() -> None:
+    rows = re.findall(r"^\| `(gpt2-\w+)` \| ([\d,]+) \| (.*?) \|$", PAGE, re.MULTILINE)
+    assert {name for name, *_ in rows} == set(read_option("weights", "huggingface")["models"])
+    for name, parameters, shown in rows:
+        shape = {key: value for key, value in read_option("model", name).items() if key != "name"}
+        cfg = GPTConfig(**shape)
+        with torch.device("meta"):
+            count = GPTModel(cfg).num_parameters()
+        masks = 4 * cfg.n_layers * cfg.context_length**2
+        head = 4 * cfg.vocab_size * cfg.emb_dim
+        sizes = (4 * count, 4 * count + masks, 4 * count + masks + head)
+        assert parameters == f"{count:,}"
+        assert shown.split(" | ") == [f"{size / 1e9:.2f} GB" for size in sizes]
