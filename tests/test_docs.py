@@ -1,9 +1,9 @@
 """docs/weights.md keeps its word.
 
-A block that is marked ("```sh offline", "```python offline") runs as it stands, in the page's order,
-in one folder and without network. If the next block is `text`, that is what it prints; `...` stands
-for lines that are left out. Other `sh` blocks need a network or the reader's own files: they are
-checked up to where the work would begin.
+A block that is marked ("```sh offline", "```python offline") runs as it stands, in the order of the
+page, in one folder, without network. If the next block is `text`, that is what it prints; `...`
+stands for lines that are left out. Other `sh` blocks need a network or the reader's own files: they
+are checked up to where the work would begin.
 """
 
 import importlib
@@ -13,9 +13,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import metadata
+from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType
 from typing import Any
 
@@ -40,17 +42,22 @@ class Block:
     language: str
     offline: bool
     text: str
-    prints: str | None
+    prints: str | None = None
     """The `text` block after it."""
+
+    @property
+    def fails(self) -> bool:
+        return "error: " in (self.prints or "")
 
 
 def blocks(page: str) -> list[Block]:
-    found = re.findall(r"^```(\w+)( offline)?\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    following = [*found[1:], ("", "", "")]
+    """All fenced blocks but those that show output; in lists they are indented."""
+    fence = re.compile(r"^( *)```(\w+)( offline)?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+    found = [Block(m[2], bool(m[3]), dedent(m[4])) for m in fence.finditer(page)]
     return [
-        Block(language, bool(mark), text, next_[2] if next_[0] == "text" else None)
-        for (language, mark, text), next_ in zip(found, following, strict=True)
-        if language != "text"
+        replace(block, prints=next_.text if next_.language == "text" else None)
+        for block, next_ in pairwise([*found, Block("", False, "")])
+        if block.language != "text"
     ]
 
 
@@ -90,7 +97,7 @@ def run_block(block: Block, folder: Path) -> str:
     caches = {"GPTLIT_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hf")}
     command = [sys.executable, "-c", block.text]
     if block.language == "sh":
-        stop = "" if "error: " in (block.prints or "") else "set -e\n"
+        stop = "" if block.fails else "set -e\n"
         command = ["bash", "-c", f'{stop}python() {{ {shlex.quote(sys.executable)} "$@"; }}\n']
         command[-1] += block.text
     done = subprocess.run(
@@ -104,13 +111,14 @@ def run_block(block: Block, folder: Path) -> str:
         timeout=300,
         check=False,
     )
-    fails = "error: " in (block.prints or "")
-    assert bool(done.returncode) == fails, f"{block.text}\nprinted\n{done.stdout}{done.stderr}"
+    assert bool(done.returncode) == block.fails, (
+        f"{block.text}\nprinted\n{done.stdout}{done.stderr}"
+    )
     return done.stdout
 
 
 def masked(text: str, folder: Path) -> str:
-    """Output without what differs from run to run and from machine to machine; errors as they are."""
+    """Output without what differs between runs and between machines; errors as they are."""
     text = text.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
     return "".join(
         f"{line if line.startswith('error: ') else _masked_line(line)}\n"
@@ -131,7 +139,7 @@ def as_pattern(shown: str) -> str:
 
 @pytest.mark.parametrize("words", HYDRA, ids=" ".join)
 def test_what_is_not_run_is_understood(tmp_path: Path, words: list[str]) -> None:
-    """All keys, options, types and ranges are allowed, and nothing that must be given is missing."""
+    """Keys, options, types and ranges are allowed, and nothing that must be given is missing."""
     script, *args = words
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *args, "--cfg", "job", "--resolve"],
