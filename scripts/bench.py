@@ -136,6 +136,7 @@ def _take_turns(
                 results[name].append(_run(name))
                 newest = results[name][-1]
                 said = f"{_figure(newest.value, newest.unit)} {newest.unit}"
+                said += f", {newest.note}" if newest.note else ""
                 said += f", others on {newest.others_cores:.2f} cores"
             except RuntimeError as error:
                 del results[name]

@@ -29,6 +29,8 @@ class Measurement:
     """What the model needs for it, per second (Chowdhery et al. 2022, PaLM, appendix B)."""
     peak_flops: float | None = None
     """What the device can do, per second."""
+    note: str = ""
+    """What else came out, to be shown with the round."""
     others_cores: float = 0.0
     """Cores that other processes kept busy meanwhile, where the system tells."""
 
