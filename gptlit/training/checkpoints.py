@@ -122,3 +122,9 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing with the best so far."""
         self.best_score = state_dict["best_score"]
+
+
+def saved_best_score(content: dict[str, Any]) -> float | None:
+    """The best value of the monitored metric, as a checkpoint's content has it."""
+    score: float | None = content["callbacks"][Checkpoints.__qualname__]["best_score"]
+    return score

@@ -115,14 +115,15 @@ def test_what_is_switched_off_is_not_missed(override: str) -> None:
     assert summary(folder)["steps"] == last_step(folder) == 3
 
 
-def test_a_finished_run_can_be_made_longer() -> None:
+def test_a_finished_run_can_be_made_longer(capsys: pytest.CaptureFixture[str]) -> None:
     base = ("trainer.val_interval=4", "optimizer.lr=1e-3", "scheduler=linear")
     folder = fit("run", *base, "trainer.max_steps=4")
     assert measured(folder, "train/lr")[4] < 0.5e-3
     resume = "resume=run/checkpoints/last.ckpt"
-    with pytest.raises(UserError, match=r"finished at step 4.*trainer.max_steps"):
-        fit("run", *base, "trainer.max_steps=4", resume)
-    assert summary(folder)["metrics"]["val/loss"] > 0  # as it was
+    before = (folder / "summary.json").read_bytes()
+    fit("run", *base, "trainer.max_steps=4", resume)
+    assert "finished at step 4 already; to train on, give more" in capsys.readouterr().out
+    assert (folder / "summary.json").read_bytes() == before
     fit("run", *base, "trainer.max_steps=8", "optimizer.lr=2e-3", resume)
     rates = measured(folder, "train/lr")
     assert list(rates) == list(range(1, 9))
