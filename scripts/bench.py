@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import classify, data, decode, instruct, startup, train
+from benchmarks import answers, classify, data, decode, instruct, startup, train
 from benchmarks.common import Measurement, positive, resolved
 from rich.console import Console
 from rich.table import Column, Table
@@ -28,6 +28,7 @@ KINDS = {
     "classify": classify,
     "instruct": instruct,
     "decode": decode,
+    "answers": answers,
     "data": data,
     "startup": startup,
 }

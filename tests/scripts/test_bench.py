@@ -19,12 +19,16 @@ NANO = ("--model", "gpt2-nano", "--tokenizer", "byte", "--device", "cpu", "--rou
 CONTESTANTS = {
     "train": ["gptlit", "gptlit-raw", "transformers-tuned"],
     "decode": ["gptlit-fp32", "transformers-fp32"],
+    "instruct": ["packed"],
+    "answers": ["gptlit", "transformers"],
     "data": ["gptlit", "tiktoken", "loader"],
     "startup": ["python", "import gptlit", "train.py modle=x"],
 }
 OPTIONS = {
     "train": (*NANO, "--context", "16", "--batch-size", "2", "--steps", "2", "--warmup", "1"),
     "decode": (*NANO, "--prompt-tokens", "4", "--new-tokens", "4", "--batch-size", "2"),
+    "instruct": (*NANO[:2], *NANO[4:], "--data", "FILE", "--steps", "2", "--warmup", "1"),
+    "answers": (*NANO, "--data", "FILE", "--new-tokens", "4", "--sample", "2"),
     "data": ("--mb", "1", "--context", "64", "--seconds", "0.1", "--rounds", "1"),
     "startup": ("--rounds", "3"),
 }
@@ -57,8 +61,12 @@ def bench(folder: Path, kind: str, contestants: list[str], *options: str, **env:
 def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Bench]]]:
     """One run of each kind; two at a time, since nothing here depends on how fast they are."""
     folder = tmp_path_factory.mktemp("benches")
+    entries = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(100)]
+    file = folder / "entries.json"
+    file.write_text(json.dumps(entries))
+    options = {k: [str(file) if o == "FILE" else o for o in OPTIONS[k]] for k in OPTIONS}
     with ThreadPoolExecutor(2) as pool:
-        yield {k: pool.submit(bench, folder, k, CONTESTANTS[k], *OPTIONS[k]) for k in OPTIONS}
+        yield {k: pool.submit(bench, folder, k, CONTESTANTS[k], *options[k]) for k in options}
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
