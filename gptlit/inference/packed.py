@@ -8,58 +8,89 @@ backend uses too, reaches it, and is as fast with many rows.
 import torch
 from torch import Tensor, nn
 
-from gptlit.model import GPTModel, merge_lora
-from gptlit.model.gpt import FeedForward, TransformerBlock
+from gptlit.model import GPTModel, KVCache, merge_lora
+from gptlit.model.attention import attention
+from gptlit.model.gpt import TransformerBlock
 
-_linear = torch.ops.mkldnn._linear_pointwise
+_linear = torch.ops.mkldnn._linear_pointwise.default
 
 
-class PackedLinear(nn.Module):
-    """A linear layer whose weight lies in bf16 in oneDNN's layout; fp32 in and out.
+class PackedLinear:
+    """A linear layer whose weight lies in bf16 in oneDNN's layout.
 
     Args:
         weight: (out, in), of any float type.
         bias: (out,) or None.
+        activation: "none", or "gelu" for GPT-2's approximation of it on what comes out.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().bfloat16(), 1)
         self.bias = None if bias is None else bias.detach().bfloat16()
+        self.activation = activation
+        self.approximation = "tanh" if activation == "gelu" else ""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) fp32 -> (..., out) fp32."""
-        return _linear(x.bfloat16(), self.weight, self.bias, "none", [], "").float()
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., in) of any float type -> (..., out) bf16."""
+        return _linear(
+            x.bfloat16(), self.weight, self.bias, self.activation, [], self.approximation
+        )
 
 
-class PackedFeedForward(nn.Module):
-    """A `FeedForward` that stays in bf16 between its two layers, the GELU part of the first."""
+class PackedBlock(nn.Module):
+    """A `TransformerBlock` with packed layers. Norms, attention and the residual stream are in
+    fp32, in which the attention of a single query is faster too. The many small steps stand in one
+    place: at one token a time, calling modules would cost as much as what they do."""
 
-    def __init__(self, ff: FeedForward) -> None:
+    def __init__(self, block: TransformerBlock) -> None:
         super().__init__()
-        self.fc = PackedLinear(ff.fc.weight, ff.fc.bias)
+        att, ff = block.att, block.ff
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.n_heads, self.head_dim = att.n_heads, att.head_dim
+        self.qkv = PackedLinear(att.qkv.weight, att.qkv.bias)
+        self.out_proj = PackedLinear(att.out_proj.weight, att.out_proj.bias)
+        self.fc = PackedLinear(ff.fc.weight, ff.fc.bias, "gelu")
         self.proj = PackedLinear(ff.proj.weight, ff.proj.bias)
 
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0
+    ) -> Tensor:
+        """x (B, T, C) fp32 -> (B, T, C) fp32; the rest as in `TransformerBlock`."""
+        B, T, C = x.shape  # noqa: N806
+        qkv = self.qkv(self.norm1(x)).float().view(B, T, 3, self.n_heads, self.head_dim)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, n_heads, T, head_dim)
+        q, kv = qkv[0], qkv[1:]
+        k, v = kv if cache is None else cache.append(layer, kv)
+        y = attention(q, k, v, mask)
+        x = x + self.out_proj(y.transpose(1, 2).reshape(B, T, C))
+        return x + self.proj(self.fc(self.norm2(x)))
+
+
+class PackedHead(nn.Module):
+    """The output head, packed.
+
+    Args:
+        weight: (V, C), of any float type.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.linear = PackedLinear(weight, None)
+
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., C) fp32 -> (..., C) fp32."""
-        fc, proj = self.fc, self.proj
-        inner = _linear(x.bfloat16(), fc.weight, fc.bias, "gelu", [], "tanh")
-        return _linear(inner, proj.weight, proj.bias, "none", [], "").float()
+        """x (..., C) -> logits (..., V) fp32."""
+        return self.linear(x).float()
 
 
 def pack_linears(model: GPTModel) -> GPTModel:
-    """Replace every linear layer and the tied head by a packed one, in place.
+    """Replace every block and the head by a packed one, in place.
 
-    The residual stream, norms and attention stay in fp32. LoRA becomes part of the weights. The
-    model can no longer be trained.
+    LoRA becomes part of the weights. The model can no longer be trained.
     """
     merge_lora(model)
-    for block in model.trf_blocks:
+    for i, block in enumerate(model.trf_blocks):
         assert isinstance(block, TransformerBlock)
-        for name in ("qkv", "out_proj"):
-            linear = getattr(block.att, name)
-            setattr(block.att, name, PackedLinear(linear.weight, linear.bias))
-        block.att.dropout, block.ff = nn.Identity(), PackedFeedForward(block.ff)  # type: ignore
+        model.trf_blocks[i] = PackedBlock(block)
     head = model.tok_emb if model.out_head is None else model.out_head
-    model.out_head = PackedLinear(head.get_parameter("weight"), None)
+    model.out_head = PackedHead(head.get_parameter("weight"))
     return model.eval()

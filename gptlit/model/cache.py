@@ -18,28 +18,26 @@ class KVCache:
         self.max_length = min(max_length, cfg.context_length)
         self.length = 0
         """Tokens held by every layer; the model advances it once a forward pass is through."""
-        self._store: list[tuple[Tensor, Tensor]] = []  # of each layer
+        self._store: list[Tensor] = []  # of each layer, (2, B, n_heads, max_length, head_dim)
 
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k and v (B, n_heads, T, head_dim) of one layer behind what it holds.
+    def append(self, layer: int, kv: Tensor) -> Tensor:
+        """Store keys and values (2, B, n_heads, T, head_dim) of one layer behind what it holds.
 
         Returns:
-            views of all keys and values up to now, each (B, n_heads, length + T, head_dim).
+            a view of all keys and values up to now, (2, B, n_heads, length + T, head_dim).
 
         Raises:
             ValueError: there is no room for T more tokens.
         """
-        start, stop = self.length, self.length + k.shape[2]
+        _, B, H, T, D = kv.shape  # noqa: N806
+        stop = self.length + T
         if stop > self.max_length:
             raise ValueError(f"the cache holds {self.max_length} tokens, {stop} are needed")
         if not self._store:
-            B, H, _, D = k.shape  # noqa: N806
-            store = k.new_empty(self.n_layers, 2, B, H, self.max_length, D)
-            self._store = [(store[i, 0], store[i, 1]) for i in range(self.n_layers)]
-        keys, values = self._store[layer]
-        keys.narrow(2, start, k.shape[2]).copy_(k)
-        values.narrow(2, start, k.shape[2]).copy_(v)
-        return keys.narrow(2, 0, stop), values.narrow(2, 0, stop)
+            store = kv.new_empty(self.n_layers, 2, B, H, self.max_length, D)
+            self._store = list(store.unbind())
+        self._store[layer].narrow(3, self.length, T).copy_(kv)
+        return self._store[layer].narrow(3, 0, stop)
 
     def reset(self) -> None:
         """Forget everything; the memory stays."""

@@ -37,9 +37,10 @@ class MultiHeadAttention(nn.Module):
         """x (B, T, C) -> (B, T, C); `mask` as in `GPTModel.hidden`."""
         B, T, C = x.shape  # noqa: N806
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_heads, T, head_dim)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)  # each (B, n_heads, T of the past and now, head_dim)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, n_heads, T, head_dim)
+        q, kv = qkv[0], qkv[1:]
+        # each (B, n_heads, T of the past and now, head_dim)
+        k, v = kv if cache is None else cache.append(layer, kv)
         y = attention(q, k, v, mask, self.drop_rate if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.dropout(self.out_proj(y))

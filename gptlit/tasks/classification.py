@@ -113,8 +113,8 @@ class ClassificationTask(Task):
         positions = lengths - 1 if self.pool == "last" else torch.zeros_like(lengths)
         columns = torch.arange(T, device=x.device)
         block = model.trf_blocks[last]
-        assert isinstance(block, TransformerBlock)
-        if one and type(block.att.qkv) is nn.Linear:
+        # A packed block, or one with LoRA, has no projection that could be cut in parts.
+        if one and isinstance(block, TransformerBlock) and type(block.att.qkv) is nn.Linear:
             reach = positions + 1 if self.causal else lengths
             x = block.at(x, positions, columns < reach[:, None])[:, 0]
         else:

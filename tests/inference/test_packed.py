@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gptlit.inference.packed import PackedLinear, pack_linears
+from gptlit.inference.packed import PackedHead, PackedLinear, pack_linears
 from gptlit.model import GPTConfig, GPTModel, KVCache
 
 pytestmark = pytest.mark.skipif(
@@ -36,8 +36,8 @@ def test_a_packed_layer_is_the_layer_up_to_rounding(shape: tuple[int, ...], bias
         expected, got = linear(x), PackedLinear(linear.weight, linear.bias)(x)
         # Each factor, the bias and the result are rounded once.
         allowed = 2 * EPSILON * (x.abs() @ linear.weight.T.abs()) + 2 * EPSILON * expected.abs()
-    assert got.dtype == torch.float32 and got.shape == expected.shape
-    assert bool(((got - expected).abs() <= allowed + EPSILON).all())
+    assert got.dtype == torch.bfloat16 and got.shape == expected.shape
+    assert bool(((got.float() - expected).abs() <= allowed + EPSILON).all())
 
 
 def test_logits_agree_with_those_of_the_full_model(model: GPTModel) -> None:
@@ -62,4 +62,4 @@ def test_the_cache_agrees_with_the_whole_sequence(model: GPTModel) -> None:
 def test_every_large_weight_is_packed(model: GPTModel) -> None:
     packed = pack_linears(copy.deepcopy(model))
     assert not any(isinstance(module, nn.Linear) for module in packed.modules())
-    assert isinstance(packed.out_head, PackedLinear)
+    assert isinstance(packed.out_head, PackedHead)
