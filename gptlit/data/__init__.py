@@ -3,8 +3,14 @@
 readers.py, tables.py   how one file is unpacked, decoded and taken apart into rows
 tables_out.py           rows written back with more columns
 corpus.py               which text files there are, and their documents in pieces
+jobs.py                 the pieces with their split, from any place on
+encoder.py              pieces to token ids, on all cores
 stream.py               token ids on disk, written as files and read as one row
-shards.py               a corpus tokenized once into a cache, and its split
+journal.py              how far that has come, for a run that goes on
+shards.py               what is on disk in the end
+tokenizing.py           a corpus tokenized once into a cache
+prepared.py             the same into a folder of the user's, ahead of time
+bytebar.py              how far a long read has come
 sampler.py              in which order samples are read; resumable
 batch.py                what a step reads
 module.py               what all data modules share

@@ -8,16 +8,19 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from gptlit.data.readers import ALLOWED_NAMES, FileKind, file_kind, read_rows, read_text
+from gptlit.data.readers import ALLOWED_NAMES, FileKind, Seen, file_kind, read_rows, read_text
 from gptlit.errors import UserError
 
 PIECE_CHARS = 1 << 20
 MEMO_AGE_NS = 2_000_000_000
+HASHERS = 4
 
 # A space or newline after a character that is no whitespace: no token of GPT-2 spans it, and what
 # stands before it cannot see past it, since the pre-tokenizer only ever looks ahead of whitespace.
@@ -27,18 +30,36 @@ _LAST_CUT = re.compile(r".*\S(?=[ \n])", re.DOTALL)
 Document = Iterable[str]
 
 
+Advance = Callable[[int], object]  # is told how many bytes more have been read
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a source is made of, such as a file: as long as a part and those before it stay, so do
+    the documents up to its end."""
+
+    name: str
+    bytes: int
+    sha256: str
+    form: str
+    """How it is read, as far as its documents depend on that."""
+
+
 class Source(Protocol):
-    """Documents to tokenize. `size` and `done` (bytes to read and read so far) drive a bar."""
+    """Documents to tokenize. `size` and `done` (bytes to read and read so far) drive a bar; `part`
+    is the number of the part that the newest document came from."""
 
     name: str
     size: int
     done: int
+    part: int
 
-    def content_hash(self, cache_dir: Path) -> str:
-        """Hex digest that changes with the documents; `cache_dir` may keep what helps."""
+    def parts(self, cache_dir: Path, seen: Advance) -> list[Part]:
+        """The parts in the order of their documents; `cache_dir` may keep what helps."""
 
-    def documents(self) -> Iterator[Document]:
-        """Each document as an iterable of pieces, which tokenized apart give the ids of the whole.
+    def documents(self, first_part: int = 0) -> Iterator[Document]:
+        """Each document, from a part on, as an iterable of pieces, which tokenized apart give the
+        ids of the whole.
 
         A document is read when it is iterated, once.
         """
@@ -87,49 +108,77 @@ class TextFiles:
         if not self.files:
             raise UserError(f"{key} is an empty list; give a file, a folder or a glob")
         self.column = column
+        self._column_key = "".join((*key.rpartition(".")[:2], "column"))
         first, *others = self.files
         self.name = f"{1 + len(others)} files" if others else str(first)
         self.size = sum(file.stat().st_size for file in self.files)
         self.done = 0
+        self.part = 0
+        self._stamps: dict[Path, list[int]] = {}
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, first_part: int = 0) -> Iterator[Document]:
+        """As `Source.documents`; raises UserError too for a file that is not as `parts` saw it."""
         start = 0
-        for file, kind in self.files.items():
-            seen = partial(self._seen, start)
-            if kind.has_rows:
-                for row in read_rows(file, kind, self.column, seen):
-                    if row:
-                        yield cut_pieces(_slices(row))
-            elif file.stat().st_size:
-                yield cut_pieces(read_text(file, kind, seen))
-            start += file.stat().st_size
+        for number, (file, kind) in enumerate(self.files.items()):
+            size = file.stat().st_size
+            if number >= first_part:
+                self.part = number
+                seen = partial(self._seen, start)
+                if kind.has_rows:
+                    for row in read_rows(file, kind, self.column, seen, self._column_key):
+                        if row:
+                            yield cut_pieces(_slices(row))
+                    self._check_unchanged(file)
+                elif size:
+                    yield cut_pieces(self._text(file, kind, seen))
+            start += size
+
+    def _text(self, file: Path, kind: FileKind, seen: Seen) -> Iterator[str]:
+        yield from read_text(file, kind, seen)
+        self._check_unchanged(file)
+
+    def _check_unchanged(self, file: Path) -> None:
+        if self._stamps.get(file, stamp := _stamp(file)) != stamp:
+            raise UserError(f"{file} changed while it was read; run again when it is whole")
 
     def _seen(self, start: int, done: int) -> None:
         self.done = start + done
 
-    def content_hash(self, cache_dir: Path) -> str:
-        """SHA-256 over the files' contents and kinds, and over the column if a file has rows.
+    def parts(self, cache_dir: Path, seen: Advance = lambda _: None) -> list[Part]:
+        """The files, with the SHA-256 of each, in the order in which they are read.
 
         A file that kept its size and times since it was last hashed is not read again.
         """
         memo_file = cache_dir / "hashes.json"
         memo = _read_memo(memo_file)
         before = dict(memo)
-        total = hashlib.sha256()
-        if any(kind.has_rows for kind in self.files.values()):
-            total.update(self.column.encode())
-        for file, kind in self.files.items():
-            status = file.stat()
-            stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+        def part(file: Path) -> Part:
+            kind = self.files[file]
+            self._stamps[file] = stamp = _stamp(file)
             known = memo.get(str(file))
-            digest = known[-1] if known and known[:-1] == stamp else _sha256(file)
+            if known and known[:-1] == stamp:
+                digest = known[-1]
+                seen(stamp[0])
+            else:
+                digest = file_sha256(file, seen)
             # A file changed in the last moments may change again within its times' resolution.
-            if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > MEMO_AGE_NS:
+            if time.time_ns() - max(stamp[1:]) > MEMO_AGE_NS:
                 memo[str(file)] = [*stamp, digest]
-            total.update(f"{kind}{digest}".encode())
+            form = f"{kind.suffix}{kind.packing}" + (f" {self.column}" if kind.has_rows else "")
+            return Part(str(file), stamp[0], digest, form)
+
+        with ThreadPoolExecutor(HASHERS) as pool:  # which runs in C, at the speed of a good disk
+            parts = list(pool.map(part, self.files))
         if memo != before:
             _write_memo(memo_file, memo)
-        return total.hexdigest()
+        return parts
+
+
+def _stamp(file: Path) -> list[int]:
+    """What changes when a file is written: size, and times in nanoseconds."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _slices(text: str) -> Iterator[str]:
@@ -180,12 +229,14 @@ def _missing(place: Path, key: str) -> str:
     return f"there is no file or folder {absent}; {cure}"
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path, seen: Advance = lambda _: None) -> str:
+    """Hex digest of a file; raises UserError if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
+                seen(len(chunk))
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}; mend it or leave it") from None
     return digest.hexdigest()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from gptlit.errors import UserError
 SUFFIXES = (".json", ".jsonl", ".parquet")
 ALLOWED_NAMES = ".json (one list), .jsonl (one entry per line) or .parquet"
 FIELDS = ("instruction", "input", "output", "messages")
-NAMED = 10  # broken entries that an error tells about
+NAMED = 10  # faults that are told in words; of entries with others, only the numbers
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,19 @@ class Entry:
     """The entry as it stood in the file."""
 
 
-def read_entries(path: str | Path, *, skip_broken: bool = False) -> tuple[list[Entry], list[str]]:
+class Broken(NamedTuple):
+    """An entry that cannot be used."""
+
+    kind: str
+    """"entry", "line" or "row"."""
+    number: int
+    """Counted from 1."""
+    why: str
+
+
+def read_entries(
+    path: str | Path, *, skip_broken: bool = False
+) -> tuple[list[Entry], list[Broken]]:
     """The entries of a .json, .jsonl or .parquet file, and what is wrong with the others.
 
     An entry has `instruction`, `output` and perhaps `input`; or `messages`, which are a chat of one
@@ -45,26 +57,47 @@ def read_entries(path: str | Path, *, skip_broken: bool = False) -> tuple[list[E
 
     Raises:
         UserError: the file cannot be read, has no entry, or has broken ones that are not skipped;
-            they are named by their number, counted from 1.
+            they are named as by `tell_broken`.
     """
     path = Path(path).expanduser()
     entries: list[Entry] = []
-    broken: list[str] = []
-    for place, record in _records(path):
+    broken: list[Broken] = []
+    for kind, number, record in _records(path):
         try:
             entries.append(_entry(record() if callable(record) else record))
         except ValueError as error:
-            broken.append(f"{place}: {error}")
+            broken.append(Broken(kind, number, str(error)))
     if broken and not (skip_broken and entries):
-        more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         cure = "mend them" if not entries else "mend them, or leave them out: data.on_error=skip"
         raise UserError(
             f"{path}: {len(broken)} of {len(broken) + len(entries)} entries cannot be used: "
-            f"{'; '.join(broken[:NAMED])}{more}; {cure}"
+            f"{tell_broken(broken)}; {cure}"
         )
     if not entries:
         raise UserError(f"{path} has no entries; expected some with an instruction and an output")
     return entries, broken
+
+
+def tell_broken(broken: Sequence[Broken]) -> str:
+    """All of them by their number, and why: "entries 2, 5-7: output is empty; entry 9: ...". Of
+    more faults than `NAMED` the others are called so."""
+    faults: dict[str, list[Broken]] = {}
+    for one in broken:
+        why = one.why if one.why in faults or len(faults) < NAMED else "other faults"
+        faults.setdefault(why, []).append(one)
+    return "; ".join(f"{_numbers(ones)}: {why}" for why, ones in faults.items())
+
+
+def _numbers(ones: Sequence[Broken]) -> str:
+    """ "entry 3", or "entries 3, 5-7" for those that follow one another."""
+    kind, numbers = ones[0].kind, [one.number for one in ones]
+    if len(numbers) == 1:
+        return f"{kind} {numbers[0]}"
+    there = set(numbers)
+    starts = [n for n in numbers if n - 1 not in there]
+    ends = [n for n in numbers if n + 1 not in there]
+    runs = (f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+    return f"{'entries' if kind == 'entry' else f'{kind}s'} {', '.join(runs)}"
 
 
 def split_entries(
@@ -102,8 +135,8 @@ def split_entries(
     return splits
 
 
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Where each record stands, and the record itself, or a function that parses it."""
+def _records(path: Path) -> Iterator[tuple[str, int, Any]]:
+    """What each record is and its number, and the record itself, or a function that parses it."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     packing = suffixes.pop() if suffixes and suffixes[-1] in PACKINGS else ""
     suffix = suffixes.pop() if suffixes else ""
@@ -127,7 +160,9 @@ def _what_is_there(path: Path) -> str:
     )
 
 
-def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _json_list(path: Path, text: str) -> Iterator[tuple[str, int, Any]]:
+    if not text.strip():
+        return iter(())
     try:
         records = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -137,13 +172,13 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         ) from None
     if not isinstance(records, list):
         raise UserError(f"{path} holds {_kind(records)}; expected one list of entries, [{{…}}, …]")
-    return ((f"entry {number}", record) for number, record in enumerate(records, 1))
+    return (("entry", number, record) for number, record in enumerate(records, 1))
 
 
-def _json_lines(text: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _json_lines(text: str) -> Iterator[tuple[str, int, Callable[[], Any]]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield f"line {number}", partial(_parsed, line)
+            yield "line", number, partial(_parsed, line)
 
 
 def _parsed(line: str) -> Any:
@@ -153,7 +188,7 @@ def _parsed(line: str) -> Any:
         raise ValueError(f"not JSON ({error})") from None
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -165,7 +200,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
             for batch in file.iter_batches(batch_size=1024, columns=columns or names):
                 for record in batch.to_pylist():
                     number += 1
-                    yield f"row {number}", record
+                    yield "row", number, record
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}; write it again") from None
 

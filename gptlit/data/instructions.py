@@ -1,6 +1,8 @@
 """Instructions and responses for fine-tuning: read, split, tokenized and batched."""
 
+import json
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +12,15 @@ from gptlit.data.instruction_batches import (
     PackedLoader,
     TokenizedEntries,
 )
-from gptlit.data.instruction_files import Entry, read_entries, split_entries
+from gptlit.data.instruction_files import (
+    Broken,
+    Entry,
+    read_entries,
+    split_entries,
+    tell_broken,
+)
 from gptlit.data.labelled_batches import BucketLoader, SortedLoader
-from gptlit.data.module import ResumableDataModule
+from gptlit.data.module import OnChange, ResumableDataModule
 from gptlit.data.text import default_cache_dir
 from gptlit.errors import UserError
 from gptlit.prompts import PromptFormat
@@ -41,6 +49,7 @@ class InstructionDataModule(ResumableDataModule):
     num_workers: processes that read batches ahead; reading is fast enough without
     cache_dir: for downloads, see `default_cache_dir`
     eval_batch_size: rows of a batch that validates or tests; None: batch_size
+    on_change: see `ResumableDataModule`
 
     `prepare_data`, `setup` and what they call raise UserError for a file that cannot be read, and
     for splits that are empty. After `setup`, `splits` has the entries for "train", "validation"
@@ -70,8 +79,9 @@ class InstructionDataModule(ResumableDataModule):
         num_workers: int = 0,
         cache_dir: str | Path | None = None,
         eval_batch_size: int | None = None,
+        on_change: OnChange = "refuse",
     ) -> None:
-        super().__init__()
+        super().__init__(on_change)
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.seed = seed
@@ -93,8 +103,8 @@ class InstructionDataModule(ResumableDataModule):
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.eval_batch_size = eval_batch_size or batch_size
         self.splits: dict[str, list[Entry]] = {}
-        self.broken: list[str] = []
-        """What is wrong with the entries that were skipped."""
+        self.broken: list[Broken] = []
+        """The entries that were skipped."""
         self._tokenized: dict[str, TokenizedEntries] = {}
 
     @property
@@ -129,6 +139,7 @@ class InstructionDataModule(ResumableDataModule):
         if self._tokenized:
             return
         self.splits = self.read_splits()
+        self._identify(entries=_content(self.splits))
         for name in SPLITS:
             self._tokenized[name] = TokenizedEntries(
                 self.splits[name],
@@ -223,5 +234,11 @@ class InstructionDataModule(ResumableDataModule):
         if dropped:
             line += f"; {dropped:,} left out, too long for {self.context_length} tokens"
         if self.broken:
-            line += f"; {len(self.broken):,} broken ones skipped, such as {self.broken[0]}"
+            line += f"; {len(self.broken):,} broken skipped ({tell_broken(self.broken)})"
         return line
+
+
+def _content(splits: Mapping[str, Sequence[Entry]]) -> str:
+    """Hex digest over all entries."""
+    texts = {name: [(e.instruction, e.input, e.output) for e in splits[name]] for name in SPLITS}
+    return sha256(json.dumps(texts).encode()).hexdigest()

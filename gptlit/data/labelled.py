@@ -10,9 +10,9 @@ import torch
 from gptlit.data.batch import LabelledBatch
 from gptlit.data.labelled_batches import BucketLoader, SortedLoader
 from gptlit.data.labelled_files import Columns, LabelledTable, existing, read_table
-from gptlit.data.labelled_saved import saved_splits
+from gptlit.data.labelled_saved import content_of, saved_splits
 from gptlit.data.labelled_splits import SPLITS, Balance, Splits, SplitSettings
-from gptlit.data.module import ResumableDataModule
+from gptlit.data.module import OnChange, ResumableDataModule
 from gptlit.data.text import default_cache_dir
 from gptlit.errors import UserError
 from gptlit.tokenizer import Tokenizer
@@ -80,6 +80,7 @@ class LabelledDataModule(ResumableDataModule):
     bucket: put texts of about one length into a batch, see `BucketLoader`
     splits_dir: where splits are saved and found again, see `labelled_saved.saved_splits`; None: a
         folder of `cache_dir`
+    on_change: see `ResumableDataModule`
 
     After `setup`: `labels`, the names of the classes, and `splits`, by the names "train",
     "validation" and "test".
@@ -112,8 +113,9 @@ class LabelledDataModule(ResumableDataModule):
         eval_batch_size: int | None = None,
         bucket: bool = True,
         splits_dir: str | Path | None = None,
+        on_change: OnChange = "refuse",
     ) -> None:
-        super().__init__()
+        super().__init__(on_change)
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.batch_size = batch_size
@@ -154,6 +156,7 @@ class LabelledDataModule(ResumableDataModule):
             named[file] = key
             given[split] = self.read(path, key)
         self._rows = saved_splits(given, self.settings, self.cache_dir / "splits", self.splits_dir)
+        self._identify(rows=content_of(self._rows.tables))
 
     def setup(self, stage: str) -> None:
         """Tokenize the splits, for all stages alike."""

@@ -40,7 +40,7 @@ def saved_splits(
     Raises UserError as `make_splits`, for a folder that cannot be written, and for one that holds
     splits of other rows or settings.
     """
-    made_from = {"format": FORMAT, "content": _content(given), **asdict(settings)}
+    made_from = {"format": FORMAT, "content": content_of(given), **asdict(settings)}
     if settings.balance != "undersample":
         made_from["balance"] = "none"  # weights leave the rows alone
     fingerprint = sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
@@ -62,8 +62,8 @@ def saved_splits(
     return splits
 
 
-def _content(given: dict[str, LabelledTable]) -> str:
-    """Hex digest over all rows."""
+def content_of(given: dict[str, LabelledTable]) -> str:
+    """Hex digest over all rows of tables, and their names."""
     digest = sha256()
     for name, table in given.items():
         digest.update(json.dumps([name, table.texts, table.labels]).encode())

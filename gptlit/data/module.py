@@ -1,20 +1,32 @@
-"""What the data modules share: training that resumes inside an epoch, and their place among the
-processes."""
+"""What the data modules share: training that resumes inside an epoch, with the data that it was
+started with, and their place among the processes."""
 
 from abc import ABC, abstractmethod
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 
 from gptlit.data.sampler import ResumableLoader
+from gptlit.errors import UserError
+
+OnChange = Literal["refuse", "retokenize"]
 
 
 class ResumableDataModule(LightningDataModule, ABC):
-    """A data module whose training loader goes on where a checkpoint left it."""
+    """A data module whose training loader goes on where a checkpoint left it.
 
-    def __init__(self) -> None:
+    on_change: what a resumed run does where the data are not those of its checkpoint: "refuse"
+        them, or "retokenize" them and go on
+    """
+
+    def __init__(self, on_change: OnChange = "refuse") -> None:
         super().__init__()
+        self.on_change = on_change
         self._loader: ResumableLoader | None = None
-        self._place_in_data: dict[str, int] | None = None
+        self._state: dict[str, Any] = {}
+        self._identity: dict[str, Any] = {}
+        self._told = False
 
     @abstractmethod
     def _train_loader(self, rank: int, world_size: int) -> ResumableLoader:
@@ -23,17 +35,48 @@ class ResumableDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         """Every sample at most once per epoch, in an order of its own each; resumable."""
         self._loader = self._train_loader(*self._place())
-        if self._place_in_data is not None:
-            self._loader.load_state_dict(self._place_in_data)
+        if "samples" in self._state:
+            self._loader.load_state_dict(self._state)
         return self._loader
 
-    def state_dict(self) -> dict[str, int]:
-        """How far training has read; of a loader, Lightning keeps it only inside an epoch."""
-        return {} if self._loader is None else self._loader.state_dict()
+    def state_dict(self) -> dict[str, Any]:
+        """How far training has read, and which data; of a loader, Lightning keeps it only inside
+        an epoch."""
+        if self._loader is None:
+            return {}
+        return {**self._loader.state_dict(), "data": self._identity}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the next training loader go on from there."""
-        self._place_in_data = state_dict or None
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next training loader go on from there.
+
+        Raises UserError where the data are known already, and not the same; else what finds out
+        raises it. A checkpoint that does not say which data it is of goes with any.
+        """
+        self._state = state_dict
+        self._compare()
+
+    def _identify(self, **identity: Any) -> None:
+        """Say what the data are, as soon as it is known: plain values by the name of the config key
+        or of what they are a digest of. Raises UserError as `load_state_dict`."""
+        self._identity = identity
+        self._compare()
+
+    def _compare(self) -> None:
+        before = self._state.get("data") or {}
+        changed = [
+            f"{key} is {now}, was {before[key]}" if _is_shown(now) else f"other {key}"
+            for key, now in self._identity.items()
+            if key in before and before[key] != now
+        ]
+        if changed and self.on_change == "refuse":
+            raise UserError(
+                f"the data are not those of the checkpoint ({', '.join(changed)}): a file or a "
+                "setting has changed; undo that, start a new run, or go on with the data as they "
+                "are: data.on_change=retokenize"
+            )
+        if changed and not self._told:
+            self._told = True
+            _tell(f"the data have changed since the checkpoint ({', '.join(changed)}): going on")
 
     def train_batches(self, world_size: int = 1) -> int:
         """Micro-batches per epoch and process. Raises UserError where there is none."""
@@ -45,3 +88,13 @@ class ResumableDataModule(LightningDataModule, ABC):
 
     def _pin_memory(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+
+def _is_shown(value: Any) -> bool:
+    """Whether it is a setting; digests say nothing to a reader."""
+    return isinstance(value, int | float)
+
+
+@rank_zero_only
+def _tell(line: str) -> None:
+    print(line, flush=True)

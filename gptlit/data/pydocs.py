@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptlit.data.corpus import Document, cut_pieces
+from gptlit.data.corpus import Advance, Document, Part, cut_pieces
 from gptlit.data.text import TextDataModule
 from gptlit.errors import UserError
 
@@ -28,15 +28,16 @@ class PydocsTopics:
         self._texts = [topics[name] for name in sorted(topics)]
         self.size = sum(map(len, self._texts))
         self.done = 0
+        self.part = 0
 
-    def content_hash(self, cache_dir: Path) -> str:
-        """SHA-256 over the texts; Python versions differ in them."""
+    def parts(self, cache_dir: Path, seen: Advance) -> list[Part]:
+        """One: all texts, which differ between versions of Python."""
         digest = hashlib.sha256()
         for text in self._texts:
             digest.update(hashlib.sha256(text.encode()).digest())
-        return digest.hexdigest()
+        return [Part("pydoc_data.topics", self.size, digest.hexdigest(), "")]
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, first_part: int = 0) -> Iterator[Document]:
         for text in self._texts:
             self.done += len(text)
             yield cut_pieces([text])

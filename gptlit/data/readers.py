@@ -83,24 +83,33 @@ def read_text(path: Path, kind: FileKind, seen: Seen) -> Iterator[str]:
             first = False
 
 
-def read_rows(path: Path, kind: FileKind, column: str, seen: Seen) -> Iterator[str]:
+def read_rows(
+    path: Path, kind: FileKind, column: str, seen: Seen, key: str = "data.column"
+) -> Iterator[str]:
     """The texts in `column` of a file's rows, one after another.
 
     Raises UserError for a file that is damaged or has no such column, and for a row whose text is
-    not a string.
+    not a string; it names `key`, the config key that `column` came from.
     """
     if kind.suffix == ".parquet":
         rows = _parquet_rows(path, column, seen)
     else:
         lines = _lines(read_text(path, kind, seen))
         rows = (_json_rows if kind.suffix == ".jsonl" else _csv_rows)(path, column, lines)
-    for place, text in rows:
-        if not isinstance(text, str):
-            raise UserError(
-                f"{place}: column {column!r} holds {text!r}, expected text; "
-                "mend or remove the row, or set data.column to a column of text"
-            )
-        yield text
+    try:
+        for place, text in rows:
+            if not isinstance(text, str):
+                raise UserError(
+                    f"{place}: column {column!r} holds {text!r}, expected text; "
+                    f"mend or remove the row, or set {key}=… to a column of text"
+                )
+            yield text
+    except _NoColumnError as error:
+        raise UserError(f"{error}; set {key}=…") from None
+
+
+class _NoColumnError(Exception):
+    """A file or row lacks the column; the message says which ones it has."""
 
 
 def _json_rows(path: Path, column: str, lines: Iterable[str]) -> Iterator[tuple[str, object]]:
@@ -156,9 +165,9 @@ def _parquet_rows(path: Path, column: str, seen: Seen) -> Iterator[tuple[str, ob
         raise UserError(f"{path} cannot be read as Parquet: {error}; write it again") from None
 
 
-def _no_column(place: str, column: str, names: Iterable[str]) -> UserError:
+def _no_column(place: str, column: str, names: Iterable[str]) -> _NoColumnError:
     there = ", ".join(map(repr, names)) or "none"
-    return UserError(f"{place}: no column {column!r}; there are: {there}; set data.column=…")
+    return _NoColumnError(f"{place}: no column {column!r}; there are: {there}")
 
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:

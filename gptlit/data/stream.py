@@ -1,5 +1,6 @@
 """Token ids on disk: raw files written one after another, read as one row through memory maps."""
 
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
@@ -73,25 +74,58 @@ class ShardWriter:
     """Writes tokens to files `NAME-00000.bin` and so on of at most `shard_tokens` tokens each.
 
     `segments` says what has been written.
+
+    written: tokens of an earlier writer, to go on after; what it wrote beyond them is cut off
+    dtype: of the tokens
     """
 
-    def __init__(self, folder: Path, name: str, shard_tokens: int) -> None:
-        self.segments: list[Segment] = []
+    def __init__(
+        self, folder: Path, name: str, shard_tokens: int, dtype: np.dtype, written: int = 0
+    ) -> None:
+        self.segments = segments_of(name, written, shard_tokens)
         self._folder = folder
         self._name = name
         self._shard_tokens = shard_tokens
+        self._unsynced: set[str] = set()
+        for file in folder.glob(f"{name}-*.bin"):
+            kept = sum(segment.stop for segment in self.segments if segment.file == file.name)
+            if kept:
+                os.truncate(file, kept * dtype.itemsize)
+            else:
+                file.unlink()
 
     def write(self, tokens: np.ndarray) -> None:
-        """Append `tokens`, (tokens,) of the type that the files shall have."""
+        """Append `tokens`, (tokens,) of `dtype`."""
         while len(tokens):
             if not self.segments or self.segments[-1].stop == self._shard_tokens:
-                self.segments.append(Segment(f"{self._name}-{len(self.segments):05d}.bin", 0, 0))
+                self.segments.append(Segment(_shard_name(self._name, len(self.segments)), 0, 0))
             file, start, stop = self.segments[-1]
             part = tokens[: self._shard_tokens - stop]
             with (self._folder / file).open("ab") as stream:
                 stream.write(part.tobytes())
+            self._unsynced.add(file)
             self.segments[-1] = Segment(file, start, stop + len(part))
             tokens = tokens[len(part) :]
+
+    def sync(self) -> None:
+        """Return when all that has been written would outlast a loss of power."""
+        for file in sorted(self._unsynced):
+            with (self._folder / file).open("ab") as stream:
+                os.fsync(stream.fileno())
+        self._unsynced.clear()
+
+
+def segments_of(name: str, tokens: int, shard_tokens: int) -> list[Segment]:
+    """What a ShardWriter's files are once it has written `tokens` in all."""
+    starts = range(0, tokens, shard_tokens)
+    return [
+        Segment(_shard_name(name, number), 0, min(shard_tokens, tokens - start))
+        for number, start in enumerate(starts)
+    ]
+
+
+def _shard_name(name: str, number: int) -> str:
+    return f"{name}-{number:05d}.bin"
 
 
 def cut_segments(segments: Sequence[Segment], share: Fraction) -> list[list[Segment]]:

@@ -9,10 +9,12 @@ import torch
 
 from gptlit.data.batch import TextBatch
 from gptlit.data.corpus import Source, TextFiles
-from gptlit.data.module import ResumableDataModule
+from gptlit.data.module import OnChange, ResumableDataModule
+from gptlit.data.prepared import is_prepared, open_prepared
 from gptlit.data.sampler import ResumableLoader, SequentialLoader
-from gptlit.data.shards import TokenizedCorpus, tokenize_corpus
+from gptlit.data.shards import TokenizedCorpus
 from gptlit.data.stream import TokenStream
+from gptlit.data.tokenizing import tokenize_corpus
 from gptlit.errors import UserError
 from gptlit.tokenizer import Tokenizer
 
@@ -71,16 +73,21 @@ class TextDataModule(ResumableDataModule):
     context_length: tokens per window
     batch_size: windows per process and micro-batch
     seed: of the split by documents and of the order of the windows
-    path: a file, a folder, a glob or a list of these, see `corpus.TextFiles`; without it, the file
+    path: a file, a folder, a glob or a list of these, see `corpus.TextFiles`, or the folder of a
+        corpus that was tokenized ahead, see `prepared`, and split then; without it, the file
         published at `urls` (mirrors) is downloaded as `file_name`, and checked with `sha256`
     column: the field of a .jsonl, .csv or .parquet row that holds its text
     val_fraction, val_path: what is for validation, see `shards.tokenize_corpus`
     cache_dir: for downloads and tokenized corpora, see `default_cache_dir`
     num_workers: processes that read batches ahead; reading is fast enough without
+    on_change: see `ResumableDataModule`
 
     `prepare_data`, `setup` and what they call raise UserError for a corpus that cannot be read,
     and for splits that are too short.
     """
+
+    batches_at_start = 16
+    """What a validation before the first step reads at most: an untrained model needs no more."""
 
     def __init__(
         self,
@@ -98,8 +105,9 @@ class TextDataModule(ResumableDataModule):
         urls: Sequence[str] | None = None,
         sha256: str | None = None,
         file_name: str | None = None,
+        on_change: OnChange = "refuse",
     ) -> None:
-        super().__init__()
+        super().__init__(on_change)
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.batch_size = batch_size
@@ -140,7 +148,10 @@ class TextDataModule(ResumableDataModule):
         return source, val_source
 
     def prepare_data(self) -> None:
-        """Tokenize the corpus, unless the cache holds it."""
+        """Tokenize the corpus, unless the cache holds it or it has been prepared."""
+        if is_prepared(self.path):
+            self._open_prepared(self.path)
+            return
         source, val_source = self._sources()
         self._name = source.name
         self._corpus = tokenize_corpus(
@@ -150,7 +161,19 @@ class TextDataModule(ResumableDataModule):
             val_source=val_source,
             val_fraction=self.val_fraction,
             seed=self.seed,
+            check=lambda identity: self._identify(**identity),
         )
+
+    def _open_prepared(self, path: str) -> None:
+        self._name = path
+        if self.val_path is not None:
+            raise UserError(
+                f"data.path={path} was prepared with its validation text: leave "
+                "data.val_path=... out, or give val_input=... to scripts/prepare_corpus.py"
+            )
+        self._corpus = open_prepared(path, self.tokenizer)
+        self.val_fraction = self._corpus.settings.val_fraction
+        self._identify(**self._corpus.settings.identity)
 
     def setup(self, stage: str) -> None:
         """Open the tokenized corpus, for all stages alike."""
@@ -160,13 +183,19 @@ class TextDataModule(ResumableDataModule):
                 f"the training split of {self._name} has {corpus.train.tokens} tokens, but one "
                 f"window takes {self.context_length + 1}: set model.context_length="
                 f"{max(corpus.train.tokens - 1, 1)} or less, give more text, or lower "
-                f"data.val_fraction={self.val_fraction}"
+                f"{self._share()}"
             )
         if corpus.validation.tokens < 2:
             raise UserError(
                 f"the validation split of {self._name} has {corpus.validation.tokens} tokens, but "
-                f"needs 2: raise data.val_fraction={self.val_fraction}, or give more text"
+                f"needs 2: raise {self._share()}, or give more text"
             )
+
+    def _share(self) -> str:
+        """What says how much is for validation."""
+        if is_prepared(self.path):
+            return f"val_fraction={self.val_fraction} of scripts/prepare_corpus.py"
+        return f"data.val_fraction={self.val_fraction}"
 
     @property
     def corpus(self) -> TokenizedCorpus:
@@ -207,8 +236,13 @@ class TextDataModule(ResumableDataModule):
             f"{self._name}: {train.documents + validation.documents:,} documents, "
             f"{(train.bytes + validation.bytes) / 1e6:.1f} MB, {train.tokens:,} training and "
             f"{validation.tokens:,} validation tokens ({self.tokenizer.name}), "
-            f"{'from the cache' if self.corpus.cached else 'tokenized now'}"
+            f"{self._origin()}"
         )
+
+    def _origin(self) -> str:
+        if is_prepared(self.path):
+            return f"prepared, {self.val_fraction:g} of it for validation"
+        return "from the cache" if self.corpus.cached else "tokenized now"
 
     def _windows(self, *, train: bool) -> Windows:
         split = self.corpus.train if train else self.corpus.validation

@@ -127,14 +127,19 @@ def test_errors_name_the_key_that_the_path_came_from(folder: Path) -> None:
         TextFiles([])
 
 
+def content(files: TextFiles, cache_dir: Path) -> list[tuple[str, str]]:
+    return [(part.sha256, part.form) for part in files.parts(cache_dir)]
+
+
 def test_the_hash_follows_content_kind_and_column(tmp_path: Path) -> None:
-    def hashed(name: str, text: str, column: str = "text") -> str:
+    def hashed(name: str, text: str, column: str = "text") -> list[tuple[str, str]]:
         (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "data" / name).write_text(text)
-        return TextFiles(str(tmp_path / "data" / name), column).content_hash(tmp_path)
+        return content(TextFiles(str(tmp_path / "data" / name), column), tmp_path)
 
     assert hashed("a.txt", "one") == hashed("b.txt", "one")
-    assert len({hashed("a.txt", "one"), hashed("a.txt", "two"), hashed("a.csv", "one")}) == 3
+    assert hashed("a.txt", "one") != hashed("a.txt", "two") != hashed("a.csv", "two")
+    assert hashed("a.txt", "one") != hashed("a.csv", "one")
     assert hashed("a.csv", "one", "text") != hashed("a.csv", "one", "body")
     assert hashed("a.txt", "one", "text") == hashed("a.txt", "one", "body")
 
@@ -142,25 +147,25 @@ def test_the_hash_follows_content_kind_and_column(tmp_path: Path) -> None:
 def test_a_file_is_hashed_again_only_when_it_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hashed = Mock(wraps=corpus._sha256)
-    monkeypatch.setattr(corpus, "_sha256", hashed)
+    hashed = Mock(wraps=corpus.file_sha256)
+    monkeypatch.setattr(corpus, "file_sha256", hashed)
     monkeypatch.setattr(corpus, "MEMO_AGE_NS", -1)
     path = tmp_path / "a.txt"
     path.write_text("one")
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
-    first = TextFiles(str(path)).content_hash(tmp_path)
-    assert TextFiles(str(path)).content_hash(tmp_path) == first
+    first = content(TextFiles(str(path)), tmp_path)
+    assert content(TextFiles(str(path)), tmp_path) == first
     assert hashed.call_count == 1
 
     time.sleep(0.05)  # longer than a tick of the file system's clock
     path.write_text("two")
     os.utime(path, ns=times)
-    assert TextFiles(str(path)).content_hash(tmp_path) != first
+    assert content(TextFiles(str(path)), tmp_path) != first
     assert hashed.call_count == 2
 
 
 def test_a_file_written_a_moment_ago_is_not_taken_for_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one")
-    TextFiles(str(path)).content_hash(tmp_path)
+    content(TextFiles(str(path)), tmp_path)
     assert not (tmp_path / "hashes.json").exists()

@@ -105,7 +105,7 @@ def test_broken_entries_are_named_or_skipped(
     assert "\n" not in str(error.value)
     entries, broken = read_entries(path, skip_broken=True)
     assert len(entries) == 2
-    assert [line.partition(":")[0] for line in broken] == [place]
+    assert [f"{one.kind} {one.number}" for one in broken] == [place]
 
 
 def test_a_line_that_is_no_json_is_one_broken_entry(tmp_path: Path) -> None:
@@ -122,11 +122,20 @@ def test_rows_of_parquet_are_numbered(tmp_path: Path) -> None:
         read_entries(path)
 
 
-def test_ten_broken_entries_are_named_and_the_others_counted(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", [{}] * 13 + [GOOD])
-    with pytest.raises(UserError, match=r"13 of 14 .*entry 10: [^;]*; and 3 more; mend") as error:
+def test_all_broken_entries_are_numbered(tmp_path: Path) -> None:
+    empty = {**GOOD, "output": ""}
+    path = write(tmp_path / "a.json", [empty, {}, GOOD, {}, {}, {}, GOOD, empty])
+    with pytest.raises(UserError) as error:
         read_entries(path)
-    assert "entry 11" not in str(error.value)
+    assert str(error.value) == (
+        f"{path}: 6 of 8 entries cannot be used: entries 1, 8: output is empty; entries 2, 4-6: no"
+        " field 'instruction' (there are: none); mend them, or leave them out: data.on_error=skip"
+    )
+    lines = [json.dumps({**GOOD, "output": number}) for number in range(13)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([json.dumps(GOOD), *lines]))
+    with pytest.raises(UserError, match=r"13 of 14 .*line 11: [^;]*; lines 12-14: other faults; m"):
+        read_entries(path)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +146,7 @@ def test_ten_broken_entries_are_named_and_the_others_counted(tmp_path: Path) -> 
         ("a.json", b"{}", r"a\.json holds an object; expected one list of entries"),
         ("a.json", b"[" * 100_000, r"a\.json is not JSON"),
         ("a.json", b"[]", r"a\.json has no entries"),
+        ("a.json", b"", r"a\.json has no entries; expected some with an instruction and an output"),
         ("a.jsonl", b"\n\n", r"a\.jsonl has no entries"),
         ("a.json", b"[1]", r"1 of 1 entries cannot be used: .*; mend them$"),
         ("a.json", b'["\xff"]', r"a\.json is not UTF-8 text"),

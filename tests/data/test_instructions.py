@@ -180,12 +180,12 @@ def test_describe_counts_all_that_was_changed(tmp_path: Path) -> None:
     assert data.describe() == (
         f"{path}: 36 train, 3 validation, 4 test entries, 389 training tokens, 232 of them in "
         "responses (prompt short, byte); 1 cut to 32 tokens; 1 left out, too long for 32 tokens; "
-        "1 broken ones skipped, such as entry 43: instruction is empty"
+        "1 broken skipped (entry 43: instruction is empty)"
     )
     assert len(data.broken) == 1
     data = module(str(path), on_error="skip", too_long="drop", context_length=99)
     assert data.describe().endswith(
-        "(prompt short, byte); 1 broken ones skipped, such as entry 43: instruction is empty"
+        "(prompt short, byte); 1 broken skipped (entry 43: instruction is empty)"
     )
     data = module(str(path), on_error="skip", too_long="drop")
     assert "; 2 left out, too long for 32 tokens; " in data.describe()

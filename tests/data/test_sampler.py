@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -129,6 +130,21 @@ def test_a_state_may_be_loaded_with_other_batch_sizes(batch_size: int, world_siz
         loader.load_state_dict(stopped.state_dict())
     rest = [sample for loader in ranks for sample in flat(taken(loader, len(loader) * 5 // 8))]
     assert sorted(read[64:] + rest) == list(range(64))
+
+
+def test_neither_memory_nor_the_start_depend_on_how_many_samples_there_are() -> None:
+    def peak(n: int) -> int:
+        tracemalloc.start()
+        loader = ResumableLoader(Numbers(n), 4, seed=2)
+        loader.load_state_dict({"epoch": 1, "samples": n // 2})  # in the middle, far from the start
+        assert len(flat(taken(loader, 1000))) == 4000
+        assert len(flat(taken(SequentialLoader(Numbers(n), 4), 1000))) == 4000
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak(10**4)  # what is made once
+    assert peak(10**13) < peak(10**4) + 200_000
 
 
 def test_reading_draws_nothing_from_torchs_random_numbers() -> None:

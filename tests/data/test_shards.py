@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlit.data.corpus import Document, TextFiles
-from gptlit.data.shards import Split, TokenizedCorpus, tokenize_corpus
+from gptlit.data.corpus import Advance, Document, Part, TextFiles
+from gptlit.data.shards import Split, TokenizedCorpus
 from gptlit.data.stream import Segment, ShardWriter, TokenStream, cut_segments
+from gptlit.data.tokenizing import tokenize_corpus
 from gptlit.errors import UserError
 from gptlit.tokenizer import ByteTokenizer, get_tokenizer
 
@@ -28,15 +29,15 @@ class Texts:
     """Documents from memory, each of one piece."""
 
     name = "some texts"
-    size = done = 0
+    size = done = part = 0
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
 
-    def content_hash(self, cache_dir: Path) -> str:
-        return repr(self.texts)
+    def parts(self, cache_dir: Path, seen: Advance) -> list[Part]:
+        return [Part(self.name, 0, repr(self.texts), "")]
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, first_part: int = 0) -> Iterator[Document]:
         return ([text] for text in self.texts)
 
 
@@ -161,10 +162,10 @@ def test_a_corpus_without_text_is_refused_and_not_kept(
     tmp_path: Path, texts: tuple[str, ...]
 ) -> None:
     class Empty(Texts):
-        def documents(self) -> Iterator[Document]:
+        def documents(self, first_part: int = 0) -> Iterator[Document]:
             return ([] for _ in self.texts)
 
-    with pytest.raises(UserError, match=r"some texts holds no text; set data\.path"):
+    with pytest.raises(UserError, match=r"some texts holds no text; give a corpus with some"):
         tokenize_corpus(Empty(*texts), BYTES, tmp_path)
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
@@ -254,7 +255,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from gptlit.data.corpus import TextFiles
-from gptlit.data.shards import tokenize_corpus
+from gptlit.data.tokenizing import tokenize_corpus
 from gptlit.tokenizer import ByteTokenizer
 
 class Slow(ByteTokenizer):
@@ -299,7 +300,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from gptlit.data.corpus import TextFiles
-from gptlit.data.shards import tokenize_corpus
+from gptlit.data.tokenizing import tokenize_corpus
 from gptlit.tokenizer import get_tokenizer
 
 def peak():
@@ -344,7 +345,7 @@ def test_a_stream_reads_across_its_files(
 ) -> None:
     folder = tmp_path_factory.mktemp("shards")
     ids = np.arange(sum(parts), dtype=np.uint16)
-    writer = ShardWriter(folder, "part", shard_tokens)
+    writer = ShardWriter(folder, "part", shard_tokens, ids.dtype)
     for end, n in zip(np.cumsum(parts), parts, strict=True):
         writer.write(ids[end - n : end])
     share = Fraction(data.draw(st.integers(1, 9)), 10)

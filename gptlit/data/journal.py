@@ -1,0 +1,167 @@
+"""How far a corpus has been tokenized, noted in the folder of its shards, so that a run that was
+interrupted goes on from there.
+
+`sources.ndjson` has a line for each part of the sources, `progress.ndjson` the settings and then a
+line for each point. A point is noted when the shards up to it are on disk, and only ever appended:
+where a source has changed since, the last point before the change still holds.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gptlit.data.corpus import Part
+from gptlit.data.encoder import Counts
+from gptlit.data.jobs import SPLITS, Place
+from gptlit.data.stream import segments_of
+
+SOURCES = "sources.ndjson"  # not .jsonl, which is read as text
+PROGRESS = "progress.ndjson"
+POINT_S = 5.0
+
+
+class Point(NamedTuple):
+    """Where a later run may go on."""
+
+    place: Place = Place()
+    counts: tuple[Counts, ...] = (Counts(),) * len(SPLITS)
+    """What has been written of each split."""
+    done: int = 0
+    """Bytes that the sources had read."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the bytes on disk depend on, besides the documents."""
+
+    settings: dict[str, Any]
+    shard_tokens: int
+    itemsize: int
+    first_block: int
+    """See `jobs.first_block`; 0 where nothing is drawn."""
+
+
+class Journal:
+    """The notes in `folder`, which is made if it is not there.
+
+    `point` is the one to go on from, the start of all where there is none. `changed` says what is
+    not as it was for the notes in the folder; "" if all is, or there are none.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, parts: Sequence[Sequence[Part]]) -> None:
+        self._file = folder / PROGRESS
+        self._header = json.loads(json.dumps(asdict(layout)))
+        self.changed = ""
+        points = self._valid_points(folder, layout, parts)
+        self.point = points[-1] if points else Point()
+        folder.mkdir(parents=True, exist_ok=True)
+        # In this order: the points that stay are good for the old sources and the new ones.
+        write_lines(self._file, [self._header, *points])
+        write_lines(folder / SOURCES, _part_lines(parts))
+        self._noted_at = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the newest point is some time ago."""
+        return time.monotonic() - self._noted_at >= POINT_S
+
+    def note(self, point: Point) -> None:
+        """Append a point, for which all shards are on disk."""
+        with self._file.open("a") as file:
+            file.write(json.dumps(point) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.point = point
+        self._noted_at = time.monotonic()
+
+    def close(self) -> None:
+        """Take the notes back: the corpus is whole."""
+        self._file.unlink()
+
+    def _valid_points(
+        self, folder: Path, layout: Layout, parts: Sequence[Sequence[Part]]
+    ) -> list[Point]:
+        """The points in the folder, up to the last one that holds for these parts."""
+        header, *lines = list(_read_lines(self._file)) or [None]
+        if not lines:
+            return []
+        if header != self._header:
+            self.changed = "the settings"
+            return []
+        same, self.changed = compare_sources(folder, parts)
+        starts = [sum(map(len, parts[:source])) for source in range(len(parts))]
+
+        def holds(point: Point) -> bool:
+            place = point.place
+            if self.changed and (
+                starts[place.source] + place.part >= same or place.document < layout.first_block
+            ):
+                return False
+            return all(
+                _there(folder, name, counts.tokens, layout)
+                for name, counts in zip(SPLITS, point.counts, strict=True)
+            )
+
+        points = [_point(line) for line in lines]
+        while points and not holds(points[-1]):
+            points.pop()
+        return points
+
+
+def compare_sources(folder: Path, parts: Sequence[Sequence[Part]]) -> tuple[int, str]:
+    """How many parts, up to the first change, are those that the folder's corpus was made of; and
+    the name of that which changed, came or went, or "" if all are the same."""
+    before = list(_read_lines(folder / SOURCES))
+    now = list(_part_lines(parts))
+    same = sum(1 for _ in takewhile(_is_same, zip(before, now, strict=False)))
+    rest = now[same:] or before[same:]
+    return same, rest[0]["name"] if rest else ""
+
+
+def write_lines(path: Path, lines: Iterable[Any]) -> None:
+    """Write each as JSON on a line of its own, to a temporary name first."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _part_lines(parts: Sequence[Sequence[Part]]) -> Iterator[dict[str, Any]]:
+    for number, there in enumerate(parts):
+        for part in there:
+            yield {"source": number, **asdict(part)}
+
+
+def _read_lines(path: Path) -> Iterator[Any]:
+    """The lines of a file, none if it is not there, and none from the first broken one on."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                yield json.loads(line)
+    except (OSError, ValueError):
+        return
+
+
+def _is_same(pair: tuple[dict[str, Any], dict[str, Any]]) -> bool:
+    before, now = pair
+    return all(before[key] == now[key] for key in ("source", "sha256", "form"))
+
+
+def _point(line: Any) -> Point:
+    place, counts, done = line
+    return Point(Place(*place), tuple(Counts(*each) for each in counts), done)
+
+
+def _there(folder: Path, name: str, tokens: int, layout: Layout) -> bool:
+    """Whether the shards have at least so many tokens."""
+    return all(
+        (folder / file).is_file() and (folder / file).stat().st_size >= stop * layout.itemsize
+        for file, _, stop in segments_of(name, tokens, layout.shard_tokens)
+    )
