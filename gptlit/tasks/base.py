@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gptlit.model import GPTConfig, GPTModel
+from gptlit.tasks.sharding import local, shard, whole_state
 
 
 @dataclass
@@ -73,6 +74,9 @@ class Task(LightningModule, ABC):
         self.model = GPTModel(GPTConfig(**model))
         self.register_buffer("token_bytes", token_bytes, persistent=False)
         self.optimizer_factory: Callable[[Task], Any] | None = None
+        self.base: dict[str, Any] | None = None
+        """Where the frozen weights come from, which checkpoints then leave out; None: they hold
+        all."""
         self.stats: StepStats | None = None
         """The newest optimiser step, for whoever logs it."""
         self.final_splits: list[str] = []
@@ -133,8 +137,7 @@ class Task(LightningModule, ABC):
         if accumulate > 1:
             # The Trainer divides by `accumulate` and averages over processes.
             factor = self._reference * (accumulate * world) / count.clamp(min=1)
-            grads = [p.grad for p in self.parameters() if p.grad is not None]
-            torch._foreach_mul_(grads, factor)
+            torch._foreach_mul_(self._gradients(), factor)
         lr = optimizer.param_groups[0]["lr"]
         self.stats = StepStats(loss=loss_sum / count.clamp(min=1), targets=count, lr=lr)
         self._micro_batches, self._reference, self._sums = 0, None, None
@@ -146,13 +149,20 @@ class Task(LightningModule, ABC):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the global norm, computing it once, and keep it for the log."""
-        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        grads = self._gradients()
         norm = torch.nn.utils.get_total_norm(grads)
+        if self.device_mesh is not None:  # of the parts; squares add up to that of the whole
+            norm = self.reduce_sum(norm.square()).sqrt()
         # On a CPU the comparison is free and saves a pass over all gradients.
         if gradient_clip_val and (norm.device.type != "cpu" or norm > gradient_clip_val):
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), float(gradient_clip_val), norm)
+            factor = (float(gradient_clip_val) / (norm + 1e-6)).clamp(max=1)
+            torch._foreach_mul_(grads, factor)
         if self.stats is not None:
             self.stats.grad_norm = norm
+
+    def _gradients(self) -> list[Tensor]:
+        """Of all parameters; where these are sharded, this process's parts."""
+        return [local(p.grad) for p in self.parameters() if p.grad is not None]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and free the gradients at once: the Trainer would hold them through the next
@@ -169,6 +179,37 @@ class Task(LightningModule, ABC):
         if self.optimizer_factory is None:
             raise RuntimeError("set task.optimizer_factory before fitting")
         return self.optimizer_factory(self)
+
+    def configure_model(self) -> None:
+        """Shard the parameters where the Trainer's strategy has a mesh of processes for them."""
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"])
+
+    def whole(self) -> "Task":
+        """The task with all of its parameters on every process, for work outside of the steps:
+        itself, or a copy for evaluation where they are sharded. All processes call this together.
+        """
+        state = whole_state(self)
+        if state is None:
+            return self
+        arguments = {name: value for name, value in self.hparams.items() if name != "task"}
+        with torch.device("meta"):  # no weights are drawn just to be replaced
+            copy = task_class(self.name)(**arguments)
+        copy.load_state_dict(state, assign=True)
+        return copy.eval()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what can be had from elsewhere."""
+        if self.base is not None:
+            frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {n: t for n, t in state.items() if n not in frozen}
+            checkpoint["base"] = self.base
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Fill in what was left out: it is in the model already."""
+        if "base" in checkpoint:
+            checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
 
     def reduce_sum(self, sums: Tensor) -> Tensor:
         """Sum a tensor over all processes."""

@@ -169,10 +169,12 @@ class ClassificationTask(Task):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         folder, width = Path(self.trainer.default_root_dir), self.model.cfg.emb_dim
+        whole, place = self.whole(), (self.global_rank, self.trainer.world_size)
+        assert isinstance(whole, ClassificationTask)
         with self.trainer.precision_plugin.forward_context():
             for split, texts in data.splits.items():
                 self._features[split] = FeatureCache.compute(
-                    self.lower, texts.ids, width, self.device, folder
+                    whole.lower, texts.ids, width, self.device, folder, *place
                 )
 
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor | int]:
@@ -219,7 +221,8 @@ class ClassificationTask(Task):
             found = {f"{prefix}/{name}": value for name, value in self._measure(split).items()}
             self.final_metrics.update(found)
             if split == "test":
-                self.log_dict({n: v for n, v in found.items() if n.count("/") == 1})
+                shown = {n: v for n, v in found.items() if n.count("/") == 1}
+                self.log_dict({**shown, "step": float(self.global_step)})
 
     def _predict(self, batch: Any, split: str) -> None:
         logits = self._logits(batch, split).detach().cpu()

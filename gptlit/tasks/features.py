@@ -10,12 +10,15 @@ from torch import Tensor
 
 BATCH_TOKENS = 4096
 """Tokens, padding included, that go through the frozen blocks at once."""
+EXCHANGED_TOKENS = 2**14
+"""Tokens whose features go from process to process at once."""
 IN_MEMORY_BYTES = 2 * 2**30
 """Larger features lie in a file beside the run, which goes with the process."""
 
 
 class FeatureCache:
-    """The residual stream (tokens, C) of each text of a split, in fp32, one text behind another.
+    """The residual stream (tokens, C) of each text of a split, in fp32, one text behind another;
+    zeros until it is computed.
 
     Args:
         lengths: (texts,) tokens of each text.
@@ -28,7 +31,7 @@ class FeatureCache:
         self.lengths = np.asarray(lengths)
         shape = (int(self.ends[-1]) if len(self.ends) else 0, width)
         if shape[0] * width * 4 <= IN_MEMORY_BYTES:
-            self.store: np.ndarray = np.empty(shape, np.float32)
+            self.store: np.ndarray = np.zeros(shape, np.float32)
         else:
             self._file = tempfile.TemporaryFile(dir=folder, prefix=".features.")  # noqa: SIM115
             self.store = np.memmap(self._file, np.float32, "w+", shape=shape)
@@ -42,8 +45,11 @@ class FeatureCache:
         width: int,
         device: torch.device,
         folder: Path,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> "FeatureCache":
-        """Run every text through `lower`, those of about one length together.
+        """Run every text through `lower`, those of about one length together. Each of several
+        processes computes its share of them, and gets the others'.
 
         Args:
             lower: input_ids (B, T) padded on the right and lengths (B,) -> (B, T, C).
@@ -51,22 +57,37 @@ class FeatureCache:
             width: C.
             device: where `lower` computes.
             folder: where a large cache lies.
+            rank, world_size: the place of this process among them.
         """
         cache = cls([len(text) for text in ids], width, folder)
-        order = np.argsort(-cache.lengths, kind="stable")
-        at = 0
-        while at < len(order):
-            longest = int(cache.lengths[order[at]])
-            rows = order[at : at + max(1, BATCH_TOKENS // longest)]
-            at += len(rows)
-            padded = np.zeros((len(rows), longest), np.int64)
+        for rows in cache._batches()[rank::world_size]:
+            padded = np.zeros((len(rows), int(cache.lengths[rows[0]])), np.int64)
             for line, row in zip(padded, rows, strict=True):
                 line[: len(ids[row])] = ids[row]
             lengths = torch.from_numpy(cache.lengths[rows]).to(device)
             out = lower(torch.from_numpy(padded).to(device), lengths).float().cpu().numpy()
             for line, row in zip(out, rows, strict=True):
                 cache._of(row)[:] = line[: cache.lengths[row]]
+        if world_size > 1:
+            cache._exchange(device)
         return cache
+
+    def _batches(self) -> list[np.ndarray]:
+        """The texts, the longest first, cut where `BATCH_TOKENS` are reached."""
+        order = np.argsort(-self.lengths, kind="stable")
+        batches, at = [], 0
+        while at < len(order):
+            batches.append(order[at : at + max(1, BATCH_TOKENS // int(self.lengths[order[at]]))])
+            at += len(batches[-1])
+        return batches
+
+    def _exchange(self, device: torch.device) -> None:
+        """Add up what the processes have: each text's features are zeros in all but one."""
+        for start in range(0, len(self.store), EXCHANGED_TOKENS):
+            part = self.store[start : start + EXCHANGED_TOKENS]
+            sums = torch.from_numpy(part).to(device)
+            torch.distributed.all_reduce(sums)
+            part[:] = sums.cpu().numpy()
 
     def batch(self, rows: Tensor, time: int) -> Tensor:
         """The features of `rows` (B,), with zeros behind each text's end: (B, time, C)."""

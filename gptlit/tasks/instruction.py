@@ -91,7 +91,7 @@ class InstructionTask(Task):
         """As in validation."""
         found = self._measured("test")
         self.final_metrics.update(found)
-        self.log_dict(found)
+        self.log_dict({**found, "step": float(self.global_step)})
 
     def _measured(self, split: str) -> dict[str, float]:
         loss, hits, targets = self.reduce_sum(self._sums_measured).tolist()

@@ -1,0 +1,141 @@
+"""One command line, and one run folder, for all processes that torchrun or Slurm start.
+
+Each of them is started with the user's command. Read by each for itself, it could mean different
+things: the run folder is named after the time, and `resume=auto` looks at what is there. So the
+first process reads it, and says to the others what it has come to. They talk through the store in
+which torch.distributed's processes find each other.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from gptlit.errors import UserError
+from gptlit.training.launch import Launch, launched
+
+PATIENCE = timedelta(minutes=10)
+"""How long the others wait for the first process."""
+SECONDS_TO_HEAR = 10.0
+"""How long a first process that ends without a run waits until the others know."""
+
+
+@dataclass
+class _First:
+    """Of the first process."""
+
+    launch: Launch | None = None
+    """Its place, if others wait for its command."""
+    store: Any = None
+    """Where they have got it. Kept, since torch.distributed goes on with it."""
+
+
+_first = _First()
+
+
+def follow() -> list[str] | None:
+    """The arguments that the first process has settled on; None in the first process itself, and
+    where no launcher started several.
+
+    Ends the process where the first one has ended without a run, which has said why.
+
+    Raises:
+        UserError: nothing was heard of the first process.
+    """
+    launch = launched()
+    if launch is None or launch.world_size == 1:
+        return None
+    if launch.rank == 0:
+        _first.launch = launch
+        return None
+    from torch.distributed import DistError
+
+    try:
+        store = _connect(launch)
+        args = json.loads(store.get("command"))
+    except DistError as error:
+        raise UserError(
+            f"process {launch.rank} of {launch.world_size} has heard nothing of process 0:"
+            f" {str(error).splitlines()[0]}; look at its output, and at the network between them"
+        ) from error
+    store.add("heard", 1)
+    if args is None:
+        sys.exit(0)
+    return [str(arg) for arg in args]
+
+
+def check_sweep(args: list[str]) -> None:
+    """Refuse searches and launchers that each process of a run would start for itself.
+
+    Raises:
+        UserError: the arguments ask for one, and for several processes.
+    """
+    split = (arg.partition("=") for arg in args)
+    given = {name.lstrip("+"): value.strip("'\"") for name, _, value in split}
+    several = (
+        given.get("trainer", "default") != "default" or given.get("trainer.devices", "1") != "1"
+    )
+    if not several or given.get("launcher") == "slurm":  # which starts each run by itself
+        return
+    for key in ("hparams_search", "launcher"):
+        if (option := given.get(key, "null")) != "null":
+            raise UserError(
+                f"{key}={option} is for runs of one process, unless launcher=slurm starts them:"
+                " leave out trainer=... and trainer.devices=..., or sweep with -m KEY=VALUE,VALUE"
+            )
+
+
+def lead(*settled: str) -> None:
+    """Tell the others to run this process's command, with `settled` overrides besides; only the
+    first call counts, and only in the first process."""
+    if _first.launch is not None and _first.store is None:
+        # Their configs would be written over that of the first process.
+        _tell([*sys.argv[1:], *settled, "hydra.output_subdir=null"], _first.launch)
+
+
+def release() -> None:
+    """Let the others end, if they are still waiting for a command: there is no run."""
+    if _first.launch is None or _first.store is not None:
+        return
+    from torch.distributed import DistError
+
+    with contextlib.suppress(DistError):
+        store = _tell(None, _first.launch)
+        end, others = time.monotonic() + SECONDS_TO_HEAR, _first.launch.world_size - 1
+        while store.add("heard", 0) < others and time.monotonic() < end:
+            time.sleep(0.05)
+
+
+def _tell(args: list[str] | None, launch: Launch) -> Any:
+    _first.store = _connect(launch)
+    _first.store.set("command", json.dumps(args))
+    return _first.store
+
+
+def _connect(launch: Launch) -> Any:
+    """The store where Lightning's processes will meet, or one on the port where that will be."""
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    if launch.by == "torchrun":
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    else:
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+        slurm = SLURMEnvironment()
+        address, port = slurm.main_address, slurm.main_port
+    agent_has_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = TCPStore(
+        address,
+        port,
+        is_master=launch.rank == 0 and not agent_has_it,
+        timeout=PATIENCE,
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    # torchrun may start all processes anew, and keep the store.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"gptlit/{attempt}", store)

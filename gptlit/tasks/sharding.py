@@ -1,0 +1,48 @@
+"""A task whose parameters are spread over the processes of a mesh (FSDP2).
+
+Source: Rajbhandari et al. 2020, "ZeRO", stage 3; Zhao et al. 2023, "PyTorch FSDP".
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from gptlit.model.gpt import TransformerBlock
+
+STEPS = ("training_step", "validation_step", "test_step")
+
+
+def shard(task: nn.Module, mesh: DeviceMesh) -> None:
+    """Leave each process its part of every parameter, in place; once is enough.
+
+    A block's parameters are whole while the block runs, the others while a step of the task does.
+
+    Args:
+        task: has `TransformerBlock`s somewhere, and the methods `STEPS`.
+        mesh: of one dimension, the processes.
+    """
+    if isinstance(task, FSDPModule):
+        return
+    for block in [part for part in task.modules() if isinstance(part, TransformerBlock)]:
+        fully_shard(block, mesh=mesh)
+        register_fsdp_forward_method(block, "at")
+    fully_shard(task, mesh=mesh)
+    for step in STEPS:
+        register_fsdp_forward_method(task, step)
+
+
+def whole_state(task: nn.Module) -> dict[str, Any] | None:
+    """The state dict of a sharded task with whole tensors, on every process; None if it is not
+    sharded. All processes call this together."""
+    if not isinstance(task, FSDPModule):
+        return None
+    return get_model_state_dict(task, options=StateDictOptions(full_state_dict=True))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, which shares its memory; others as they are."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
