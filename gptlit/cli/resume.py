@@ -1,12 +1,16 @@
 """`resume=...`: turn it into the command line of the run that goes on, in its own folder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-from gptlit.cli.app import quoted
+from gptlit.cli.arguments import quoted
 from gptlit.errors import UserError
+from gptlit.training import reuse
 
 LAST = Path("checkpoints") / "last.ckpt"
+PREVIOUS = LAST.with_name("previous.ckpt")
+"""Takes the place of `last.ckpt` where that is damaged or gone, see `gptlit.training.recovery`."""
 
 
 def apply(args: list[str]) -> list[str]:
@@ -15,18 +19,23 @@ def apply(args: list[str]) -> list[str]:
     `resume=FOLDER` (or a checkpoint in it, which need not be the last) repeats that run's own
     overrides, then those given now.
     `resume=auto` takes the newest unfinished run with the same overrides, or the folder given by
-    `hydra.run.dir`; without one, the run starts from the beginning.
+    `hydra.run.dir`; without one, the run starts from the beginning. The runs of a sweep look each
+    in its own folder, see `own_checkpoint`.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run; or one is given to a sweep.
     """
     wanted = [arg.partition("=")[2].strip("'\"") for arg in args if arg.startswith("resume=")]
     if not wanted or wanted[-1] in ("", "null"):
         return args
     others = [arg for arg in args if not arg.startswith("resume=")]
+    if "--multirun" in args:
+        if wanted[-1] != "auto":
+            raise UserError(f"resume={wanted[-1]} is one run: in a sweep give resume=auto")
+        return [*others, "resume=auto"]
     if wanted[-1] == "auto":
         folder = _newest_unfinished(others)
-        if folder is None or not (folder / LAST).is_file():
+        if folder is None or not _has_checkpoint(folder):
             return others
         checkpoint = folder / LAST
     else:
@@ -38,12 +47,29 @@ def apply(args: list[str]) -> list[str]:
     return [*others, f"hydra.run.dir={quoted(str(folder))}", f"resume={quoted(str(checkpoint))}"]
 
 
+def own_checkpoint(config: dict[str, Any], folder: Path) -> str | None:
+    """What an unfinished run of the same config has left in a run's own folder."""
+    same = reuse.trained_config(folder) == reuse.what_counts(config)
+    return str(folder / LAST) if same and _has_checkpoint(folder) else None
+
+
+def started_again() -> bool:
+    """Whether Slurm has put this job into its queue once more."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
 def _run_and_checkpoint(path: Path) -> tuple[Path, Path]:
     file = path if path.suffix == ".ckpt" else path / LAST
-    if not file.is_file() or file.parent.name != LAST.parent.name:
+    folder = file.parent.parent
+    there = _has_checkpoint(folder) if file.name == LAST.name else file.is_file()
+    if not there or file.parent.name != LAST.parent.name:
         raise UserError(f"resume={path}: there is no {path / LAST}; give a run folder")
-    folder = file.parent.parent.resolve()  # `latest` is a link
+    folder = folder.resolve()  # `latest` is a link
     return folder, folder / LAST.parent / file.name
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return (folder / LAST).is_file() or (folder / PREVIOUS).is_file()
 
 
 def _newest_unfinished(args: list[str]) -> Path | None:
@@ -54,12 +80,18 @@ def _newest_unfinished(args: list[str]) -> Path | None:
     # Flags and Hydra's own keys are not among a run's stored overrides.
     args = [arg for arg in args if not arg.lstrip("+~").startswith(("-", "hydra."))]
     same = [
-        run.parent.parent
-        for run in root.glob(f"*/*/{LAST}")
-        if not (run.parent.parent / "summary.json").exists()
-        and sorted(_overrides(run.parent.parent)) == sorted(args)
+        checkpoints.parent
+        for checkpoints in root.glob(f"*/*/{LAST.parent}")
+        if _has_checkpoint(checkpoints.parent)
+        and not (checkpoints.parent / "summary.json").exists()
+        and _compared(_overrides(checkpoints.parent)) == _compared(args)
     ]
     return max(same, key=lambda folder: folder.name, default=None)
+
+
+def _compared(args: list[str]) -> list[str]:
+    """What makes a run; what it does about data that have changed is for resuming alone."""
+    return sorted(arg for arg in args if not arg.lstrip("+").startswith("data.on_change="))
 
 
 def _overrides(folder: Path) -> list[str]:

@@ -1,26 +1,48 @@
 """python train.py: compose, build, fit."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from gptlit.cli import allocator, app, resume, schema, schema_data
+from gptlit.cli import allocator, app, launchers, ranks, resume, schema, schema_data
+from gptlit.cli.arguments import quoted
 from gptlit.cli.build import build_data
 from gptlit.cli.checking import check
+from gptlit.cli.preflight import check_start
 from gptlit.cli.schema_tasks import TASKS
 from gptlit.errors import UserError
 from gptlit.options import option_names, read_option
 from gptlit.training import reuse
+from gptlit.training.faults import explained
+from gptlit.training.launch import devices_and_nodes
+from gptlit.training.lock import locked
+from gptlit.training.stopping import stoppable
+
+FREE_TEXT = (
+    "prompt_format.template",
+    "prompt_format.template_with_input",
+    "task.sample.prompt",
+)
+"""Keys whose values may hold braces, quotes and commas."""
 
 
 def main() -> None:
     """Entry point of `python train.py` and `gptlit-train`."""
     allocator.restart_with_tuned_malloc()
-    app.run("train", check_config, train_once, rewrite=rewrite)
+    with stoppable():
+        try:
+            app.run("train", check_config, train_once, free_text=FREE_TEXT, rewrite=rewrite)
+        finally:
+            ranks.release()
 
 
 def rewrite(args: list[str]) -> list[str]:
     """The command as Hydra is to read it."""
-    return resume.apply(with_implied(with_text(args)))
+    settled = ranks.follow()
+    if settled is not None:
+        return settled
+    ranks.check_sweep(args)
+    return resume.apply(launchers.apply(with_implied(with_text(args))))
 
 
 def with_implied(args: list[str]) -> list[str]:
@@ -51,11 +73,14 @@ def _given(args: list[str]) -> dict[str, str]:
 def check_config(config: dict[str, Any]) -> None:
     """Check all nodes; those of data and tasks that gptlit does not know check themselves."""
     check(config, schema.Train)
+    devices_and_nodes(config["trainer"])
     schema.check_weights(config["weights"])
-    schema_data.check_data(config["data"], config["task"].get("name", ""))
-    kind = TASKS.get(config["task"].get("name", ""))
+    check({"name": config["task"].get("name")}, schema.TaskName, "task.")
+    schema_data.check_data(config["data"], config["task"]["name"])
+    kind = TASKS.get(config["task"]["name"])
     if kind is not None:
         check(config["task"], kind, "task.")
+    _check_adapter(config)
     trainer, betas = config["trainer"], config["optimizer"]["betas"]
     if trainer["max_steps"] == -1 and trainer["max_epochs"] is None:
         raise UserError("the run has no end: give trainer.max_steps=... or trainer.max_epochs=...")
@@ -68,9 +93,33 @@ def check_config(config: dict[str, Any]) -> None:
         raise UserError(f"optimizer.betas={betas}: expected two numbers, such as [0.9,0.95]")
 
 
+def _check_adapter(config: dict[str, Any]) -> None:
+    """With task.adapter_only=true the weights must stand somewhere else."""
+    task, source = config["task"], config["weights"]
+    if not task.get("adapter_only"):
+        return
+    if task.get("trainable") != "lora":
+        raise UserError(
+            f"task.adapter_only=true is for task.trainable=lora, not {task.get('trainable')}, which"
+            " adds no adapter: leave it out"
+        )
+    if source["path"] is None and "models" not in source:
+        raise UserError(
+            f"task.adapter_only=true leaves the weights out of the checkpoints, but those of"
+            f" weights={source['name']} are random and stand in no file: choose other weights=...,"
+            " or leave it out"
+        )
+    if config["trainer"]["strategy"] == "fsdp":
+        raise UserError("task.adapter_only=true does not go with trainer=fsdp: use trainer=ddp")
+
+
 def train_once(config: dict[str, Any], folder: Path) -> float | None:
     """`train`; with skip_if_trained=true the result of a finished run of the same config, if there
     is one."""
+    from gptlit.cli.sweep import Sweep
+
+    # That of a sweep is among the arguments.
+    ranks.lead(*([] if Sweep.newest else [f"hydra.run.dir={quoted(str(folder))}"]))
     found = reuse.find(config, folder) if config["skip_if_trained"] else None
     if found is not None:
         reuse.take(found, folder)
@@ -79,10 +128,18 @@ def train_once(config: dict[str, Any], folder: Path) -> float | None:
             where = app.short_path(found.folder)
             print(f"skipped, being trained already: {where}{score}", flush=True)
         return found.score
-    reuse.begin(config, folder)
-    best = train(config, folder)
-    reuse.finish(folder, best)
+    if config["resume"] == "auto" or (config["resume"] is None and resume.started_again()):
+        config["resume"] = resume.own_checkpoint(config, folder)
+    with stoppable(), only_run_in(folder), explained(config, app.short_path(folder)):
+        reuse.begin(config, folder)
+        best = train(config, folder)
+        reuse.finish(folder, best)
     return best
+
+
+def only_run_in(folder: Path) -> AbstractContextManager[None]:
+    """Lock the run folder; the run's first process does it for all."""
+    return locked(folder) if reuse.first_process() else nullcontext()
 
 
 def train(config: dict[str, Any], folder: Path) -> float | None:
@@ -91,7 +148,10 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     Returns:
         the best monitored score, for sweepers.
     """
+    check_start(config)
     from gptlit.training.run import fit
+    from gptlit.training.strategies import others_may_end
 
     data = build_data(config)
-    return fit(config, data, data.tokenizer, folder)
+    with others_may_end():
+        return fit(config, data, data.tokenizer, folder)

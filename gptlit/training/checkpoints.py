@@ -4,12 +4,14 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+
+from gptlit.training import stopping
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -18,13 +20,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """A reader sees the old file or the new one, whatever happens in between."""
+        """A reader sees the old file or the new one, whatever happens in between.
+
+        Raises:
+            OSError: it cannot be written, the disk being full perhaps.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = _temporary(target)
         try:
             with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+                _write(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
@@ -40,14 +46,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Keeps `last.ckpt`, from which a run resumes, and `best.ckpt`, the lowest `monitor`.
+    """Keeps `last.ckpt`, from which a run resumes, `previous.ckpt`, the one before it, and
+    `best.ckpt`, the lowest `monitor`.
 
     `last` is written every `every_n_steps` optimiser steps and after each validation; where both
-    fall on one step only the later is written, so that a resumed run neither repeats nor skips a
-    validation.
+    fall on one step only the later is written. A run that is asked to stop (see
+    `gptlit.training.stopping`) writes it after the step that it is in; where a validation is to
+    follow, or is under way, the resumed run begins with that.
 
     Args:
-        folder: where the two files go.
+        folder: where the files go.
         monitor: name of the metric; the best has the lowest value, or the highest if `mode` is
             "max".
         every_n_steps: optimiser steps between saves; 0: after validation only.
@@ -57,56 +65,128 @@ class Checkpoints(Checkpoint):
     def __init__(
         self, folder: Path, monitor: str = "val/loss", every_n_steps: int = 0, mode: str = "min"
     ) -> None:
+        self.folder = folder
         self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
+        self.previous, self._new = folder / "previous.ckpt", folder / "new.ckpt"
         self.monitor, self.every_n_steps, self.mode = monitor, every_n_steps, mode
         self.best_score: float | None = None
-        self._saved_at = 0
+        self._validate_first = False  # of the checkpoint: its step is still to be validated
+        # Lightning's counters as they were after the step that a validation follows: it resumes
+        # from there, not from the middle of a validation.
+        self._after_step: dict[str, Any] | None = None
+        self._step = self._saved_at = 0
+        self._last_is_whole = False
+        self._max_steps = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove what killed runs have left half written."""
+        if trainer.is_global_zero:
+            for left in (*self.folder.glob(".*.tmp"), self._new):
+                left.unlink(missing_ok=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for the validation that the run was stopped before."""
+        self._step = self._saved_at = trainer.global_step
+        self._last_is_whole = self._goes_on_from(trainer, self.last)
+        if self._validate_first:
+            self._validate_first = False
+            validation = trainer.fit_loop.epoch_loop.val_loop
+            validation.restarting = False  # from its first batch
+            trainer.validating = True
+            validation.run()
+            trainer.training = True
+            trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+        self._after_step = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """From here on there is something to lose."""
+        stopping.hold()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save `last` where a step is due and no validation follows at once."""
+        """Save `last` where a step is due and no validation follows at once, or to stop."""
         step = trainer.global_step
-        due = self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved_at
-        if due and not self._validation_follows(trainer, batch_idx):
-            self._saved_at = step
-            trainer.save_checkpoint(self.last)
+        if step == self._step:
+            return  # in the middle of an accumulated step
+        self._step = step
+        follows = self._validation_follows(trainer, batch_idx)
+        self._after_step = trainer.fit_loop.state_dict() if follows else None
+        if stop_is_asked(trainer):
+            self._save_and_stop(trainer, validate_first=follows)
+        if self.every_n_steps and step % self.every_n_steps == 0 and not follows:
+            self._save(trainer)
 
     @staticmethod
     def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
-        if trainer.should_stop:
-            return True
         every = trainer.val_check_batch
         if not trainer.enable_validation or every is None:
             return False
+        if trainer.should_stop:
+            return True
         loop = trainer.fit_loop.epoch_loop
         batches = batch_idx if trainer.check_val_every_n_epoch else loop.total_batch_idx
         return (batches + 1) % every == 0
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop, if asked to: the resumed run validates from the beginning."""
+        if stop_is_asked(trainer):
+            if trainer.state.fn == "fit":
+                self._save_and_stop(trainer, validate_first=True)
+            raise stopping.Stopped
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop, if asked to: the resumed run tests from the beginning."""
+        if stop_is_asked(trainer):
+            raise stopping.Stopped
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save `last`, and `best` if this is the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        self._saved_at = trainer.global_step
         score = trainer.callback_metrics.get(self.monitor)
         better = score is not None and self._better(float(score))
         if better and score is not None:
             self.best_score = float(score)
-        trainer.save_checkpoint(self.last)
-        if better and trainer.is_global_zero:
-            # A second name for the same bytes: both names are only ever replaced, never rewritten.
-            temporary = self.best.with_name(f".{self.best.name}.{os.getpid()}.tmp")
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(self.last, temporary)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(self.last, temporary)
-            temporary.replace(self.best)
+        self._save(trainer, best=better)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save `last` where the run ended without a validation."""
+        self._after_step = None
         if trainer.global_step > self._saved_at:
-            trainer.save_checkpoint(self.last)
+            self._save(trainer)
+        if trainer.world_size == 1:
+            stopping.let_go()
+        if stop_is_asked(trainer):
+            raise stopping.Stopped
+
+    @staticmethod
+    def _goes_on_from(trainer: Trainer, path: Path) -> bool:
+        start = trainer.ckpt_path
+        return start is not None and path.is_file() and path.samefile(start)
+
+    def _save_and_stop(self, trainer: Trainer, *, validate_first: bool) -> None:
+        self._validate_first = validate_first
+        self._save(trainer)
+        raise stopping.Stopped
+
+    def _save(self, trainer: Trainer, *, best: bool = False) -> None:
+        trainer.save_checkpoint(self._new)
+        if trainer.is_global_zero:
+            # The best comes first. If a kill comes before the rest, the resumed run, which goes on
+            # from an older one, comes to the same best again.
+            if best:
+                _link(self._new, self.best)
+            if self._last_is_whole:
+                _link(self.last, self.previous)
+            elif not self._goes_on_from(trainer, self.previous):
+                self.previous.unlink(missing_ok=True)  # of another run, or of what was taken back
+            self._new.replace(self.last)
+        self._last_is_whole = True
+        self._saved_at = trainer.global_step
+        stopping.saved(self._saved_at)
 
     def _better(self, score: float) -> bool:
         if math.isnan(score):
@@ -116,15 +196,67 @@ class Checkpoints(Checkpoint):
         return score < self.best_score if self.mode == "min" else score > self.best_score
 
     def state_dict(self) -> dict[str, Any]:
-        """The best so far."""
-        return {"best_score": self.best_score}
+        """The best so far, and whether the step is still to be validated."""
+        return {"best_score": self.best_score, "validate_first": self._validate_first}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing with the best so far."""
         self.best_score = state_dict["best_score"]
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A validation leaves no trace in the counters."""
+        if self._after_step is not None:
+            checkpoint["loops"]["fit_loop"] = self._after_step
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Find out whether the step is still to be validated, even if it was the last."""
+        state = checkpoint["callbacks"][self.state_key]
+        if trainer.state.fn == "fit" and state.get("validate_first"):
+            self._validate_first = True
+            self._after_step = checkpoint["loops"]["fit_loop"]
+            # After the last step `fit` would return at once.
+            self._max_steps = trainer.fit_loop.epoch_loop.max_steps
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
+
+def stop_is_asked(trainer: Trainer) -> bool:
+    """Whether any process has been asked to stop; all of them have to call this."""
+    asked = stopping.asked()
+    if trainer.world_size == 1:
+        return asked
+    return bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
 
 
 def saved_best_score(content: dict[str, Any]) -> float | None:
     """The best value of the monitored metric, as a checkpoint's content has it."""
     score: float | None = content["callbacks"][Checkpoints.__qualname__]["best_score"]
     return score
+
+
+def _write(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:  # it stumbles over the end of a file that it could not write
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for the same bytes: names are only ever replaced, files never rewritten."""
+    temporary = _temporary(target)
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

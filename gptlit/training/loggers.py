@@ -28,7 +28,7 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None)
     if config["tensorboard"]:
         # Its switch to write without tensorflow, which takes seconds to import where it is there.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-        purge = None if resumed_step is None else resumed_step + 1
+        purge = 0 if resumed_step is None else resumed_step + 1  # of a run killed in the folder
         loggers.append(
             TensorBoardLogger(
                 folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge

@@ -2,14 +2,18 @@
 
 import math
 import time
+from collections import deque
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 
 from gptlit.device import peak_flops, peak_memory_gb
-from gptlit.errors import UserError
 from gptlit.tasks import StepStats, Task
+from gptlit.tasks.sharding import local
+from gptlit.training import stopping
+from gptlit.training.faults import DivergedError
 
 
 class StepMonitor(Callback):
@@ -36,16 +40,23 @@ class StepMonitor(Callback):
         self.seconds = 0.0
         """Seconds spent in training steps, validation left out."""
         self.newest: dict[str, float] = {}
+        """What was logged last, of the steps of this part of the run."""
         self._mark = 0.0
         self._elapsed = 0.0
         self._peak = 0.0
-        self._stats: StepStats | None = None
+        self._unread: deque[tuple[int, StepStats]] = deque(maxlen=1000)  # since the last look
         self._targets: torch.Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the peak rate, start the clock."""
+        """Find the peak rate, start the clock; end a resumed run that has nothing left to do."""
         self._peak = peak_flops(self.device, self.precision) * trainer.world_size
         self._mark, self._elapsed = time.perf_counter(), 0.0
+        stopped_early = any(
+            isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        )
+        if stopped_early or self._is_done(trainer):
+            trainer.should_stop = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is not training time: stop the clock."""
@@ -54,8 +65,11 @@ class StepMonitor(Callback):
         self._elapsed += time.perf_counter() - self._mark
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock again."""
+        """Start the clock again; a model whose validation gives no number is not to be saved."""
         self._mark = time.perf_counter()
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None and not math.isfinite(loss):
+            self._raise(f"validation loss is {float(loss)}", trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -65,16 +79,18 @@ class StepMonitor(Callback):
         stats = pl_module.stats
         if stats is None:
             return  # in the middle of an accumulated step
-        pl_module.stats, self._stats = None, stats
+        pl_module.stats = None
+        self._unread.append((trainer.global_step, stats))
         self._targets = stats.targets if self._targets is None else self._targets + stats.targets
-        done = 0 < self.total_steps <= trainer.global_step
+        done = self._is_done(trainer)
         if trainer.global_step % self.every_n_steps == 0 or done:
-            self._log(trainer, pl_module, stats)
+            self._log(trainer, stats)
         if done:
             trainer.should_stop = True  # makes the loop validate once more before it ends
 
-    def _log(self, trainer: Trainer, task: Task, stats: StepStats) -> None:
+    def _log(self, trainer: Trainer, stats: StepStats) -> None:
         loss = float(stats.loss)  # waits for the device, so that the clock below is right
+        self._require_finite()
         tokens, seconds = self._count()
         rate = tokens / seconds if seconds > 0 else 0.0
         self.newest = {
@@ -86,21 +102,38 @@ class StepMonitor(Callback):
         }
         if self.flops_per_target:
             self.newest["train/mfu"] = rate * self.flops_per_target / self._peak
-        task.log_dict({**self.newest, "step": float(trainer.global_step)})
-        self._require_finite(stats, trainer.global_step)
+        # Lightning's own way writes them after the checkpoint of this step, perhaps never.
+        for logger in trainer.loggers:
+            logger.log_metrics(self.newest, step=trainer.global_step)
+            logger.save()
 
-    def _require_finite(self, stats: StepStats, step: int) -> None:
-        bad = None if math.isfinite(stats.loss) else f"loss is {float(stats.loss)}"
+    def _is_done(self, trainer: Trainer) -> bool:
+        return 0 < self.total_steps <= trainer.global_step
+
+    def _require_finite(self) -> None:
+        """Look at the newest step, which waits for the device; at those before it only to find out
+        where it began."""
+        unread = list(self._unread)
+        self._unread.clear()
+        if not unread or self._trouble(unread[-1][1]) is None:
+            return
+        for step, stats in unread:
+            if trouble := self._trouble(stats):
+                self._raise(trouble, step, stats.lr)
+
+    def _trouble(self, stats: StepStats) -> str | None:
+        if not math.isfinite(stats.loss):
+            return f"loss is {float(stats.loss)}"
         # In fp16, a gradient that overflows is left out, and the loss scale halved.
         if stats.grad_norm is not None and self.precision != "fp16":
             norm = float(stats.grad_norm)
-            bad = bad if math.isfinite(norm) else bad or f"gradient's norm is {norm}"
-        if bad:
-            raise UserError(
-                f"the {bad} at step {step}: training has diverged; the last good checkpoint is"
-                " kept. Try a smaller optimizer.lr, a longer scheduler.warmup_steps,"
-                " precision=fp32, or look at the data"
-            )
+            return None if math.isfinite(norm) else f"gradient's norm is {norm}"
+        return None
+
+    def _raise(self, trouble: str, step: int, lr: float | None = None) -> None:
+        if stopping.is_child_of_lightning():
+            raise SystemExit(0)  # all processes have found the same, and the first one says it
+        raise DivergedError(trouble, step, self.precision, lr, stopping.saved_step())
 
     def _pending(self) -> tuple[int, float]:
         """Tokens and seconds since the last count."""
@@ -121,9 +154,13 @@ class StepMonitor(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A model that has diverged between two logged steps must not replace a good one."""
-        if self._stats is not None:
-            self._require_finite(self._stats, trainer.global_step)
+        """A model that has diverged between two logged steps, or in the newest update, must not
+        replace a good one."""
+        self._require_finite()
+        norms = torch._foreach_norm([local(p.detach()) for p in pl_module.parameters()])
+        finite = bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
+        if not trainer.strategy.reduce_boolean_decision(finite):
+            self._raise("model has weights that are no numbers", trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Counts that go on after a resume."""

@@ -48,9 +48,9 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
 
 
 CURVES = {
-    "loss": "cross entropy (nats per target token)",
-    "accuracy": "accuracy (share of examples)",
+    "loss": "cross entropy (nats per target)",
+    "accuracy": "accuracy (share that is right)",
     "lr": "learning rate",
-    "tokens_per_second": "target tokens per second",
+    "tokens_per_second": "targets per second",
 }
 """Quantities that are drawn where they were measured, with their axis label."""

@@ -13,14 +13,15 @@ from rich.console import Console
 
 from gptlit.device import device_name, resolve_device, resolve_precision
 from gptlit.evaluation.reports import write_report
-from gptlit.inference.checkpoint import read_checkpoint
 from gptlit.tasks import Task
 from gptlit.tokenizer import Tokenizer
+from gptlit.training import stopping
 from gptlit.training.checkpoints import Checkpoints, saved_best_score
 from gptlit.training.metrics_csv import read_metrics
 from gptlit.training.monitor import StepMonitor
 from gptlit.training.plots import plot_curves
 from gptlit.training.progress import StepProgress
+from gptlit.training.recovery import find_start
 from gptlit.training.samples import TextSamples
 from gptlit.training.setup import (
     build_task,
@@ -58,9 +59,9 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     seed_everything(config["seed"], workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
 
-    resume = Path(config["resume"]) if config["resume"] else None
-    start_from = read_checkpoint(resume) if resume else None
-    resumed_step = int(start_from["global_step"]) if start_from else None
+    start_from = find_start(Path(config["resume"])) if config["resume"] else None
+    resumed_step = start_from.step if start_from else None
+    stopping.begin(resumed_step)
     monitor = StepMonitor(device, precision, settings["log_every_n_steps"])
     checkpoints = Checkpoints(folder / "checkpoints", every_n_steps=settings["checkpoint_interval"])
     progress = StepProgress(monitor, console)
@@ -69,16 +70,18 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         callbacks.append(TextSamples(tokenizer, **sample, seed=config["seed"], console=console))
     trainer = make_trainer(config, device, precision, folder, resumed_step, callbacks)
 
+    if start_from is not None:  # other data than it has seen are refused before they are tokenized
+        data.load_state_dict(start_from.content.get(type(data).__qualname__, {}))
     data.prepare_data()
     data.setup("fit")
     steps_per_epoch, total_steps = count_steps(settings, data, trainer.world_size)
-    set_lengths(trainer, settings, steps_per_epoch)
+    set_lengths(trainer, settings, steps_per_epoch, total_steps)
 
     task, weights = build_task(config, tokenizer, getattr(data, "for_task", dict)())
-    if resume is not None and start_from is not None:
-        check_same_run(resume, start_from, task)
-        if _has_finished(folder, start_from, total_steps, console):
-            return saved_best_score(start_from)
+    if start_from is not None:
+        check_same_run(start_from.path, start_from.content, task)
+        if _has_finished(folder, start_from.step, total_steps, console):
+            return saved_best_score(start_from.content)
     monitor.flops_per_target = task.flops_per_target()
     task.optimizer_factory = optimizer_factory(config, precision, total_steps)
     if config["compile"]:
@@ -88,18 +91,16 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         console.print(
             f"{task.name}: {config['model']['name']}, {task.model.num_parameters():,} parameters,"
             f" on {device_name(device)}, {precision}\n" + weights + f"data: {data.describe()}\n"
-            f"run: {folder}, {total_steps:,} steps"
-            + (f", resumed at step {resumed_step:,}" if resume else ""),
+            f"run: {folder}, {total_steps:,} steps" + (start_from.told if start_from else ""),
             highlight=False,
             markup=False,
         )
     start = time.perf_counter()
-    if settings["val_at_start"] and resume is None:
-        trainer.validate(task, datamodule=data, verbose=False)
-    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    _train(trainer, task, data, start_from.path if start_from else None, settings["val_at_start"])
     seconds = time.perf_counter() - start
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    # The best checkpoint, which is loaded now, has its own counts.
+    steps, tokens, training_seconds = trainer.global_step, monitor.tokens, monitor.seconds
+    task.final_metrics = _last_measured(trainer, monitor, folder / "metrics.csv")
     _measure_at_the_end(trainer, task, data, checkpoints)
     if trainer.is_global_zero:
         _fill_folder(
@@ -108,10 +109,10 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             task,
             device=device_name(device),
             precision=precision,
-            steps=trainer.global_step,
-            tokens=monitor.tokens,
+            steps=steps,
+            tokens=tokens,
             seconds=round(seconds, 3),
-            tokens_per_second=round(monitor.tokens / max(monitor.seconds, 1e-9), 1),
+            tokens_per_second=round(tokens / max(training_seconds, 1e-9), 1),
             best_checkpoint=str(checkpoints.best) if checkpoints.best.exists() else None,
         )
         root = Path(config["output_root"])
@@ -119,11 +120,19 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     return checkpoints.best_score
 
 
-def _has_finished(
-    folder: Path, content: dict[str, Any], total_steps: int, console: Console
-) -> bool:
+def _train(
+    trainer: Trainer, task: Task, data: Any, resume: Path | None, val_at_start: bool
+) -> None:
+    if trainer.world_size > 1:
+        stopping.hold()  # they stop together
+    if val_at_start and resume is None:
+        _validate_at_start(trainer, task, data)
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+
+
+def _has_finished(folder: Path, step: int, total_steps: int, console: Console) -> bool:
     """Whether nothing is left to do, which is then said."""
-    finished = content["global_step"] >= total_steps and (folder / "summary.json").exists()
+    finished = step >= total_steps and (folder / "summary.json").exists()
     if finished:
         console.print(
             f"{folder}: the run has finished at step {total_steps:,} already;"
@@ -134,12 +143,18 @@ def _has_finished(
     return finished
 
 
+def _validate_at_start(trainer: Trainer, task: Task, data: Any) -> None:
+    """Of all there is to validate on, unless the config limits it, as much as the data say."""
+    limit = trainer.limit_val_batches
+    if isinstance(limit, float) and limit == 1.0:
+        trainer.limit_val_batches = getattr(data, "batches_at_start", limit)
+    trainer.validate(task, datamodule=data, verbose=False)
+    trainer.limit_val_batches = limit
+
+
 def _measure_at_the_end(trainer: Trainer, task: Task, data: Any, checkpoints: Checkpoints) -> None:
-    """Fill `task.final_metrics`: the newest of training and, where the data has splits to be
-    measured once at the end, what the best checkpoint reaches on them;
-    then write the task's report."""
-    csv = Path(trainer.default_root_dir) / "metrics.csv"
-    task.final_metrics = _last_measured(trainer, csv)
+    """Where the data has splits to be measured once at the end, add what the best checkpoint
+    reaches on them to `task.final_metrics`; then write the task's report."""
     loaders: dict[str, Any] = getattr(data, "final_loaders", dict)()
     if loaders:
         task.final_splits = list(loaders)
@@ -151,8 +166,9 @@ def _measure_at_the_end(trainer: Trainer, task: Task, data: Any, checkpoints: Ch
             weights_only=True,
             verbose=False,
         )
+    stopping.let_go()
     if trainer.is_global_zero:
-        write_report(task, data, csv.parent)
+        write_report(task, data, Path(trainer.default_root_dir))
 
 
 def _fill_folder(config: dict[str, Any], folder: Path, task: Task, **figures: Any) -> None:
@@ -173,12 +189,12 @@ def _fill_folder(config: dict[str, Any], folder: Path, task: Task, **figures: An
     )
 
 
-def _last_measured(trainer: Trainer, csv: Path) -> dict[str, float]:
-    """The newest value of each metric; from the file for a run killed after its last step."""
-    if metrics := {n: float(v) for n, v in trainer.callback_metrics.items() if n != "step"}:
-        return metrics
+def _last_measured(trainer: Trainer, monitor: StepMonitor, csv: Path) -> dict[str, float]:
+    """The newest value of each metric; from the file what was measured before a resume."""
     rows = read_metrics(csv)[1] if csv.exists() else []
-    return {n: float(v) for row in rows for n, v in row.items() if v and n != "step"}
+    before = {n: float(v) for row in rows for n, v in row.items() if v}
+    now = {n: float(v) for n, v in trainer.callback_metrics.items()}
+    return {n: value for n, value in (before | now | monitor.newest).items() if n != "step"}
 
 
 def _say_what_next(

@@ -2,7 +2,6 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.text import Text
 
@@ -41,18 +40,22 @@ class TextSamples(Callback):
         self.every_n_validations, self.console = every_n_validations, console
         self._validations = 0
 
-    @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a sample, if one is due."""
+        """Write a sample, if one is due: the first process does, the others wait."""
         if trainer.state.fn != "fit":
             return
         self._validations += 1
         if not self.every_n_validations or self._validations % self.every_n_validations:
             return
         assert isinstance(pl_module, Task)
-        prompt = pl_module.wrap_prompt(self.prompt)
+        task = pl_module.whole()
+        if trainer.is_global_zero:
+            self._write(trainer, task)
+
+    def _write(self, trainer: Trainer, task: Task) -> None:
+        prompt = task.wrap_prompt(self.prompt)
         [text] = generate_text(
-            pl_module.model, self.tokenizer, [prompt], self.max_new_tokens, self.sampling
+            task.model, self.tokenizer, [prompt], self.max_new_tokens, self.sampling, task.stop
         )
         self.console.print(Text(f"sample: {prompt}{text}", style="dim"))
         for logger in trainer.loggers:

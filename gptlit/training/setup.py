@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
@@ -12,9 +13,11 @@ from gptlit.errors import UserError
 from gptlit.tasks import Task, task_class
 from gptlit.tokenizer import Tokenizer
 from gptlit.training.checkpoints import AtomicCheckpointIO
+from gptlit.training.launch import devices_and_nodes, launched
 from gptlit.training.loggers import make_loggers
 from gptlit.training.optim import OptimizerFactory, Schedule
-from gptlit.weights import fetch, load_weights
+from gptlit.training.strategies import make_strategy
+from gptlit.weights import check_base, describe_base, fetch, load_weights
 
 
 def make_trainer(
@@ -25,27 +28,49 @@ def make_trainer(
     resumed_step: int | None,
     callbacks: list[Callback],
 ) -> Trainer:
-    settings = config["trainer"]
+    """Lightning's Trainer for the config, with its processes, loggers and checkpoints.
+
+    Args:
+        config: the checked config.
+        device, precision: as resolved; not "auto".
+        folder: the run folder.
+        resumed_step: optimiser step that the run goes on from.
+        callbacks: besides early stopping.
+
+    Raises:
+        UserError: devices, precision and the way that processes share the work do not fit.
+    """
+    settings, launch = config["trainer"], launched()
+    devices, num_nodes = devices_and_nodes(settings)
+    if settings["strategy"] == "fsdp" and (precision == "fp16" or device == "mps"):
+        raise UserError(
+            f"trainer=fsdp does not do precision={precision} on device={device}: use"
+            " precision=bf16 or fp32, on cuda or cpu"
+        )
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if launch is not None and launch.by == "torchrun":
+        plugins.append(TorchElasticEnvironment())  # inside a Slurm job Lightning would take that
     if settings["early_stopping"]:
         callbacks = [*callbacks, EarlyStopping("val/loss", patience=settings["early_stopping"])]
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=device,
-            devices=settings["devices"],
-            num_nodes=settings["num_nodes"],
-            strategy=settings["strategy"],
-            plugins=[AtomicCheckpointIO()],
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=make_strategy(settings["strategy"], settings["timeout_s"]),
+            plugins=plugins,
             precision=PRECISIONS[precision],
-            max_steps=settings["max_steps"],
-            max_epochs=settings["max_epochs"] or -1,
+            max_epochs=-1,  # see `set_lengths`
             accumulate_grad_batches=settings["accumulate_grad_batches"],
             gradient_clip_val=settings["gradient_clip_val"],
             limit_val_batches=settings["limit_val_batches"],
-            log_every_n_steps=settings["log_every_n_steps"],
+            log_every_n_steps=1,  # the StepMonitor counts the steps to log
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # the data module deals the windows out itself
             enable_model_summary=False,
             enable_checkpointing=True,
+            # Gathered parameters are kept from validation to training.
+            inference_mode=settings["strategy"] != "fsdp",
             callbacks=callbacks,
             logger=make_loggers(config["logger"], folder, resumed_step),
             default_root_dir=folder,
@@ -56,6 +81,9 @@ def make_trainer(
                 f"trainer.devices={settings['devices']} does not fit device={device}: {error}"
             ) from error
         raise
+    # Lightning's would take the place of ours, see `gptlit.training.stopping`.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[int, int]:
@@ -73,9 +101,15 @@ def count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[i
     return per_epoch, min(ends)
 
 
-def set_lengths(trainer: Trainer, settings: dict[str, Any], steps_per_epoch: int) -> None:
-    """Tell the Trainer, which counts batches, what the config says in optimiser steps."""
+def set_lengths(
+    trainer: Trainer, settings: dict[str, Any], steps_per_epoch: int, total_steps: int
+) -> None:
+    """Tell the Trainer, which counts batches, what the config says in optimiser steps.
+
+    Epochs are not counted by it: after some resumes its count is not right.
+    """
     accumulate = settings["accumulate_grad_batches"]
+    trainer.fit_loop.epoch_loop.max_steps = total_steps
     # Whole steps only: an epoch's last, smaller step would shift all later ones.
     trainer.limit_train_batches = steps_per_epoch * accumulate
     if settings["val_interval"] is None:
@@ -108,14 +142,18 @@ def build_task(
         )
     except ValueError as error:  # an impossible shape, or no such task
         raise UserError(str(error)) from error
-    source = config["weights"]
-    if config["resume"] or (source["path"] is None and "models" not in source):
+    source, name = config["weights"], config["model"]["name"]
+    apart = settings.get("adapter_only", False)  # then a checkpoint to resume has no weights either
+    if (config["resume"] and not apart) or (source["path"] is None and "models" not in source):
         return task, ""
-    loaded = load_weights(task.model, fetch(source, config["model"]["name"]))
+    loaded = load_weights(task.model, fetch(source, name))
+    if apart:
+        task.base = describe_base(task.model, source, name)
     return task, f"weights: {loaded}\n"
 
 
 def optimizer_factory(config: dict[str, Any], precision: str, total_steps: int) -> OptimizerFactory:
+    """AdamW and the schedule of the config, which ends with the run unless it says otherwise."""
     schedule = config["scheduler"]
     return OptimizerFactory(
         **config["optimizer"],
@@ -130,11 +168,18 @@ def optimizer_factory(config: dict[str, Any], precision: str, total_steps: int) 
 
 
 def check_same_run(path: Path, content: dict[str, Any], task: Task) -> None:
-    """Refuse a checkpoint of another task, tokenizer or shape."""
+    """Refuse a checkpoint of another task, tokenizer or shape, or of an adapter to other
+    weights."""
     saved, given = content["hyper_parameters"], task.hparams
     pairs = {name: (saved.get(name), given[name]) for name in ("task", "tokenizer")}
     for name in ("context_length", "emb_dim", "n_heads", "n_layers", "qkv_bias", "tied_head"):
         pairs[f"model.{name}"] = saved["model"].get(name), given["model"][name]
+    labels = [there["settings"].get("labels") for there in (saved, given)]
+    pairs["labels"] = labels[0], labels[1]  # other data may have other classes
+    apart = "base" in content, task.base is not None
+    pairs["task.adapter_only"] = str(apart[0]).lower(), str(apart[1]).lower()
     for name, (before, now) in pairs.items():
         if before != now:
             raise UserError(f"resume={path}: the run has {name}={before}, not {now}; leave it so")
+    if task.base is not None:
+        check_base(task.model, content["base"], path, "the command")

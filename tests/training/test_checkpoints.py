@@ -3,6 +3,8 @@
 import errno
 import math
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from gptlit.training.stopping import Stopped, stoppable
 
 torch.set_num_threads(1)
 
@@ -104,7 +107,8 @@ def test_best_is_the_best_and_last_the_last(
     assert step_of(tmp_path / "best.ckpt") == best
     assert step_of(tmp_path / "last.ckpt") == 6
     assert checkpoints.best_score == scores[best // 2 - 1]
-    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert step_of(tmp_path / "previous.ckpt") == 4
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_is_not_a_number_is_never_best(tmp_path: Path) -> None:
@@ -182,3 +186,97 @@ def test_a_hostile_checkpoint_is_not_executed_even_if_asked_to(tmp_path: Path) -
     with pytest.raises(Exception, match="Weights only load failed"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "bad.ckpt", weights_only=False)
     assert not (tmp_path / "executed").exists()
+
+
+class Interrupted(Scored):
+    """Gets SIGTERM in one of its steps, or in one of its validations."""
+
+    def __init__(self, in_step: int = -1, in_validation: int = -1) -> None:
+        super().__init__([])
+        self.in_step, self.in_validation = in_step, in_validation
+        self.validated: list[int] = []
+        self.trained: list[int] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.trained.append(int(batch))
+        if len(self.trained) == self.in_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if int(batch) == 0:
+            self.validated.append(self.global_step)
+        if len(self.validated) == self.in_validation:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.log("val/score", float(self.weight))
+
+
+class ResumableNumbers:
+    """A loader that knows how many of its numbers it has handed out."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.at = n, 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for _ in range(self.n - self.at % self.n):
+            self.at += 1
+            yield torch.tensor([self.at])
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
+
+
+def run_until_stopped(folder: Path, task: Interrupted, steps: int, accumulate: int) -> int | None:
+    """Validates every second step; each epoch has 6 of them. Returns the step that was saved."""
+    checkpoints, last = Checkpoints(folder, "val/score", mode="max"), folder / "last.ckpt"
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        val_check_interval=2 * accumulate,
+        check_val_every_n_epoch=None,
+        accumulate_grad_batches=accumulate,
+        num_sanity_val_steps=0,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[checkpoints],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    path = last if last.exists() else None
+    val_data: Any = DataLoader(range(3))  # type: ignore[arg-type]
+    with stoppable():
+        trainer.fit(task, ResumableNumbers(6 * accumulate), val_data, ckpt_path=path)
+    return step_of(last)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("when", ["in_step", "in_validation"])
+def test_a_signal_loses_no_step_and_neither_repeats_nor_skips_a_validation(
+    tmp_path: Path, when: str, accumulate: int
+) -> None:
+    steps = 15  # in the third epoch
+    batches = steps * accumulate
+    for at in range(1, (batches if when == "in_step" else steps // 2) + 1):
+        folder = tmp_path / f"{at}"
+        first, second = Interrupted(**{when: at}), Interrupted()
+        with pytest.raises(Stopped):
+            run_until_stopped(folder, first, steps, accumulate)
+        step = step_of(folder / "last.ckpt")
+        assert step == (-(-at // accumulate) if when == "in_step" else 2 * at)
+        assert len(first.trained) == step * accumulate
+        run_until_stopped(folder, second, steps, accumulate)
+        assert first.trained + second.trained == list(range(1, batches + 1))
+        # The validation that was broken off is done from its beginning.
+        done = [s for s in first.validated if when == "in_step" or s != 2 * at]
+        assert done + second.validated == [2, 4, 6, 8, 10, 12, 14]
+        assert float(torch.load(folder / "last.ckpt")["state_dict"]["weight"]) == pytest.approx(
+            1 - 0.8**steps
+        )
+        assert step_of(folder / "best.ckpt") == 14

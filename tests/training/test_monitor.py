@@ -34,7 +34,8 @@ def known_peak(monkeypatch: pytest.MonkeyPatch) -> None:
 class Troubled(PretrainTask):
     """Its loss or gradient is no number at some step; steps and validations take their time."""
 
-    bad_from = overflow_at = math.inf
+    bad_from = overflow_at = broken_at = math.inf
+    broken_to = 0.0
     step_s = val_s = 0.0
 
     def loss_sum(self, batch: TextBatch) -> tuple[torch.Tensor, int]:
@@ -47,6 +48,12 @@ class Troubled(PretrainTask):
         if self.global_step + 1 == self.overflow_at:
             assert self.stats is not None
             self.stats.grad_norm = torch.tensor(math.inf)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.global_step + 1 == self.broken_at:  # counted once it is done
+            with torch.no_grad():
+                next(self.parameters()).view(-1)[-1] = self.broken_to
 
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         time.sleep(self.val_s)
@@ -104,11 +111,41 @@ def test_a_run_that_diverges_ends_with_the_step_and_the_cure(tmp_path: Path) -> 
 
 
 def test_a_model_that_diverged_between_two_logged_steps_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="at step 6"):
+    with pytest.raises(UserError, match="at step 5"):
         fit(tmp_path, 20, log_every=10, save_every=3, bad_from=5)
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert content["global_step"] == 3
     assert all(bool(value.isfinite().all()) for value in content["state_dict"].values())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_an_update_has_broken_are_not_saved(tmp_path: Path, bad: float) -> None:
+    """The step's own loss and gradient were numbers still."""
+    with pytest.raises(UserError, match="weights that are no numbers at step 6"):
+        fit(tmp_path, 20, log_every=10, save_every=3, broken_at=6, broken_to=bad)
+    assert step_of(tmp_path / "last.ckpt") == 3
+
+
+def test_a_validation_that_gives_no_number_ends_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="validation loss is nan at step 8"):
+        fit(tmp_path, 20, log_every=10, val_every=4, broken_at=7, broken_to=math.nan)
+    assert step_of(tmp_path / "last.ckpt") == 4
+
+
+def test_a_step_is_in_the_metrics_before_it_is_saved(tmp_path: Path) -> None:
+    """A kill after the checkpoint would lose a row: the resumed run does not measure it again."""
+
+    class KilledError(Exception):
+        pass
+
+    def save_and_die(io: Any, checkpoint: Any, path: Path, storage_options: Any = None) -> None:
+        rows = read_metrics(tmp_path / "metrics.csv")[1]
+        assert rows[-1]["step"] == "4" and float(rows[-1]["train/loss"]) > 0
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_die)
+        fit(tmp_path, 20, log_every=2, save_every=4)
 
 
 def test_a_gradient_that_overflows_ends_a_run(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from gptlit.cli.app import config_dir
 from gptlit.cli.train import train
 from gptlit.errors import UserError
+from gptlit.options import conf_dir
 from gptlit.training import monitor, run
 from gptlit.training.metrics_csv import read_metrics
 
@@ -49,7 +49,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def fit(folder: str, *overrides: str) -> Path:
     """What train.py does with its composed config."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", overrides=[*TINY, *overrides])
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     Path(folder).mkdir(parents=True, exist_ok=True)

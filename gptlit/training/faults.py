@@ -1,0 +1,123 @@
+"""What goes wrong while a run trains, in one line that names the cure."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gptlit.errors import UserError
+
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DivergedError(UserError):
+    """A loss, a gradient or a weight is no finite number.
+
+    Args:
+        what: what is, such as "loss is nan".
+        step: the optimiser step that it was found at.
+        precision: what the run computes in.
+        lr: the learning rate of that step, if the step is known to have been the first.
+        saved_step: that of the last good checkpoint, if there is one.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        step: int,
+        precision: str,
+        lr: float | None = None,
+        saved_step: int | None = None,
+    ) -> None:
+        rate = "" if lr is None else f" (it was {lr:.3g})"
+        causes = [f"too high a learning rate: try a tenth as optimizer.lr=...{rate}"]
+        causes += ["too short a warm-up: scheduler.warmup_steps=..."]
+        causes += [f"precision={precision}: try fp32"] if precision != "fp32" else []
+        causes += ["bad data: look at those of that step"]
+        kept = "nothing" if saved_step is None else f"the checkpoint of step {saved_step:,}"
+        super().__init__(
+            f"the {what} at step {step:,}: training has diverged; {kept} is kept."
+            f" Likely causes: {'; '.join(causes)}"
+        )
+
+
+@contextmanager
+def explained(config: dict[str, Any], folder: Path) -> Iterator[None]:
+    """Turn a full disk, a folder that cannot be written to, and memory that does not suffice into
+    a line that says what helps.
+
+    Args:
+        config: the run's.
+        folder: the run's.
+
+    Raises:
+        UserError: instead of what was raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        line = about_the_disk(error, folder)
+        if line is None:
+            raise
+        raise UserError(line) from error
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+        raise UserError(_about_memory(config, error)) from error
+
+
+def about_the_disk(error: OSError, folder: Path | str) -> str | None:
+    """The line for a disk that is full or cannot be written to; None for other errors.
+
+    Args:
+        error: what was raised.
+        folder: what was written to, if the error does not say it.
+    """
+    where = error.filename or folder
+    if error.errno in _NO_SPACE:
+        return (
+            f"cannot write to {where}: {os.strerror(error.errno)}; what was saved before is whole."
+            " Make space, then go on with resume=auto"
+        )
+    if error.errno == errno.EROFS:
+        return f"cannot write to {where}: {os.strerror(error.errno)}; choose output_root=FOLDER"
+    return None
+
+
+def _about_memory(config: dict[str, Any], error: BaseException) -> str:
+    """The first three of what helps, what changes the result least coming first."""
+    data, model, trainer = config["data"], config["model"], config["trainer"]
+    batch, length = data.get("batch_size", 1), model["context_length"]
+    helps = []
+    if batch > 1:
+        smaller = max(n for n in range(1, batch // 2 + 1) if batch % n == 0)
+        accumulate = trainer["accumulate_grad_batches"] * batch // smaller
+        helps.append(
+            f"data.batch_size={smaller} trainer.accumulate_grad_batches={accumulate}"
+            " (the same steps)"
+        )
+    if length > 1:
+        helps.append(f"model.context_length={length // 2}")
+    if not model["activation_checkpointing"]:
+        helps.append("model.activation_checkpointing=true (the same steps, slower)")
+    if config["precision"]["name"] == "fp32":
+        helps.append("precision=bf16")
+    helps.append("a smaller model=...")
+    order = "; ".join(f"{number}. {what}" for number, what in enumerate(helps[:3], 1))
+    return f"out of memory ({_amount(error)}); what takes less, in this order: {order}"
+
+
+def _amount(error: BaseException) -> str:
+    """What was asked for, as the allocator has it."""
+    text = " ".join(str(error).split())
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+) ?(\w+)", text)
+    if asked is None:
+        return text[:100] or type(error).__name__
+    amount, unit = asked.groups()
+    if unit == "bytes":
+        return f"it tried to allocate {float(amount) / 1e9:.2g} GB"
+    return f"it tried to allocate {amount} {unit}"

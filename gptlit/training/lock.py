@@ -1,0 +1,76 @@
+"""One run at a time in a folder."""
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from gptlit.errors import UserError
+
+LOCK = Path("config") / "run.lock"
+"""In a run folder. It stays there; what counts is whether a process has it locked."""
+
+_held: dict[Path, IO[str]] = {}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder; see `take`."""
+    ours = take(folder)
+    try:
+        yield
+    finally:
+        if ours:
+            _held.pop(folder.resolve()).close()
+
+
+def take(folder: Path) -> bool:
+    """Lock a run folder until this process ends, however it ends.
+
+    Returns:
+        whether this call has locked it: not if this process had done so before, nor on a system
+        or a file system without locks.
+
+    Raises:
+        UserError: another process has it locked.
+        OSError: there is no such folder, and it cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    place = folder.resolve()
+    if place in _held:
+        return False
+    path = place / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    try:
+        # Unlike flock's, this lock is not inherited by the processes that load data, which may
+        # outlive a killed run for some seconds; and it works over NFS.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        with file:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise UserError(_in_use(folder, file)) from None
+    with suppress(OSError):  # who has it is only said for people
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+    _held[place] = file
+    return True
+
+
+def _in_use(folder: Path, file: IO[Any]) -> str:
+    with suppress(ValueError):
+        folder = folder.relative_to(Path.cwd())  # shorter to read
+    file.seek(0)
+    who = file.read() or "another process"
+    return (
+        f"{folder} is in use: {who} is training in it; wait for its end, or choose another folder"
+        " with hydra.run.dir=FOLDER"
+    )

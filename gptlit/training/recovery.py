@@ -1,0 +1,65 @@
+"""Which checkpoint a run goes on from: the newest that is whole."""
+
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gptlit.errors import UserError
+from gptlit.inference.checkpoint import read_checkpoint
+
+OLDER = ("previous.ckpt", "best.ckpt")
+"""What takes the place of a damaged `last.ckpt`, in this order."""
+
+
+class Start(NamedTuple):
+    """Where a run goes on from."""
+
+    path: Path
+    content: dict[str, Any]
+    """What the checkpoint holds; tensors are mapped from the file."""
+    damage: str = ""
+    """What is wrong with a newer checkpoint, if this one takes its place."""
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps that have been done."""
+        return int(self.content["global_step"])
+
+    @property
+    def told(self) -> str:
+        """What the console says of it, behind the line of the run."""
+        instead = f"\n{self.damage}; {self.path.name} takes its place" if self.damage else ""
+        return f", resumed at step {self.step:,}{instead}"
+
+
+def find_start(path: Path) -> Start:
+    """The checkpoint, if all of it can be read; or, for a run's `last.ckpt` that is cut short,
+    otherwise damaged or gone, an older one of the run.
+
+    Raises:
+        UserError: no checkpoint can be read.
+    """
+    others = [path.with_name(name) for name in OLDER] if path.name == "last.ckpt" else []
+    try:
+        return Start(path, _read(path))
+    except UserError as error:
+        damaged = error
+    for other in others:
+        if other.is_file():
+            with suppress(UserError):
+                return Start(other, _read(other), str(damaged))
+    raise damaged
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_checkpoint(path)
+    # What has been read so far are the names of the tensors; their bytes have checksums.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if broken is not None:
+        raise UserError(f"{path} is damaged: the checksum of {broken} in it is wrong")
+    return content

@@ -1,0 +1,140 @@
+"""Stopping when asked to: by SIGTERM, by Slurm before its time limit (SIGUSR1), by Ctrl-C.
+
+A signal is only noted while a step is being taken: whoever trains asks for it once the step is
+done, saves, and stops. At any other time there is nothing to lose, and the process stops at once.
+Lightning has handlers of its own; they talk to the other processes, and save, from inside of the
+signal handler, in the middle of a step. So they are left out, see `gptlit.training.setup`.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from gptlit.training.launch import launched
+from gptlit.training.reuse import first_process
+
+RESUME_ME = getattr(os, "EX_TEMPFAIL", 75)
+"""Exit code of a run that was asked to stop: the same command with resume=auto goes on."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+_NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
+SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+
+
+@dataclass
+class _State:
+    """Of this process, as signals are."""
+
+    handled: bool = False
+    """Whether the handlers are in place."""
+    asked: signal.Signals | None = None
+    """The first signal."""
+    held: bool = False
+    """Whether someone will ask for it."""
+    raised: bool = False
+    saved_step: int | None = None
+
+
+_now = _State()
+
+
+class Stopped(SystemExit):
+    """Ends the process, and a sweep with it, with an exit code that asks for another start.
+
+    No `Exception`, so that nothing on the way takes it for a failure.
+    """
+
+    def __init__(self) -> None:
+        _now.raised = True
+        code = INTERRUPTED if _now.asked == signal.SIGINT else RESUME_ME
+        super().__init__(0 if is_child_of_lightning() else code)
+
+
+def is_child_of_lightning() -> bool:
+    """Whether Lightning has started this process beside the first one.
+
+    Where all of them end, it has to leave without an error code, which Lightning would take for a
+    crash: it would kill the first process, which may still be tidying up.
+    """
+    return launched() is None and not first_process()
+
+
+def begin(saved_step: int | None) -> None:
+    """A run begins, at a step that it can be resumed from, if there is one."""
+    _now.held, _now.saved_step = False, saved_step
+    if _now.asked:  # while the run before it, in a sweep, came to its end
+        raise Stopped
+
+
+def asked() -> bool:
+    """Whether this process has been asked to stop."""
+    return _now.asked is not None
+
+
+def hold() -> None:
+    """From now on the caller asks whether to stop."""
+    _now.held = True
+
+
+def let_go() -> None:
+    """From now on a signal stops the process at once."""
+    _now.held = False
+
+
+def saved(step: int) -> None:
+    """The run can be resumed from this step."""
+    _now.saved_step = step
+
+
+def saved_step() -> int | None:
+    """The step that the run can be resumed from, if there is one."""
+    return _now.saved_step
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Take the signals, and say where the run was stopped; without effect inside another one, or
+    in a thread. Signals that the process was told to ignore are left alone."""
+    if _now.handled or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    ours = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in ours:
+        signal.signal(number, _handle)
+    vars(_now).update(vars(_State(handled=True)))
+    try:
+        yield
+    except Stopped:
+        if first_process():
+            print(_where(), file=sys.stderr, flush=True)
+        raise
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+        vars(_now).update(vars(_State()))
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    impatient = _now.asked is not None and number == signal.SIGINT
+    _now.asked = _now.asked or signal.Signals(number)
+    if _now.raised:
+        if impatient:
+            raise KeyboardInterrupt
+    elif impatient or not _now.held:
+        raise Stopped
+
+
+def _where() -> str:
+    by = "by another process" if _now.asked is None else f"by {_now.asked.name}"
+    if {"-m", "--multirun"} & set(sys.argv):
+        return f"stopped {by}; the same command with skip_if_trained=true does what is left"
+    if _now.saved_step is None:
+        return f"stopped {by} before a step was saved; start again with the same command"
+    return f"stopped {by} after step {_now.saved_step:,}; go on with resume=auto"

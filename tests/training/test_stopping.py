@@ -1,0 +1,121 @@
+"""Signals are noted while a step is taken, and end the process at any other time."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+from lightning.pytorch import Trainer
+
+from gptlit.training import stopping
+from gptlit.training.stopping import INTERRUPTED, RESUME_ME, Stopped, stoppable
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """All is as it was, whatever a test has done."""
+    before = [signal.getsignal(number) for number in stopping.SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
+    assert not stopping.asked()
+
+
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_the_code_is_the_one_of_sysexits() -> None:
+    assert (RESUME_ME, INTERRUPTED) == (75, 130)
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_nothing_to_lose(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Stopped) as caught, stoppable():
+        send(number)
+    assert caught.value.code == (INTERRUPTED if number == signal.SIGINT else RESUME_ME)
+    line = "before a step was saved; start again with the same command"
+    assert capfd.readouterr().err == f"stopped by {number.name} {line}\n"
+
+
+def test_a_signal_waits_until_it_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Stopped), stoppable():
+        stopping.begin(None)
+        stopping.hold()
+        assert not stopping.asked()
+        for _ in range(2):  # Slurm sends several
+            send(signal.SIGTERM)
+        assert stopping.asked()
+        stopping.saved(1200)
+        raise Stopped
+    assert capfd.readouterr().err == "stopped by SIGTERM after step 1,200; go on with resume=auto\n"
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with pytest.raises(Stopped) as caught, stoppable():
+        stopping.hold()
+        send(signal.SIGINT)
+        assert stopping.asked()
+        send(signal.SIGINT)
+        raise AssertionError
+    assert caught.value.code == INTERRUPTED
+
+
+def test_more_signals_do_not_disturb_the_end() -> None:
+    with pytest.raises(Stopped), stoppable():
+        try:
+            send(signal.SIGTERM)
+        finally:
+            send(signal.SIGTERM)
+            send(signal.SIGUSR1)
+
+
+def test_the_next_run_of_a_sweep_does_not_begin() -> None:
+    with pytest.raises(Stopped), stoppable():
+        stopping.hold()
+        send(signal.SIGTERM)
+        stopping.begin(None)
+
+
+def test_it_ends_a_process_past_everything_that_catches_errors() -> None:
+    assert issubclass(Stopped, SystemExit) and not issubclass(Stopped, Exception)
+
+
+def test_what_the_process_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with stoppable():
+            send(signal.SIGUSR1)
+            assert not stopping.asked()
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_other_threads_have_no_signals() -> None:
+    seen = []
+
+    def work() -> None:
+        with stoppable():
+            seen.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True]
+
+
+def test_lightning_still_has_what_is_switched_off() -> None:
+    """`make_trainer` replaces this method; under another name Lightning's handlers would win."""
+    connector = Trainer(accelerator="cpu", logger=False)._signal_connector
+    assert callable(connector.register_signal_handlers)
+    assert connector.received_sigterm is False
+
+
+def test_a_child_of_lightning_leaves_without_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert Stopped().code == 0
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    assert Stopped().code == RESUME_ME
