@@ -84,27 +84,26 @@ class PromptFormat:
         """The Jinja template that makes transformers' chats look the same.
 
         It takes messages whose role is user or assistant, and puts a system message before the
-        next user message, with a blank line between them. The text between a user message and the
-        answer is left out at the end of a chat, unless `add_generation_prompt` is true.
+        next user message, with a blank line between them. A user message may have an `input`
+        beside its `content`. The text between a user message and the answer is left out at the end
+        of a chat, unless `add_generation_prompt` is true.
         """
-        content = "system.text ~ message['content']"
-        before, _, behind = _start(self.template).rpartition("{instruction}")
-        places = {"instruction": content, "input": "''"}
-
-        def expression(text: str) -> str:
-            parts = enumerate(_PLACE.split(text))
-            return " ~ ".join(places[part] if i % 2 else _literal(part) for i, part in parts)
-
+        with_input = self.template_with_input or self.template
+        places = {"instruction": "asked", "input": "message['input']"}
+        if "{input}" not in with_input:
+            places["instruction"] = "asked ~ '\\n' ~ message['input']"
         return (
             "{%- set system = namespace(text='') -%}"
             "{%- for message in messages -%}"
             "{%- if message['role'] == 'system' -%}"
             "{%- set system.text = message['content'] ~ '\\n\\n' -%}"
             "{%- elif message['role'] == 'user' -%}"
-            f"{{{{- {expression(before)} ~ {content} -}}}}"
-            "{%- if add_generation_prompt or not loop.last -%}"
-            f"{{{{- {expression(behind)} -}}}}"
-            "{%- endif -%}"
+            "{%- set asked = system.text ~ message['content'] -%}"
+            "{%- if message['input'] -%}"
+            + _user_turn(with_input, places)
+            + "{%- else -%}"
+            + _user_turn(self.template, {"instruction": "asked", "input": "''"})
+            + "{%- endif -%}"
             "{%- set system.text = '' -%}"
             "{%- elif message['role'] == 'assistant' -%}"
             f"{{{{- message['content'] ~ {_literal(self.response_suffix)} ~ eos_token -}}}}"
@@ -113,6 +112,23 @@ class PromptFormat:
             "{%- endif -%}"
             "{%- endfor -%}"
         )
+
+
+def _user_turn(template: str, places: Mapping[str, str]) -> str:
+    """Jinja that writes a prompt: `places` are the expressions that stand for its parts."""
+    start = _start(template)
+    end = max(place.end() for place in _PLACE.finditer(start))
+
+    def expression(text: str) -> str:
+        parts = enumerate(_PLACE.split(text))
+        return " ~ ".join(places[part] if i % 2 else _literal(part) for i, part in parts)
+
+    return (
+        f"{{{{- {expression(start[:end])} -}}}}"
+        "{%- if add_generation_prompt or not loop.last -%}"
+        f"{{{{- {expression(start[end:])} -}}}}"
+        "{%- endif -%}"
+    )
 
 
 def _literal(text: str) -> str:

@@ -11,7 +11,7 @@ from gptlit.errors import UserError
 from gptlit.prompts import PromptFormat
 
 CONF = Path(__file__).parents[1] / "conf" / "prompt_format"
-NAMES = ["alpaca", "phi3", "plain"]
+NAMES = ["alpaca", "phi3", "plain", "input-first"]
 ALPACA = (
     "Below is an instruction that describes a task. "
     "Write a response that appropriately completes the request."
@@ -29,11 +29,11 @@ def format_of(name: str) -> PromptFormat:
     return PromptFormat.from_dict(values)
 
 
-def chat(prompt: PromptFormat, messages: list[tuple[str, str]], **given: Any) -> str:
-    """What transformers makes of messages with the format's chat template."""
+def chat(prompt: PromptFormat, messages: list[tuple[str, ...]], **given: Any) -> str:
+    """What transformers makes of messages, perhaps with inputs, with the format's chat template."""
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     template = env.from_string(prompt.to_chat_template())
-    turns = [{"role": role, "content": content} for role, content in messages]
+    turns = [dict(zip(("role", "content", "input"), turn, strict=False)) for turn in messages]
     return template.render(messages=turns, eos_token=EOS, **given)
 
 
@@ -138,6 +138,7 @@ def test_mistakes_in_a_format_are_named(values: dict[str, Any], told: str) -> No
 
 FORMATS = [
     *map(format_of, NAMES),
+    PromptFormat("no place for the input", "Q: {instruction}\nA: {response}"),
     PromptFormat("twice", "{input}a {instruction}\tb\n {instruction} c{input} {response} \n<e>"),
     PromptFormat("quotes", "'\"\\ {{x}} {% y %} 😀\n{instruction}\n{# #}"),
 ]
@@ -153,6 +154,21 @@ def test_transformers_chats_look_the_same(prompt: PromptFormat, question: str, a
     assert chat(prompt, [("user", question), ("assistant", answer)]) == whole
     turns = [("user", question), ("assistant", answer), ("user", question)]
     assert chat(prompt, turns, add_generation_prompt=True) == whole + one
+
+
+@pytest.mark.parametrize("prompt", FORMATS, ids=lambda prompt: prompt.name)
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(question=asked, input=texts, answer=texts)
+def test_a_user_message_may_have_an_input(
+    prompt: PromptFormat, question: str, input: str, answer: str
+) -> None:
+    one = prompt.format_prompt(question, input)
+    turns = [("user", question, input)]
+    assert chat(prompt, turns, add_generation_prompt=True) == one
+    whole = one + prompt.format_response(answer) + EOS
+    assert chat(prompt, [*turns, ("assistant", answer)]) == whole
+    prompted = prompt.format_prompt(f"Be kind.\n\n{question}", input)
+    assert chat(prompt, [("system", "Be kind."), *turns], add_generation_prompt=True) == prompted
 
 
 def test_a_chats_system_message_stands_before_the_next_question() -> None:

@@ -22,7 +22,7 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
     from gptlit.evaluation.instruction import ANSWERS, answer_entries
 
     run = ckpt.parent.parent if ckpt.parent.name == "checkpoints" else None
-    entries, name = _entries(config["data"]["path"], run)
+    entries, name = _entries(config["data"], run)
     default = run / ANSWERS if run and config["data"]["path"] is None else Path(f"{name}-{ANSWERS}")
     path = Path(config["output"]) if config["output"] else default
     settings = {"max_new_tokens": config["max_new_tokens"], "batch_size": config["batch_size"]}
@@ -36,15 +36,18 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
         _judge(answered, JudgeSettings(**config["judge"]), path)
 
 
-def _entries(data: str | Sequence[str] | None, run: Path | None) -> tuple[list[Any], str]:
+def _entries(data: dict[str, Any], run: Path | None) -> tuple[list[Any], str]:
     """The entries to answer, and what to call them."""
-    from gptlit.data.instruction_files import read_entries
+    from gptlit.data.instruction_files import read_entries, tell_broken
 
-    if data is not None:
-        if not isinstance(data, str):
+    path = data["path"]
+    if path is not None:
+        if not isinstance(path, str):
             raise UserError("data=[...]: an instruction-tuned model takes one file of instructions")
-        entries, _ = read_entries(data)
-        return entries, Path(data).stem
+        entries, broken = read_entries(path, skip_broken=data["on_error"] == "skip")
+        if broken:
+            print(f"skipped:        {len(broken):,} broken ({tell_broken(broken)})")
+        return entries, Path(path).name.partition(".")[0]
     if run is None:
         raise UserError(
             "the checkpoint lies in no run folder, so its test split is not known: give data=FILE"

@@ -48,44 +48,53 @@ def check_config(config: dict[str, Any]) -> None:
 def evaluate(config: dict[str, Any], _folder: Path) -> None:
     """Load the model and do what it is for."""
     text = config["data"]["path"]
-    if text is not None and not _is_instructions(text):
+    if text is not None and not _is_json(text):
         from gptlit.data.corpus import TextFiles
 
         TextFiles(text, config["data"]["column"])  # a file that is not there is said at once
     from gptlit.device import resolve_device
-    from gptlit.inference.api import load
-    from gptlit.inference.checkpoint import find_checkpoint
+    from gptlit.inference.api import LanguageModel
+    from gptlit.inference.checkpoint import find_checkpoint, open_task, task_of
 
     device = resolve_device(config["device"]["name"])
-    task, outputs = config["task"]["name"], config["output_root"]
+    name, outputs = config["task"]["name"], config["output_root"]
     published = config["weights"].get("models", {})
     ckpt = config["ckpt"]
     if ckpt not in published:
-        ckpt = str(find_checkpoint(ckpt, task, outputs, published).resolve())
+        ckpt = str(find_checkpoint(ckpt, name, outputs, published).resolve())
+    given = task_of(ckpt, name, outputs, config["weights"])
+    if given is not None:  # said before Lightning is imported
+        _check_fits(config, ckpt, given)
+    task, _ = open_task(ckpt, name, outputs, config["weights"])
+    _check_fits(config, ckpt, task.name)
+    if task.name == "instruction":
+        from gptlit.cli.answers import evaluate_answers
+
+        model = LanguageModel(task, device, config["precision"]["name"])
+        return evaluate_answers(config, Path(ckpt), model)
     # Weights stay in fp32; other formats are for products only, as in training.
-    loaded = load(ckpt, device=device, precision="fp32", weights=config["weights"])
-    if loaded.task.name == "classification":
+    return _evaluate_text(config, ckpt, LanguageModel(task, device, "fp32"), device)
+
+
+def _check_fits(config: dict[str, Any], ckpt: str, task: str) -> None:
+    """The model is one that can do what is asked."""
+    if task == "classification":
         raise UserError(
             f"ckpt={ckpt} is a classifier: its summary.json has its metrics, and new texts are"
             f" classified with: python classify.py ckpt={ckpt} input=FILE"
         )
-    if loaded.task.name == "instruction":
-        from gptlit.cli.answers import evaluate_answers
-
-        fast = load(ckpt, device=device, precision=config["precision"]["name"])
-        return evaluate_answers(config, Path(ckpt), fast)
-    if config["judge"]["name"] != "none":
+    if task != "instruction" and config["judge"]["name"] != "none":
         raise UserError(
             f"judge={config['judge']['name']} scores answers to instructions, but ckpt={ckpt} is"
-            f" of task={loaded.task.name}"
+            f" of task={task}"
         )
-    if text is None:
+    if task != "instruction" and config["data"]["path"] is None:
         raise UserError("data is not set: give data=TEXT, a file, a folder or a glob")
-    return _evaluate_text(config, ckpt, loaded, device)
 
 
-def _is_instructions(path: str | list[str]) -> bool:
-    return isinstance(path, str) and Path(path).suffix == ".json"
+def _is_json(path: str | list[str]) -> bool:
+    """Whether it can only be a file of instructions."""
+    return isinstance(path, str) and ".json" in Path(path).suffixes[-2:]
 
 
 def _evaluate_text(config: dict[str, Any], ckpt: str, loaded: Any, device: str) -> None:
@@ -97,7 +106,8 @@ def _evaluate_text(config: dict[str, Any], ckpt: str, loaded: Any, device: str) 
     from gptlit.evaluation.perplexity import perplexity, resolve_stride, tokenize_text
 
     source = TextFiles(config["data"]["path"], config["data"]["column"])
-    precision = resolve_precision(config["precision"]["name"], device)
+    wanted = config["precision"]["name"]
+    precision = "fp32" if wanted == "auto" else resolve_precision(wanted, device)
     stride = resolve_stride(config["stride"], loaded.model.cfg.context_length)
     tokens = tokenize_text(source, loaded.tokenizer, show_progress=True)
     half = torch.float16 if precision == "fp16" else torch.bfloat16

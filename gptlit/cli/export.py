@@ -10,7 +10,6 @@ from gptlit.errors import UserError
 
 if TYPE_CHECKING:
     from gptlit.tasks import Task
-    from gptlit.tokenizer import Tokenizer
     from gptlit.weights import Classes
 
 
@@ -31,20 +30,35 @@ def export(config: dict[str, Any], _folder: Path) -> None:
     """Write the folder or file, and say what it is good for."""
     from gptlit.inference.checkpoint import open_task
     from gptlit.model import merge_lora
-    from gptlit.tokenizer import get_tokenizer
-    from gptlit.weights import export_huggingface, export_safetensors, model_card
+    from gptlit.tokenizer import END_OF_TEXT, get_tokenizer
+    from gptlit.weights import (
+        export_huggingface,
+        export_safetensors,
+        model_card,
+        tokenizer_files,
+    )
 
     out = Path(config["out"]).expanduser()
     task, origin = open_task(
         config["ckpt"], config["task"]["name"], config["output_root"], config["weights"]
     )
+    from gptlit.tasks.instruction import InstructionTask
+
     tokenizer, model = get_tokenizer(task.hparams["tokenizer"]), merge_lora(task.model)
     classes = _classes(task, origin, config["format"])
+    prompt = task.prompt_format if isinstance(task, InstructionTask) else None
+    fields = prompt.to_dict() if prompt else None
     if config["format"] == "safetensors":
-        export_safetensors(model, tokenizer.name, out)
+        export_safetensors(model, tokenizer.name, out, fields)
         print(f"{out}: safetensors, to be used with ckpt={out} or weights.path={out}")
         return
-    texts = _tokenizer_files(tokenizer, model.cfg.context_length, pads=classes is not None)
+    texts = tokenizer_files(
+        [tokenizer.decode_bytes([i]) for i in range(tokenizer.vocab_size)],
+        END_OF_TEXT,
+        model.cfg.context_length,
+        pads=classes is not None,
+        chat_template=prompt.to_chat_template() if prompt else None,
+    )
     texts["README.md"] = model_card(
         model,
         out.name,
@@ -52,12 +66,14 @@ def export(config: dict[str, Any], _folder: Path) -> None:
         tokenizer.name,
         _summary_of(Path(origin)),
         classes.labels if classes else (),
+        prompt.response_suffix if prompt else None,
     )
-    export_huggingface(model, tokenizer.name, out, tokenizer.eot_id, texts, classes)
+    export_huggingface(model, tokenizer.name, out, tokenizer.eot_id, texts, classes, fields)
     opens = "GPT2ForSequenceClassification" if classes else "GPT2LMHeadModel"
     print(f"{out}: open it with transformers' {opens}.from_pretrained({str(out)!r})")
-    if "vocab.json" not in texts:
-        print(f"transformers has no {tokenizer.name!r} tokenizer: the folder has the network alone")
+    if prompt:
+        readme = out / "README.md"
+        print(f"its prompt format, {prompt.name}, is the tokenizer's chat template: see {readme}")
 
 
 def _classes(task: "Task", origin: str, form: str) -> "Classes | None":
@@ -80,17 +96,6 @@ def _classes(task: "Task", origin: str, form: str) -> "Classes | None":
         )
     head = task.get_submodule("head").get_parameter("weight")
     return Classes(list(task.settings["labels"]), head.detach())
-
-
-def _tokenizer_files(tokenizer: "Tokenizer", context_length: int, *, pads: bool) -> dict[str, str]:
-    """The tokenizer for transformers; none for plain bytes, which it cannot express."""
-    from gptlit.tokenizer import END_OF_TEXT
-    from gptlit.weights import tokenizer_files
-
-    if tokenizer.name != "gpt2":
-        return {}
-    tokens = [tokenizer.decode_bytes([i]) for i in range(tokenizer.vocab_size)]
-    return tokenizer_files(tokens, END_OF_TEXT, context_length, pads=pads)
 
 
 def _summary_of(checkpoint: Path) -> dict[str, Any] | None:

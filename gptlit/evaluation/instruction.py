@@ -30,7 +30,7 @@ def answer_entries(
         model.model,
         model.tokenizer,
         [model.task.wrap_prompt(entry.instruction, entry.input) for entry in entries],
-        [entry.raw for entry in entries],
+        [_with_parts(entry) for entry in entries],
         path,
         fingerprint=digest([state.st_size, state.st_mtime_ns, model.device, model.precision]),
         stop=model.task.stop,
@@ -38,6 +38,15 @@ def answer_entries(
         **settings,
     )
     return answered, {f"test/{name}": value for name, value in score_answers(answered).items()}
+
+
+def _with_parts(entry: Any) -> dict[str, Any]:
+    """An entry as it stood in its file; of a chat also the parts that its messages are."""
+    raw: dict[str, Any] = entry.raw
+    if "output" in raw:
+        return raw
+    parts = {"instruction": entry.instruction, "input": entry.input, "output": entry.output}
+    return {**raw, **parts}
 
 
 def write_instruction_report(task: Any, data: Any, folder: Path) -> None:

@@ -160,7 +160,7 @@ def fill_prompt(prompt: str, entry: Mapping[str, Any]) -> str:
     """A prompt with an entry's texts in their places; other braces, in it or in the texts, are
     text."""
     places = re.compile(rf"\{{({'|'.join(PLACES)})\}}")
-    return places.sub(lambda place: str(entry.get(PLACES[place[1]], "")), prompt)
+    return places.sub(lambda place: str(judged_texts(entry)[PLACES[place[1]]]), prompt)
 
 
 _NUMBER = r"([0-9]{1,3})(?:\s*/\s*100|\s+out\s+of\s+100|\s*%)?\s*[.!]?"

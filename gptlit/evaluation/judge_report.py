@@ -19,8 +19,8 @@ N_WORST = 5
 
 
 def judged_texts(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an entry is judged; an input that is left out is empty."""
-    return {name: entry.get(name, "") for name in PLACES.values()}
+    """What of an entry is judged; an input that is left out, or null, is empty."""
+    return {name: entry.get(name) or "" for name in PLACES.values()}
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def plot_scores(report: JudgeReport, path: Path) -> None:
     axes = figure.add_subplot()
     axes.bar(list(report.histogram), list(report.histogram.values()), width=0.9)
     title = f"{len(report.scores)} of {len(report.verdicts)} answers scored by {report.model}"
-    axes.set(title=title, xlabel="score", ylabel="answers")
+    axes.set(title=title, xlabel="score (0 to 100)", ylabel="number of answers")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(axis="x", labelrotation=45)
     if report.mean is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptlit.device import resolve_device
 from gptlit.inference.checkpoint import open_task
@@ -10,8 +10,10 @@ from gptlit.inference.classifier import Classifier
 from gptlit.inference.generation import Sampling, generate_text, stream_text
 from gptlit.inference.placement import place
 from gptlit.options import read_option
-from gptlit.tasks import Task
 from gptlit.tokenizer import get_tokenizer
+
+if TYPE_CHECKING:
+    from gptlit.tasks import Task
 
 
 class LanguageModel:
@@ -23,7 +25,7 @@ class LanguageModel:
         precision: "auto", "fp32", "bf16" or "fp16"; see `place`.
     """
 
-    def __init__(self, task: Task, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(self, task: "Task", device: str = "auto", precision: str = "auto") -> None:
         self.task = task
         self.tokenizer = get_tokenizer(task.hparams["tokenizer"])
         self.model, self.device, self.precision = place(task.model, device, precision)

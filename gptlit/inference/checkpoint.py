@@ -3,24 +3,27 @@
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from gptlit.errors import UserError
-from gptlit.options import read_option
-from gptlit.tasks import Task, task_class
+from gptlit.options import option_names, read_option
 from gptlit.tokenizer import get_tokenizer
 from gptlit.weights import (
     fetch,
     find_files,
     inspect,
     kind,
+    load_base,
     load_class_head,
     load_weights,
     read_torch,
 )
+
+if TYPE_CHECKING:
+    from gptlit.tasks import Task  # imports Lightning, which takes seconds
 
 
 def find_checkpoint(
@@ -43,6 +46,9 @@ def find_checkpoint(
     """
     if ckpt is None:
         latest = Path(outputs) / task / "latest"
+        if task not in option_names("task") and not (Path(outputs) / task).exists():
+            names = ", ".join(option_names("task"))
+            raise UserError(f"unknown task={task}: {outputs}/ has no such runs; known are {names}")
         if not latest.exists():
             raise UserError(
                 f"there is no finished {task} run in {outputs}/: give ckpt=FILE or ckpt=RUN_FOLDER,"
@@ -76,29 +82,51 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_task(path: Path) -> Task:
+def load_task(path: Path, base: str | None = None) -> "Task":
     """A task as its checkpoint has it, or one around weights of another kind; on the CPU, in
     evaluation mode.
 
     Tensors of a checkpoint are mapped from the file, not copied; only what is used is read.
 
+    Args:
+        path: the file.
+        base: where the weights are that an adapter without them belongs to; None: where they were.
+
     Raises:
-        UserError: the file is of no known kind, or is damaged.
+        UserError: the file is of no known kind, or is damaged; or what it refers to is not there.
     """
     content = _checkpoint_in(path)
     if content is None:
         return _task_around(path)
+    from gptlit.tasks import task_class
+
     hparams = content["hyper_parameters"]
     arguments = {name: value for name, value in hparams.items() if name != "task"}
     try:
         get_tokenizer(hparams["tokenizer"])
         with torch.device("meta"):  # no weights are drawn just to be replaced
             task = task_class(hparams["task"])(**arguments)
-        task.load_state_dict(content["state_dict"], assign=True)
+        state = content["state_dict"]
+        if "base" in content:
+            load_base(task.model, content["base"], path, base)
+            state = task.state_dict() | state
+        task.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         first_line = str(error).partition("\n")[0]
         raise UserError(f"{path} does not fit the model it describes: {first_line}") from error
     return task.eval()
+
+
+def task_of(
+    ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]
+) -> str | None:
+    """The name of the task of what `open_task` would open, without loading it; None where no
+    checkpoint says it. Arguments and errors are those of `open_task`."""
+    published = source.get("models", {})
+    if ckpt in published:
+        return None
+    content = _checkpoint_in(find_checkpoint(ckpt, task, outputs, published))
+    return str(content["hyper_parameters"]["task"]) if content else None
 
 
 def _checkpoint_in(path: Path) -> dict[str, Any] | None:
@@ -112,12 +140,13 @@ def _checkpoint_in(path: Path) -> dict[str, Any] | None:
 
 def open_task(
     ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]
-) -> tuple[Task, str]:
+) -> tuple["Task", str]:
     """What `ckpt` means: a published model, or what `find_checkpoint` finds; and its name.
 
     Args:
         ckpt, task, outputs: as in `find_checkpoint`.
-        source: an option of `conf/weights`, for published models. Their names win over files.
+        source: an option of `conf/weights`, for published models. Their names win over files. Its
+            path, if there is one, is that of the weights to an adapter without them.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -126,10 +155,10 @@ def open_task(
     if ckpt in published:
         return load_published(str(ckpt), source), str(ckpt)
     path = find_checkpoint(ckpt, task, outputs, published)
-    return load_task(path), str(path)
+    return load_task(path, source.get("path")), str(path)
 
 
-def load_published(name: str, source: Mapping[str, Any]) -> Task:
+def load_published(name: str, source: Mapping[str, Any]) -> "Task":
     """A published model by its name; fetched first, if it is not on this machine.
 
     Args:
@@ -144,7 +173,7 @@ def load_published(name: str, source: Mapping[str, Any]) -> Task:
     return _language_model(shape, "gpt2", path)
 
 
-def _task_around(path: Path) -> Task:
+def _task_around(path: Path) -> "Task":
     """A language model, or a classifier, of the shape that its weights have."""
     found = inspect(path)
     if not found.tokenizer:
@@ -154,7 +183,7 @@ def _task_around(path: Path) -> Task:
         )
     shape = found.config.to_dict()
     if not found.labels:
-        return _language_model(shape, found.tokenizer, path)
+        return _language_model(shape, found.tokenizer, path, found.prompt)
     settings = {
         "labels": list(found.labels),
         "trainable": "head",
@@ -162,6 +191,8 @@ def _task_around(path: Path) -> Task:
         "causal": True,
         "cache_features": False,
     }
+    from gptlit.tasks import task_class
+
     with torch.device("meta"):
         task = task_class("classification")(
             model=shape, tokenizer=found.tokenizer, settings=settings
@@ -173,12 +204,20 @@ def _task_around(path: Path) -> Task:
     return task.eval()
 
 
-def _language_model(shape: dict[str, Any], tokenizer: str, path: Path) -> Task:
+def _language_model(
+    shape: dict[str, Any], tokenizer: str, path: Path, prompt: Mapping[str, Any] | None = None
+) -> "Task":
+    """One that continues text, or, with a prompt format, answers instructions."""
+    name, settings = "pretrain", {}
+    if prompt is not None:
+        name, settings = "instruction", {"prompt": dict(prompt), "trainable": "all"}
     try:
         shape = {**shape, "vocab_size": get_tokenizer(tokenizer).vocab_size}
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+    from gptlit.tasks import task_class
+
     with torch.device("meta"):
-        task = task_class("pretrain")(model=shape, tokenizer=tokenizer)
+        task = task_class(name)(model=shape, tokenizer=tokenizer, settings=settings)
     load_weights(task.model, path)
     return task.eval()

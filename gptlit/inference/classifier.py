@@ -3,15 +3,17 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gptlit.inference.placement import place
-from gptlit.tasks import Task
 from gptlit.tokenizer import get_tokenizer
+
+if TYPE_CHECKING:
+    from gptlit.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Classifier:
         precision: "auto", "fp32", "bf16" or "fp16"; see `placement.place`. The head is fp32's.
     """
 
-    def __init__(self, task: Task, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(self, task: "Task", device: str = "auto", precision: str = "auto") -> None:
         self.task: Any = task.eval()
         self.labels: list[str] = list(task.settings["labels"])
         self.tokenizer = get_tokenizer(task.hparams["tokenizer"])

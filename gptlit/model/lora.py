@@ -5,6 +5,7 @@ weight W (out, in) becomes W + alpha / rank * B A, where A (rank, in) starts ran
 (out, rank) at zero: training begins at the model as it was (section 4.1, equation 3).
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -191,6 +192,18 @@ def merge_lora(model: GPTModel) -> GPTModel:
 def is_lora_parameter(name: str) -> bool:
     """Whether a parameter's name, behind whatever prefix, is one of LoRA's own."""
     return name.rpartition(".")[2] in ("lora_A", "lora_B")
+
+
+def base_fingerprint(model: GPTModel) -> str:
+    """SHA-256, in hex, of all that LoRA's own parameters are added to: the numbers in fp32, by
+    their names, whatever file they came from; without the vocabulary's padding."""
+    digest, tables = hashlib.sha256(), ("tok_emb.weight", "out_head.weight")
+    for name, tensor in sorted(model.state_dict().items()):
+        if not is_lora_parameter(name):
+            rows = tensor[: model.cfg.vocab_size if name in tables else None]
+            digest.update(f"{name} {tuple(rows.shape)}\n".encode())
+            digest.update(rows.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def lora_state_dict(model: GPTModel) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Pretrained weights in and out: downloads, and OpenAI's, Hugging Face's and the book's formats."""
 
+from gptlit.weights.adapter import check_base, describe_base, load_base
 from gptlit.weights.card import model_card
 from gptlit.weights.classes import Classes, load_class_head
 from gptlit.weights.export import export_huggingface, export_safetensors
@@ -12,12 +13,15 @@ from gptlit.weights.load import Found, inspect, load_weights
 __all__ = [
     "Classes",
     "Found",
+    "check_base",
+    "describe_base",
     "export_huggingface",
     "export_safetensors",
     "fetch",
     "find_files",
     "inspect",
     "kind",
+    "load_base",
     "load_class_head",
     "load_weights",
     "model_card",

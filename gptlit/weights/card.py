@@ -13,6 +13,7 @@ def model_card(
     tokenizer: str,
     summary: Mapping[str, Any] | None,
     labels: Sequence[str] = (),
+    ending: str | None = None,
 ) -> str:
     """README.md, with the front matter that model hubs read.
 
@@ -20,9 +21,11 @@ def model_card(
         model: the exported model.
         name: its title.
         origin: what was exported: a checkpoint, or a published model.
-        tokenizer: name of its tokenizer; "gpt2" is exported with it.
+        tokenizer: name of its tokenizer.
         summary: the training run's `summary.json`, if there is one.
         labels: the classes of a classifier.
+        ending: of a model that answers instructions, what ends each answer before end-of-text,
+            perhaps nothing; None: it is none.
     """
     cfg = model.cfg
     shape = {
@@ -37,6 +40,8 @@ def model_card(
     if labels:
         what, purpose = "text classifier", "text-classification"
         shape["classes"] = ", ".join(labels)
+    if ending is not None:
+        what = "language model, trained to answer instructions,"
     parts = [
         f"---\nlibrary_name: transformers\npipeline_tag: {purpose}\ntags: [gpt2, gptlit]\n---",
         f"# {name}",
@@ -45,7 +50,7 @@ def model_card(
         "## Training",
         _training(summary) if summary else "No training summary came with the weights.",
         "## Use",
-        _use(tokenizer, bool(labels)),
+        _answers(ending, cfg.context_length) if ending is not None else _use(bool(labels)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -61,25 +66,39 @@ def _training(summary: Mapping[str, Any]) -> str:
     return _table({name: _number(value) for name, value in facts.items() if value is not None})
 
 
-def _use(tokenizer: str, classifies: bool) -> str:
+def _use(classifies: bool) -> str:
+    note = ""
     if classifies:
-        network, does = "GPT2ForSequenceClassification", "classifies a text"
         call = 'classify = pipeline("text-classification", model="THIS_FOLDER", truncation=True)'
         call += '\nprint(classify("Some text"))'
-        command = 'python classify.py ckpt=THIS_FOLDER text="..."'
+        note = "\n\nAn empty text has no last token: leave it out."
     else:
-        network, does = "GPT2LMHeadModel", "writes text"
         call = 'write = pipeline("text-generation", model="THIS_FOLDER")'
         call += '\nprint(write("Once upon a time", max_new_tokens=50)[0]["generated_text"])'
-        command = 'python generate.py ckpt=THIS_FOLDER prompt="..."'
-    if tokenizer == "gpt2":
-        note = "\n\nAn empty text has no last token: leave it out." if classifies else ""
-        return f"```python\nfrom transformers import pipeline\n\n{call}\n```{note}"
-    return (
-        f"The ids are those of gptlit's tokenizer `{tokenizer}`, which `transformers` does not"
-        f" have: `{network}.from_pretrained` gives the network, and\n\n"
-        f"```sh\n{command}\n```\n\n{does}."
+    return f"```python\nfrom transformers import pipeline\n\n{call}\n```{note}"
+
+
+def _answers(ending: str, context_length: int) -> str:
+    code = f"""\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+messages = [{{"role": "user", "content": "Rewrite the sentence in passive voice.",
+             "input": "The chef cooks the meal."}}]
+prompt = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+ids = model.generate(**prompt, max_new_tokens={min(256, context_length // 2)}, do_sample=False)
+print(tokenizer.decode(ids[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))"""
+    note = (
+        "`input` is what the instruction is about; leave it out where there is nothing. A message"
+        " of the role `system` is put before the instruction. The model was trained on one question"
+        " at a time."
     )
+    if ending:
+        note += f" Its answers end with {ending!r}: cut that off."
+    return f"```python\n{code}\n```\n\n{note}"
 
 
 def _table(rows: Mapping[str, Any]) -> str:

@@ -42,8 +42,11 @@ def named_tensors(model: GPTModel, target: Layout, prefix: str = "") -> dict[str
     return tensors
 
 
-def export_safetensors(model: GPTModel, tokenizer: str, out: Path) -> None:
-    """Write one file with our own names; shape and tokenizer stand in its header.
+def export_safetensors(
+    model: GPTModel, tokenizer: str, out: Path, prompt: Mapping[str, Any] | None = None
+) -> None:
+    """Write one file with our own names; shape, tokenizer and, of a model that answers
+    instructions, the fields of its `PromptFormat` stand in its header.
 
     Raises:
         UserError: `out` exists, or cannot be written.
@@ -51,7 +54,8 @@ def export_safetensors(model: GPTModel, tokenizer: str, out: Path) -> None:
     tensors = named_tensors(model, layout("ours"))
     if not model.cfg.qkv_bias:
         tensors = {n: t for n, t in tensors.items() if not n.endswith("qkv.bias")}
-    _write_new(out, lambda path: _save(tensors, path, model.cfg, tokenizer))
+    more = {"prompt": dict(prompt)} if prompt else {}
+    _write_new(out, lambda path: _save(tensors, path, model.cfg, tokenizer, more))
 
 
 def export_huggingface(
@@ -61,6 +65,7 @@ def export_huggingface(
     eot_id: int,
     texts: Mapping[str, str],
     classes: Classes | None = None,
+    prompt: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a folder that `transformers` opens as `GPT2LMHeadModel`, or a classifier's as
     `GPT2ForSequenceClassification`.
@@ -72,13 +77,16 @@ def export_huggingface(
         eot_id: the token that ends a text; with it texts are padded.
         texts: more files, by name: those of the tokenizer, a README.
         classes: of a classifier.
+        prompt: the fields of the `PromptFormat` of a model that answers instructions, for the
+            header.
 
     Raises:
         UserError: `out` exists, or cannot be written.
     """
     names = layout("huggingface")
     tensors, config = named_tensors(model, names, PREFIX), huggingface_config(model.cfg)
-    contents, labels = dict(texts), classes.labels if classes else None
+    contents = dict(texts)
+    more: dict[str, Any] = {"prompt": dict(prompt)} if prompt else {}
     ends = {"bos_token_id": eot_id, "eos_token_id": eot_id}
     if classes is None:
         contents["generation_config.json"] = _json({**ends, "pad_token_id": eot_id})
@@ -87,11 +95,12 @@ def export_huggingface(
         tensors.pop(names.head, None)  # that of the language model, which no class score sees
         tensors[HEAD] = classes.head.float().contiguous()
         config |= classifier_config(classes.labels, eot_id)
+        more["labels"] = classes.labels
     contents["config.json"] = _json(config | ends)
 
     def write(folder: Path) -> None:
         folder.mkdir(parents=True)
-        _save(tensors, folder / "model.safetensors", model.cfg, tokenizer, labels)
+        _save(tensors, folder / "model.safetensors", model.cfg, tokenizer, more)
         for name, text in contents.items():
             (folder / name).write_text(text, encoding="utf-8")
 
@@ -124,15 +133,11 @@ def huggingface_config(cfg: GPTConfig) -> dict[str, Any]:
 
 
 def _save(
-    tensors: dict[str, Tensor],
-    path: Path,
-    cfg: GPTConfig,
-    tokenizer: str,
-    labels: list[str] | None = None,
+    tensors: dict[str, Tensor], path: Path, cfg: GPTConfig, tokenizer: str, more: dict[str, Any]
 ) -> None:
     from safetensors.torch import save_file
 
-    ours = {"model": cfg.to_dict(), "tokenizer": tokenizer} | ({"labels": labels} if labels else {})
+    ours = {"model": cfg.to_dict(), "tokenizer": tokenizer, **more}
     save_file(tensors, path, {"format": "pt", "gptlit": json.dumps(ours)})
     path.chmod(path.parent.stat().st_mode & 0o666)  # the library leaves it to its owner alone
 

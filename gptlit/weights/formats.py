@@ -34,9 +34,13 @@ class Hints:
     tokenizer: str | None = None
     labels: tuple[str, ...] = ()
     """Of the classes of a classifier."""
+    prompt: Mapping[str, Any] | None = None
+    """The prompt format of a model that answers instructions."""
 
     @staticmethod
-    def of(heads: Any, vocab_size: Any, tokenizer: Any = None, labels: Any = ()) -> "Hints":
+    def of(
+        heads: Any, vocab_size: Any, tokenizer: Any = None, labels: Any = (), prompt: Any = None
+    ) -> "Hints":
         """Whatever stands in a file: what is no positive number, or no text, counts as not said."""
         named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
         return Hints(
@@ -44,6 +48,7 @@ class Hints:
             vocab_size if type(vocab_size) is int and vocab_size > 0 else None,
             tokenizer if isinstance(tokenizer, str) else None,
             tuple(labels) if named else (),
+            prompt if isinstance(prompt, dict) else None,
         )
 
 
@@ -123,6 +128,12 @@ class TorchFile(WeightFile):
         hparams: Any = content.get("hyper_parameters") if isinstance(content, dict) else None
         self._tensors = _state_dict(content)
         if any(map(is_lora_parameter, self._tensors)):
+            if "base" in content:
+                raise UserError(
+                    f"{path} holds a LoRA adapter without the weights that it changes: put them"
+                    f" together with python scripts/export.py ckpt={path} format=safetensors"
+                    " out=FILE.safetensors, and give that file"
+                )
             self.mapped = False
             try:
                 self._tensors = merged_lora(self._tensors, hparams)
@@ -219,8 +230,8 @@ def _hints_from_metadata(metadata: Mapping[str, str]) -> Hints | None:
     """What `export_safetensors` wrote into the header."""
     try:
         ours = json.loads(metadata["gptlit"])
-        shape, labels = ours["model"], ours.get("labels")
-        return Hints.of(shape["n_heads"], shape["vocab_size"], ours["tokenizer"], labels)
+        shape, more = ours["model"], (ours.get("labels"), ours.get("prompt"))
+        return Hints.of(shape["n_heads"], shape["vocab_size"], ours["tokenizer"], *more)
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -10,7 +10,12 @@ from typing import Any
 
 
 def tokenizer_files(
-    tokens: Sequence[bytes], end_of_text: str, max_length: int, *, pads: bool = False
+    tokens: Sequence[bytes],
+    end_of_text: str,
+    max_length: int,
+    *,
+    pads: bool = False,
+    chat_template: str | None = None,
 ) -> dict[str, str]:
     """The files by name: vocab.json, merges.txt, tokenizer.json and tokenizer_config.json.
 
@@ -21,6 +26,8 @@ def tokenizer_files(
         max_length: tokens that the model can read.
         pads: `end_of_text` also fills up batches, on the right. It then is ordinary text where it
             stands in a text: the last id that is not padding is the last of the text.
+        chat_template: Jinja that makes a prompt of messages, of a model that answers. Batches of
+            prompts are filled up with `end_of_text` on the left, so that all end side by side.
     """
     *plain, _ = tokens
     alphabet = byte_alphabet()
@@ -36,6 +43,8 @@ def tokenizer_files(
     }
     if pads:
         config |= {"pad_token": end_of_text, "padding_side": "right", "split_special_tokens": True}
+    if chat_template is not None:
+        config |= {"pad_token": end_of_text, "padding_side": "left", "chat_template": chat_template}
     return {
         "vocab.json": json.dumps(vocab),
         "merges.txt": "#version: 0.2\n" + "".join(f"{pair}\n" for pair in pairs),

@@ -1,10 +1,11 @@
 """From a file of weights, in any layout, into a `GPTModel`: tensor by tensor, nothing twice."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ class Found:
     """Whether the file says the number of heads; tensors' shapes do not."""
     labels: tuple[str, ...] = ()
     """Of the classes of a classifier, whose head `classes.load_class_head` reads."""
+    prompt: Mapping[str, Any] | None = None
+    """The fields of the `PromptFormat` of a model that answers instructions."""
 
 
 def inspect(path: Path) -> Found:
@@ -196,7 +199,8 @@ class _Weights:
             )
         tokenizer = hints.tokenizer or TOKENIZERS.get(vocab_size, "")
         heads_known = hints.n_heads is not None
-        return Found(config, tokenizer, self.layout.title, heads_known, hints.labels)
+        title = self.layout.title
+        return Found(config, tokenizer, title, heads_known, hints.labels, hints.prompt)
 
     def _check_names_and_shapes(self) -> None:
         """All that the table asks for is there, in the right shape, and nothing unknown is."""

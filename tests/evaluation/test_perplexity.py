@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_gpt2 import pair
 from torch.nn.functional import cross_entropy
 
-from gptlit.data.corpus import Document, TextFiles
+from gptlit.data.corpus import Advance, Document, Part, TextFiles
 from gptlit.errors import UserError
 from gptlit.evaluation import perplexity as module
 from gptlit.evaluation.perplexity import perplexity, tokenize_text, windows
@@ -207,15 +207,15 @@ class Letters:
     """Documents of 50,000 bytes from nowhere."""
 
     name = "letters"
-    size = done = 0
+    size = done = part = 0
 
     def __init__(self, n_documents: int) -> None:
         self.n_documents = n_documents
 
-    def content_hash(self, cache_dir: Path) -> str:
-        return str(self.n_documents)
+    def parts(self, cache_dir: Path, seen: Advance) -> list[Part]:
+        return [Part(self.name, 0, str(self.n_documents), "")]
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, first_part: int = 0) -> Iterator[Document]:
         return (["letter by letter " * 2500, "end." * 1875] for _ in range(self.n_documents))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run
-from transformers import GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.weights import export_safetensors, inspect
@@ -23,12 +23,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_model_on_bytes_is_exported_without_a_tokenizer_and_says_so(folder: Path) -> None:
+def test_a_model_on_bytes_is_exported_with_its_tokenizer(folder: Path) -> None:
     done = run("scripts/export", "ckpt=bytes.safetensors", "out=new/folder", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "transformers has no 'byte' tokenizer" in done.stdout
-    names = {path.name for path in (folder / "new" / "folder").iterdir()}
-    assert names == {"README.md", "config.json", "generation_config.json", "model.safetensors"}
+    tokenizer = AutoTokenizer.from_pretrained(folder / "new" / "folder")
+    text = "na\u00efve \N{GRINNING FACE}\0 \n\n it's"
+    assert tokenizer(text)["input_ids"] == list(text.encode())
+    assert tokenizer.decode(list(text.encode())) == text
+    assert tokenizer.eos_token_id == 256
     assert GPT2LMHeadModel.from_pretrained(folder / "new" / "folder").config.vocab_size == 257
     text = run("generate", "ckpt=new/folder", "prompt=a", "max_new_tokens=2", cwd=folder)
     assert text.returncode == 0, text.stderr
