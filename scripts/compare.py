@@ -1,6 +1,5 @@
 """Finished runs side by side: python scripts/compare.py outputs/pretrain --out curves.png."""
 
-import argparse
 import csv
 import json
 import math
@@ -17,8 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from gptlit.cli.arguments import printable
+from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
-from gptlit.training.metrics_csv import read_metrics
 from gptlit.training.reuse import result_folder, trained_config, what_counts
 
 SCORE = "val/loss"
@@ -49,7 +49,7 @@ class Run:
 
 def main() -> int:
     """The exit code: 2 if there is nothing to compare, or nowhere to write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders with runs")
     parser.add_argument(
         "--out",
@@ -59,7 +59,7 @@ def main() -> int:
         metavar="FILE",
         help=f"{' '.join(PICTURES)}: curves of {SCORE}; .csv: the table; may be given twice",
     )
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     for file in args.out:
         if file.suffix not in (".csv", *PICTURES) or not file.absolute().parent.is_dir():
             known = " or ".join((".csv", *PICTURES))
@@ -72,7 +72,7 @@ def main() -> int:
             write_csv(file, runs, rows) if file.suffix == ".csv" else draw(file, runs, rows)
             print(f"written: {file}")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 
@@ -218,6 +218,8 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
 
 
 def _curve(metrics: Path) -> list[tuple[int, float]]:
+    from gptlit.training.metrics_csv import read_metrics  # imports Lightning, which takes seconds
+
     rows = read_metrics(metrics)[1] if metrics.is_file() else []
     return [(int(row["step"]), float(row[SCORE])) for row in rows if row.get(SCORE)]
 

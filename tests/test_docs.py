@@ -1,4 +1,4 @@
-"""docs/weights.md keeps its word.
+"""docs/weights.md keeps its word; so do the commands of docs/instruction.md.
 
 A block that is marked ("```sh offline", "```python offline") runs as it stands, in the order of the
 page, in one folder, without network. If the next block is `text`, that is what it prints; `...`
@@ -30,8 +30,9 @@ from gptlit.model import GPTConfig, GPTModel
 from gptlit.options import read_option
 
 PAGE = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
-TOOLS = {"hf", "pip", "rsync", "sha256sum"}
-"""Commands of the page that are not ours."""
+OTHER = (ROOT / "docs" / "instruction.md").read_text(encoding="utf-8")
+TOOLS = {"hf", "ollama", "pip", "rsync", "sha256sum"}
+"""Commands of the pages that are not ours."""
 NO_NETWORK = {f"{name}_PROXY": "http://127.0.0.1:9" for name in ("HTTP", "HTTPS")} | {
     "NO_PROXY": ""
 }
@@ -70,7 +71,8 @@ def commands(block: Block) -> list[list[str]]:
 
 
 BLOCKS = blocks(PAGE)
-NOT_RUN = [words for b in BLOCKS if b.language == "sh" and not b.offline for words in commands(b)]
+SHOWN = [b for b in (*BLOCKS, *blocks(OTHER)) if b.language == "sh" and not b.offline]
+NOT_RUN = [words for b in SHOWN for words in commands(b)]
 OURS = [words[1:] for words in NOT_RUN if words[0] == "python"]
 HYDRA = [words for words in OURS if words[0] != "scripts/download.py"]
 DOWNLOADS = [words for words in OURS if words[0] == "scripts/download.py"]
@@ -138,8 +140,11 @@ def as_pattern(shown: str) -> str:
 
 
 @pytest.mark.parametrize("words", HYDRA, ids=" ".join)
-def test_what_is_not_run_is_understood(tmp_path: Path, words: list[str]) -> None:
+def test_what_is_not_run_is_understood(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keys, options, types and ranges are allowed, and nothing that must be given is missing."""
+    monkeypatch.setenv("OPENAI_API_KEY", "some-key")
     script, *args = words
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *args, "--cfg", "job", "--resolve"],

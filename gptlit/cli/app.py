@@ -8,19 +8,16 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from gptlit.cli.checking import unknown_key
+from gptlit.cli import arguments
+from gptlit.cli.checking import nearest, unknown_key
 from gptlit.errors import UserError
-from gptlit.training.reuse import POINTER, RECORD
+from gptlit.options import conf_dir
+from gptlit.training.faults import about_the_disk
+from gptlit.training.lock import LOCK
+from gptlit.training.reuse import POINTER, RECORD, first_process
 
 Job = Callable[[dict[str, Any], Path], Any]
 """Takes the checked config as plain dicts and the run folder."""
-
-
-def config_dir() -> Path:
-    """`conf/` of the checkout, or its copy inside the installed package."""
-    package = Path(__file__).resolve().parents[1]
-    packaged = package / "conf"
-    return packaged if packaged.is_dir() else package.parent / "conf"
 
 
 def run(
@@ -54,8 +51,15 @@ def run(
     debug = any(arg in ("debug=true", "debug=True") for arg in sys.argv)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to us
     try:
-        args = [_quote(arg, free_text, text_lists) for arg in sys.argv[1:]]
-        sys.argv[1:] = rewrite(args if short is None else _written_out(args, short))
+        args = arguments.read(
+            sys.argv[1:],
+            free_text=free_text,
+            text_lists=text_lists,
+            short=short,
+            known=lambda: config_keys(config_name),
+        )
+        # Its parser takes no flags between overrides.
+        sys.argv[1:] = sorted(rewrite(args), key=lambda arg: not arg.startswith("-"))
         code = _run_hydra(config_name, check_config, job, debug)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -63,7 +67,7 @@ def run(
         line = _one_line(error, config_name)
         if line is None or debug:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {arguments.printable(line)}", file=sys.stderr)
         sys.exit(2)
     if code:
         sys.exit(code)
@@ -82,7 +86,7 @@ def _run_hydra(
 
     failures: list[Exception] = []
 
-    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     def main(cfg: DictConfig) -> Any:
         node = HydraConfig.get()
         folder = Path(node.runtime.output_dir)
@@ -112,6 +116,11 @@ def _run_hydra(
 
     try:
         main()
+    except Exception as error:  # of Hydra's; the job's are kept
+        if _one_line(error, config_name) is None and (given := _for_hydra()):
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"Hydra ends with {what}; look at {' '.join(given)}") from error
+        raise
     finally:
         code = sweep.finish()
     if failures:
@@ -119,36 +128,10 @@ def _run_hydra(
     return code
 
 
-def _quote(arg: str, free_text: Collection[str], text_lists: Collection[str] = ()) -> str:
-    """Quote values for Hydra's grammar where they are plain text: those of free-text keys, and
-    names of options, which may look like numbers or booleans (debug=true)."""
-    name, equals, value = arg.partition("=")
-    ends, key = value[:1] + value[-1:], name.lstrip("+")
-    if not equals or not value:
-        return arg
-    if key in free_text or (key in text_lists and ends != "[]"):
-        return arg if value == "null" else f"{name}={quoted(value)}"
-    is_group = name.isidentifier() and (config_dir() / name).is_dir()
-    if is_group and value == "null":
-        return f"~{name}"  # Hydra's way to choose no option
-    if is_group and "," not in value and ends not in ("''", '""', "[]"):
-        return f"{name}='{value.lower() if value.lower() in ('true', 'false') else value}'"
-    return arg
-
-
-def _written_out(args: list[str], short: Mapping[str, str]) -> list[str]:
-    """Short names replaced by their keys. debug= is left out, being read already: to Hydra it
-    would choose an option."""
-    split = [arg.partition("=") for arg in args if not arg.startswith("debug=")]
-    return [short.get(name, name) + equals + value for name, equals, value in split]
-
-
-def quoted(text: str) -> str:
-    """Text as a quoted string of Hydra's grammar that no interpolation happens in."""
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-    # A backslash is only special before a quote, or at the end.
-    escaped = re.sub(r"(\\*)(\Z|')", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
-    return f"'{escaped}'"
+def _for_hydra() -> list[str]:
+    """What the command says to Hydra itself, and to its launcher."""
+    starts = ("hydra.", "hydra/", "launcher=")
+    return [arg for arg in sys.argv[1:] if arg.lstrip("+~").startswith(starts)]
 
 
 def short_path(path: Path) -> Path:
@@ -161,10 +144,15 @@ def _remove_if_unused(folder: Path) -> None:
     configs and nothing else, and is not the user's own working folder."""
     import shutil
 
+    if not first_process():  # its Hydra may have made the folder after the first one had removed it
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+            folder.parent.rmdir()
+        return
     made = [folder / "config" / f"{name}.yaml" for name in ("config", "hydra", "overrides")]
     if folder == Path.cwd() or not all(path.is_file() for path in made):
         return
-    ours = {made[0].parent, *made, folder / RECORD, folder / POINTER}
+    ours = {made[0].parent, *made, folder / RECORD, folder / POINTER, folder / LOCK}
     if {*folder.iterdir(), *made[0].parent.iterdir()} <= ours:
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):
@@ -196,45 +184,43 @@ def _one_line(error: Exception, config_name: str) -> str | None:
         return _hydra_line(error, config_name)
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
         return f"cannot write to {error.filename}: {error.strerror}; choose output_root=FOLDER"
-    return None
+    return about_the_disk(error, "the disk") if isinstance(error, OSError) else None
 
 
 def _hydra_line(error: Exception, config_name: str) -> str:
     """Hydra's message in one line, with the nearest name."""
     text = str(error)
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return unknown_key(match[1].partition("@")[0], _known_keys(config_name))
+    if match := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
+        return unknown_key(match[1].partition("@")[0], config_keys(config_name))
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         if group.startswith("hydra/"):
-            return f"{match[1]} is not installed: pip install 'gptlit[sweeps]'"
-        folder = config_dir() / group
+            return f"{match[1]} is not installed: pip install 'gptlit[sweeps,slurm]'"
+        folder = conf_dir() / group
         options = sorted(path.stem for path in folder.glob("*.yaml"))
-        from difflib import get_close_matches
-
-        near = get_close_matches(option, options, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(option, options, cutoff=0.3)
+        hint = f"; did you mean {near}?" if near else ""
         return f"unknown {group}={option}: allowed are {', '.join(options)}{hint}"
-    first = " ".join(line.strip() for line in text.splitlines() if line.strip())
-    return f"{first} (in a value, quote special characters: 'key=\"a, b\"')"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _known_keys(config_name: str) -> list[str]:
+def config_keys(config_name: str) -> list[str]:
     """Dotted names of all keys of all options of a command, for the nearest match."""
     from omegaconf import OmegaConf
 
     def walk(node: Any, path: str) -> list[str]:
         if not isinstance(node, dict):
             return [path]
-        deeper = [name for k, v in node.items() for name in walk(v, f"{path}.{k}" if path else k)]
+        inside = {} if path == "weights.models" else node  # names of models and files
+        deeper = [name for k, v in inside.items() for name in walk(v, f"{path}.{k}" if path else k)]
         return [*([path] if path else []), *deeper]
 
     names: set[str] = set()
-    main_file = config_dir() / f"{config_name}.yaml"
+    main_file = conf_dir() / f"{config_name}.yaml"
     main: Any = OmegaConf.to_container(OmegaConf.load(main_file))
     groups = [name for entry in main["defaults"] if isinstance(entry, dict) for name in entry]
-    for file in [main_file, *(f for name in groups for f in config_dir().glob(f"{name}/*.yaml"))]:
-        group = ".".join(file.parent.relative_to(config_dir()).parts)
+    for file in [main_file, *(f for name in groups for f in conf_dir().glob(f"{name}/*.yaml"))]:
+        group = ".".join(file.parent.relative_to(conf_dir()).parts)
         node: Any = OmegaConf.to_container(OmegaConf.load(file))
         for extra in ("defaults", "hydra"):
             node.pop(extra, None)

@@ -3,6 +3,7 @@
 import json
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -42,12 +43,19 @@ def check(config: dict[str, Any], schema: type, path: str = "") -> None:
         _check_value(f"{path}{name}", config[name], hints[name], spec.metadata)
 
 
-def unknown_key(name: str, known: list[str]) -> str:
+def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
+    """The name that was most likely meant, None where nothing is near."""
+    near = get_close_matches(name.lower(), {k.lower(): k for k in known}, n=1, cutoff=cutoff)
+    return next((k for k in known if k.lower() == near[0]), None) if near else None
+
+
+def unknown_key(name: str, known: Collection[str]) -> str:
     """The line for a key that does not exist."""
-    near = get_close_matches(name, [k for k in known if k != name], n=1, cutoff=0.5)
-    return f"unknown key '{name}'" + (
-        f": did you mean '{near[0]}'?" if near else f"; known are {', '.join(sorted(known))}"
-    )
+    if near := nearest(name, [key for key in known if key != name]):
+        return f"unknown key '{name}': did you mean '{near}'?"
+    depth = min((key.count(".") for key in known), default=0)
+    names = sorted(key for key in known if key.count(".") == depth)
+    return f"unknown key '{name}'; known are {', '.join(names)}"
 
 
 def _check_value(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any]) -> None:
@@ -60,8 +68,8 @@ def _check_value(name: str, value: Any, hint: Any, metadata: typing.Mapping[str,
         wanted = " or ".join(_type_name(option) for option in options)
         raise UserError(f"{name}={_show(value)}: expected {wanted} ({metadata['meaning']})")
     if isinstance(value, str) and metadata["choices"] and value not in metadata["choices"]:
-        near = get_close_matches(value, metadata["choices"], n=1, cutoff=0.5)
-        hint_text = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(value, metadata["choices"], cutoff=0.5)
+        hint_text = f"; did you mean {near}?" if near else ""
         allowed = ", ".join(metadata["choices"])
         raise UserError(f"{name}={value}: allowed are {allowed}{hint_text}")
     for number in value if isinstance(value, list) else [value]:
@@ -111,4 +119,6 @@ def _type_name(hint: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    if isinstance(value, str | float):
+        return str(value)
+    return json.dumps(value, default=str)

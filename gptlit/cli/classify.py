@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `python classify.py` and `gptlit-classify`."""
-    free_text = ("text", "ckpt", "input", "output", "column")
+    free_text = ("text", "ckpt", "weights.path", "input", "output", "column")
     app.run("classify", check_config, classify, free_text=free_text, short={})
 
 
@@ -53,23 +53,31 @@ def classify(config: dict[str, Any], _folder: Path) -> None:
 
 def _load(config: dict[str, Any]) -> "Classifier":
     from gptlit.inference.api import load
+    from gptlit.inference.checkpoint import task_of
     from gptlit.inference.classifier import Classifier
 
     ckpt = config["ckpt"]
+    given = task_of(ckpt, "classification", config["output_root"], config["weights"])
+    if given not in ("classification", None):  # said before Lightning is imported
+        raise _no_classifier(ckpt)
     loaded = load(
         ckpt,
         device=config["device"]["name"],
         precision=config["precision"]["name"],
         task="classification",
         outputs=config["output_root"],
-        weights={},  # no published model is a classifier
+        weights=config["weights"],
     )
     if not isinstance(loaded, Classifier):
-        raise UserError(
-            f"ckpt={ckpt} is no classifier but a language model, which writes text: use"
-            f" python generate.py ckpt={ckpt}"
-        )
+        raise _no_classifier(ckpt)
     return loaded
+
+
+def _no_classifier(ckpt: str | None) -> UserError:
+    return UserError(
+        f"ckpt={ckpt} is no classifier but a language model, which writes text: use"
+        f" python generate.py ckpt={ckpt}"
+    )
 
 
 def _line(classifier: "Classifier", text: str) -> str:

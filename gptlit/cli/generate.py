@@ -43,8 +43,14 @@ def check_config(config: dict[str, Any]) -> None:
 def generate(config: dict[str, Any], _folder: Path) -> None:
     """One prompt, a file of prompts, or a conversation."""
     prompts = _read_prompts(config["prompts"]) if config["prompts"] else []
+    from gptlit.device import resolve_device
     from gptlit.inference.api import LanguageModel, load
+    from gptlit.inference.checkpoint import task_of
 
+    resolve_device(config["device"]["name"])
+    place = (config["ckpt"], config["task"]["name"], config["output_root"], config["weights"])
+    if task_of(*place) == "classification":  # said before Lightning is imported
+        raise _classifier_given(config["ckpt"])
     model = load(
         config["ckpt"],
         device=config["device"]["name"],
@@ -54,11 +60,7 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
         weights=config["weights"],
     )
     if not isinstance(model, LanguageModel):
-        ckpt = f"ckpt={config['ckpt']}" if config["ckpt"] else ""
-        raise UserError(
-            f"{ckpt or 'the newest run'} is a classifier, which writes no text: use"
-            f" python classify.py {ckpt}".rstrip()
-        )
+        raise _classifier_given(config["ckpt"])
     if config["input"] is not None and model.task.wrap_prompt("") == "":
         raise UserError(
             "input=... is what an instruction is about, but this model continues text: give all of"
@@ -81,6 +83,14 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
             _write(model, config["prompt"], options, seed=config["seed"] + sample)
     else:
         _converse(model, config, options)
+
+
+def _classifier_given(ckpt: str | None) -> UserError:
+    given = f"ckpt={ckpt}" if ckpt else ""
+    return UserError(
+        f"{given or 'the newest run'} is a classifier, which writes no text: use"
+        f" python classify.py {given}".rstrip()
+    )
 
 
 def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: int) -> None:

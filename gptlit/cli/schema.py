@@ -89,9 +89,10 @@ class Trainer:
     early_stopping: int = key("validations without a better one before stopping", ge=0)
     log_every_n_steps: int = key("optimiser steps between logged rows", ge=1)
     limit_val_batches: int | float = key("validation batches, or their share", ge=0)
-    devices: int | str = key("devices per node, or auto", ge=1, choices=("auto",))
-    num_nodes: int = key("machines", ge=1)
-    strategy: str = key("Lightning's strategy", choices=("auto", "ddp"))
+    devices: int | str = key("devices per node, or auto", ge=1, le=1024, choices=("auto",))
+    num_nodes: int | str = key("machines, or auto", ge=1, le=10**6, choices=("auto",))
+    strategy: str = key("how processes share the work", choices=("auto", "ddp", "fsdp"))
+    timeout_s: float = key("seconds that processes wait for each other", gt=0, le=10**7)
 
 
 @dataclass
@@ -163,9 +164,15 @@ class Generate:
 
 
 @dataclass
+class BaseWeights:
+    path: str | None = key("where the weights of an adapter lie")
+
+
+@dataclass
 class Classify:
     device: Device = key("where to compute")
     precision: Precision = key("number format")
+    weights: BaseWeights = key("of an adapter that was saved without them")
     ckpt: str | None = key("checkpoint or run folder")
     output_root: str = key("folder of all runs")
     text: str | None = key("text to classify")
@@ -180,6 +187,7 @@ class Classify:
 class EvaluateData:
     path: str | list[str] | None = key("file, folder, glob, or a list of them")
     column: str = key("column with the text in tables")
+    on_error: str = key("broken entries of instructions", choices=("raise", "skip"))
 
 
 @dataclass

@@ -4,9 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlit.cli.checking import check, key
+from gptlit.cli.schema import Tokenizer
 from gptlit.cli.schema_tasks import TASKS
 from gptlit.errors import UserError
 from gptlit.options import option_names, read_option
+
+
+@dataclass
+class Target:
+    _target_: str = key("class of the data module")
 
 
 @dataclass
@@ -15,8 +21,9 @@ class TextData:
     name: str = key("what reports call this data")
     batch_size: int = key("windows per micro-batch and process", ge=1)
     val_fraction: float = key("share that validates", gt=0, lt=1)
-    num_workers: int = key("processes that load batches; 0: none beside the main one", ge=0)
+    num_workers: int = key("processes that load batches; 0: the main one", ge=0, le=1024)
     cache_dir: str | None = key("where tokenised text is kept; null: ~/.cache/gptlit")
+    on_change: str = key("data other than the checkpoint's", choices=("refuse", "retokenize"))
 
 
 @dataclass
@@ -31,6 +38,20 @@ class PublishedTextData(TextFileData):
     urls: list[str] = key("mirrors, tried in turn")
     file_name: str = key("name in the download cache")
     sha256: str = key("hash of the published file, hexadecimal")
+
+
+@dataclass
+class PrepareCorpus:
+    tokenizer: Tokenizer = key("text to ids")
+    input: str | list[str] = key("file, folder, glob, or a list of them")
+    out: str = key("folder to write")
+    val_input: str | list[str] | None = key("separate validation text")
+    val_fraction: float = key("share that validates", gt=0, lt=1)
+    column: str = key("column with the text in tables")
+    seed: int = key("of the draw of documents that validate", ge=0, lt=2**32)
+    shard_tokens: int = key("tokens per file at most", ge=1)
+    workers: int | None = key("processes that tokenize; null: one for each core", ge=1)
+    debug: bool = key("tracebacks")
 
 
 @dataclass
@@ -49,9 +70,10 @@ class LabelledData:
     batch_size: int = key("texts per micro-batch and process", ge=1)
     eval_batch_size: int | None = key("texts per batch in evaluation", ge=1)
     bucket: bool = key("texts of about one length to a batch")
-    num_workers: int = key("processes that load batches; 0: none beside the main one", ge=0)
+    num_workers: int = key("processes that load batches; 0: the main one", ge=0, le=1024)
     cache_dir: str | None = key("where downloads and splits are kept; null: ~/.cache/gptlit")
     splits_dir: str | None = key("where the splits are saved; null: in cache_dir")
+    on_change: str = key("data other than the checkpoint's", choices=("refuse", "retokenize"))
 
 
 @dataclass
@@ -82,8 +104,9 @@ class InstructionData:
     bucket: bool = key("entries of about one length to a batch")
     batch_size: int = key("rows per micro-batch and process", ge=1)
     eval_batch_size: int | None = key("rows per batch in evaluation", ge=1)
-    num_workers: int = key("processes that load batches; 0: none beside the main one", ge=0)
+    num_workers: int = key("processes that load batches; 0: the main one", ge=0, le=1024)
     cache_dir: str | None = key("where downloads are kept; null: ~/.cache/gptlit")
+    on_change: str = key("data other than the checkpoint's", choices=("refuse", "retokenize"))
 
 
 @dataclass
@@ -135,7 +158,8 @@ def check_data(node: dict[str, Any], task: str) -> None:
     Raises:
         UserError: as `check`, and for data of another task.
     """
-    kind = DATA.get(node.get("_target_", ""))
+    check({"_target_": node.get("_target_")}, Target, "data.")
+    kind = DATA.get(node["_target_"])
     if kind is None:
         return
     if task in TASKS and task != kind.task:

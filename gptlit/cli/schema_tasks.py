@@ -37,6 +37,7 @@ class ClassificationTask:
     label_smoothing: float = key("probability spread over all classes", ge=0, lt=1)
     cache_features: bool | str = key("compute frozen blocks once", choices=("auto",))
     lora: LoRA = key("what trainable=lora adds")
+    adapter_only: bool = key("checkpoints without the weights that trainable=lora leaves alone")
 
 
 @dataclass
@@ -48,8 +49,10 @@ class Answers:
 @dataclass
 class InstructionTask:
     name: str = key("task")
+    mask_prompt: bool = key("train on the responses alone")
     trainable: str = key("what trains", choices=("all", "lora"))
     lora: LoRA = key("what trainable=lora adds")
+    adapter_only: bool = key("checkpoints without the weights that trainable=lora leaves alone")
     sample: Sample = key("answers while training")
     answers: Answers = key("answers to the test split")
 

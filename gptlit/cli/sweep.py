@@ -10,6 +10,7 @@ import gc
 import json
 import math
 import os
+import shutil
 import sys
 import traceback
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gptlit.cli.app import quoted, short_path
+from gptlit.cli.app import short_path
+from gptlit.cli.arguments import printable, quoted
 from gptlit.training import reuse
+from gptlit.training.lock import LOCK
 
 ERROR = "error.txt"
 RESULTS = "results.csv"
@@ -117,7 +120,7 @@ def note_failure(folder: Path, error: Exception, line: str | None, debug: bool) 
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / ERROR, f"{first}\n{trace}")
     said = line or f"{first.splitlines()[0]} (traceback in {short_path(folder / ERROR)})"
-    print(f"error: run {folder.name}: {said}", file=sys.stderr, flush=True)
+    print(f"error: run {folder.name}: {printable(said)}", file=sys.stderr, flush=True)
     if debug:
         print(trace, file=sys.stderr, flush=True)
 
@@ -237,9 +240,9 @@ def _show(runs: list[Run], keys: list[str], folder: Path) -> None:
 
 def _remove_if_unused(sweep: Sweep) -> None:
     """Take back the folder of a sweep that was refused before its first run."""
-    if sweep.made and {path.name for path in sweep.folder.iterdir()} <= {COMMAND}:
-        (sweep.folder / COMMAND).unlink(missing_ok=True)
-        sweep.folder.rmdir()
+    made = {sweep.folder / COMMAND, sweep.folder / LOCK.parent, sweep.folder / LOCK}
+    if sweep.made and {*sweep.folder.iterdir(), *sweep.folder.glob(f"{LOCK.parent}/*")} <= made:
+        shutil.rmtree(sweep.folder)
         with contextlib.suppress(OSError):
             sweep.folder.parent.rmdir()  # made for it too, if it is empty
 

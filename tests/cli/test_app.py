@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from gptlit.cli.app import _quote, config_dir
+from gptlit.cli.arguments import quote
+from gptlit.options import conf_dir
 
 SPECIAL = r"""'"\${}[](),=:~+*?|/#%@!<>; """ + "\t\n\r\\\\"
 
@@ -18,7 +19,7 @@ SPECIAL = r"""'"\${}[](),=:~+*?|/#%@!<>; """ + "\t\n\r\\\\"
 def as_seen(arg: str, **options: Sequence[str]) -> object:
     """The value in the composed config, after Hydra's grammar and after interpolation."""
     override = OverridesParser.create().parse_override(
-        _quote(arg, options.get("free_text", ()), options.get("text_lists", ()))
+        quote(arg, options.get("free_text", ()), options.get("text_lists", ()))
     )
     cfg = OmegaConf.create({"prompt": None})
     OmegaConf.update(cfg, "prompt", override.value())
@@ -67,7 +68,11 @@ def test_a_list_of_texts_is_a_list(typed: str, value: object) -> None:
         ("model=gpt2-nano", "model='gpt2-nano'"),
         ("model=My-Size", "model='My-Size'"),
         ("model='gpt2-nano'", "model='gpt2-nano'"),
-        ("model=gpt2-nano,gpt2-small", "model=gpt2-nano,gpt2-small"),
+        ("model=gpt2-nano,gpt2-small", "model='gpt2-nano','gpt2-small'"),
+        ("+model=3", "model='3'"),
+        ("hydra/launcher=basic", "hydra/launcher='basic'"),
+        ("data.path=Bücher", "data.path='Bücher'"),
+        ("data.path=[a,b]", "data.path=[a,b]"),
         ("experiment=null", "~experiment"),
         ("optimizer.lr=1e-3", "optimizer.lr=1e-3"),
         ("data.path=null", "data.path=null"),
@@ -78,7 +83,7 @@ def test_a_list_of_texts_is_a_list(typed: str, value: object) -> None:
     ],
 )
 def test_names_of_options_are_no_booleans_and_no_numbers(typed: str, passed_on: str) -> None:
-    assert _quote(typed, ["prompt"]) == passed_on
+    assert quote(typed, ["prompt"]) == passed_on
 
 
 REFUSED = [
@@ -117,6 +122,24 @@ ANSWERS = {
     ("classify", "input=nowhere.csv output=x.csv"): "input=nowhere.csv: there is no such file",
     ("train", "data=null"): "data is missing",
     ("train", "optimizer.lr=fast"): "optimizer.lr=fast: expected a number",
+    ("train", "optimizer.lr=-1"): "optimizer.lr=-1: must be > 0",
+    ("train", "optimiser.lr=1"): "unknown key 'optimiser.lr': did you mean 'optimizer.lr'?",
+    ("train", "data.path=nowhere.txt"): "data.path=nowhere.txt: there is no file",
+    ("train", "weights.path=nowhere task=spam"): "unknown task=spam: allowed are",
+    ("train", "resume=nowhere"): "resume=nowhere: there is no nowhere/checkpoints/last.ckpt",
+    ("train", "-m seed=1,2 resume=some/run"): "resume=some/run is one run: in a sweep give",
+    ("generate", "max_new_tokens=0"): "max_new_tokens=0: must be >= 1",
+    ("generate", "temperature=hot"): "temperature=hot: expected a number",
+    ("generate", "top_k"): "'top_k' has no '=': did you mean top_k=...?",
+    ("generate", "--temperature=1"): "unknown flag --temperature=1: keys are set without dashes",
+    ("classify", "batch_size=many"): "batch_size=many: expected a whole number",
+    ("classify", "batchsize=2"): "unknown key 'batchsize': did you mean 'batch_size'?",
+    ("evaluate", "stride=0"): "stride=0: must be >= 1",
+    ("evaluate", "sride=1"): "unknown key 'sride': did you mean 'stride'?",
+    ("evaluate", "judge=olama"): "unknown judge=olama: allowed are none, ollama, openai; did you",
+    ("evaluate", "batch_size=1,2"): "batch_size=1,2 is more than one value: to run all of them",
+    ("evaluate", "seed=[1"): "cannot read seed=[1: close quotes and brackets",
+    ("scripts/export", "out=x format=onnx"): "format=onnx: allowed are huggingface, safetensors",
 }
 
 
@@ -138,5 +161,5 @@ def test_conf_is_found_wherever_the_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert (config_dir() / "train.yaml").is_file()
-    assert config_dir().is_absolute()
+    assert (conf_dir() / "train.yaml").is_file()
+    assert conf_dir().is_absolute()

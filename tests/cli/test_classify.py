@@ -29,6 +29,7 @@ def answer(folder: Path, **changes: Any) -> None:
     config: dict[str, Any] = {
         "device": {"name": "cpu"},
         "precision": {"name": "fp32"},
+        "weights": {"path": None},
         "ckpt": None,
         "output_root": str(folder),
         "text": None,

@@ -9,11 +9,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from gptlit.cli import schema_data, train
-from gptlit.cli.app import config_dir
+from gptlit.cli.launchers import PLUGINS
 from gptlit.errors import UserError
-from gptlit.options import read_option
+from gptlit.options import conf_dir, read_option
 
-CONF = config_dir()
+CONF = conf_dir()
 COMMANDS = sorted(path.stem for path in CONF.glob("*.yaml"))
 
 
@@ -43,7 +43,7 @@ def composed(command: str, *overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(command, overrides=typed)
     for name in OmegaConf.missing_keys(cfg):
-        OmegaConf.update(cfg, name, "given")
+        OmegaConf.update(cfg, name, f"given-{name}")
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     importlib.import_module(f"gptlit.cli.{command}").check_config(config)
     return config
@@ -64,8 +64,8 @@ def test_every_option_is_allowed(
     command: str, choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
-    if choice == "hparams_search=optuna":
-        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    if choice in PLUGINS:
+        pytest.importorskip(f"hydra_plugins.{PLUGINS[choice][0]}")
     composed(command, choice, *_task_for(choice))
 
 

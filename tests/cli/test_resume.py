@@ -74,6 +74,10 @@ TABLE = {
         ["model=gpt2-nano", "seed=1", *going_on(f"{RUN}/2")],
     ),
     "auto, unfinished": (["resume=auto", "seed=2"], ["seed=2", *going_on(f"{RUN}/3")]),
+    "auto, with changed data": (
+        ["resume=auto", "seed=2", "data.on_change=retokenize"],
+        ["seed=2", "data.on_change=retokenize", *going_on(f"{RUN}/3")],
+    ),
     "auto, none such": (["resume=auto", "seed=3"], ["seed=3"]),
     "auto, flags and hydra's keys": (
         ["--config-dir=x", "resume=auto", "seed=2", "hydra.verbose=true"],
@@ -97,6 +101,13 @@ TABLE = {
 @pytest.mark.parametrize(("given", "expected"), TABLE.values(), ids=TABLE)
 def test_the_command_line_is_rewritten(given: list[str], expected: list[str]) -> None:
     assert plain(apply(given)) == plain(expected)
+
+
+@pytest.mark.parametrize("wanted", ["auto", f"{RUN}/3", f"{RUN}/3/checkpoints/last.ckpt"])
+def test_the_last_checkpoint_may_be_gone_if_there_is_one_before_it(wanted: str) -> None:
+    checkpoints = Path(RUN, "3", "checkpoints")
+    (checkpoints / "last.ckpt").rename(checkpoints / "previous.ckpt")
+    assert plain(apply([f"resume={wanted}", "seed=2"])) == plain(["seed=2", *going_on(f"{RUN}/3")])
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "nowhere/checkpoints/last.ckpt", ".", "loose.ckpt"])

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from gptlit.cli import sweep
-from gptlit.cli.app import config_dir
+from gptlit.options import conf_dir
 from gptlit.training import reuse
 
 
@@ -191,7 +191,7 @@ def test_a_run_that_did_not_train_has_the_results_of_the_other() -> None:
 
 def hydra_config(*overrides: str) -> Any:
     """Hydra's part of the config in a sweep, as its jobs see it."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         typed = ["hydra.mode=MULTIRUN", *overrides]
         cfg = compose("train", overrides=typed, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 from commands import TINY, run, write_corpus
+from slurm_stub import with_slurm
 
 SHORT = (
     *TINY,
@@ -18,8 +20,10 @@ SHORT = (
     "task.sample.every_n_validations=0",
 )
 FOLDER = Path("outputs/pretrain/sweeps/lr")
-SWEEP = ("-m", *SHORT, "optimizer.lr=1e-3,fast,1e-2,1e30", f"hydra.sweep.dir={FOLDER}")
-"""Two runs that finish, one with a bad value, and one that diverges."""
+RATES = "optimizer.lr=1e-3,fast,1e-2,1e30,3e-3,1e-4"
+SWEEP = ("-m", *SHORT, RATES, f"hydra.sweep.dir={FOLDER}")
+"""Four runs that finish, one with a bad value, and one that diverges."""
+BEST_FIRST = ["2", "4", "0", "5", "1", "3"]
 TRAINED = "step 10/10"
 """What the console shows of a run that trains to its end."""
 
@@ -42,14 +46,16 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_runs_that_fail_do_not_end_the_others(swept: Path) -> None:
     rows = results(swept / FOLDER)
-    assert [row["optimizer.lr"] for row in rows] == ["0.01", "0.001", "fast", "1e+30"]
-    for row in rows[:2]:
+    rates = ["0.01", "0.003", "0.001", "0.0001", "fast", "1e+30"]
+    assert [row["optimizer.lr"] for row in rows] == rates
+    for row in rows[:4]:
         summary = json.loads((Path(row["folder"]) / "summary.json").read_text())
         assert float(row["val/loss"]) == summary["metrics"]["val/loss"]
         assert (float(row["seconds"]), int(row["tokens"])) == (summary["seconds"], 10 * 8 * 32)
-    assert float(rows[0]["val/loss"]) < float(rows[1]["val/loss"])
-    assert rows[2]["error"].startswith("optimizer.lr=fast: expected a number")
-    assert "training has diverged" in rows[3]["error"]
+    losses = [float(row["val/loss"]) for row in rows[:4]]
+    assert losses == sorted(losses)
+    assert rows[4]["error"].startswith("optimizer.lr=fast: expected a number")
+    assert "training has diverged" in rows[5]["error"]
 
 
 def test_failures_are_told_when_they_happen_and_kept_in_their_folders(swept: Path) -> None:
@@ -64,9 +70,9 @@ def test_the_console_ends_with_the_table(swept: Path) -> None:
     console = (swept / "console.txt").read_text()
     assert "\nrun 2: optimizer.lr=0.01\n" in console
     table = console.partition("optimizer.lr ┃ val/loss")[2]
-    places = [table.index(value) for value in ("0.01 ", "0.001 ", "fast ", "1e+30 ")]
+    places = [table.index(value) for value in ("0.01 ", "0.003 ", "0.0001 ", "fast ", "1e+30 ")]
     assert places == sorted(places)
-    assert f"4 runs, 2 failed; this table: {FOLDER / 'results.csv'}" in table
+    assert f"6 runs, 2 failed; this table: {FOLDER / 'results.csv'}" in table
     assert "Warning" not in console
 
 
@@ -74,7 +80,7 @@ def test_the_same_command_again_trains_only_what_has_failed(swept: Path) -> None
     before = results(swept / FOLDER)
     done = run("train", *SWEEP, "skip_if_trained=true", cwd=swept)
     assert done.returncode == 2
-    for name in ("0", "2"):
+    for name in BEST_FIRST[:4]:
         assert f"skipped, being trained already: {FOLDER / name}, best score" in done.stdout
     assert TRAINED not in done.stdout and "step 0/10" in done.stdout
     assert results(swept / FOLDER) == before
@@ -88,9 +94,8 @@ def test_another_sweep_takes_what_an_earlier_one_has_trained(swept: Path) -> Non
     rows = results(swept / "new")
     assert [row["run"] for row in rows] == ["1", "0"]
     assert [row["folder"] for row in rows] == [str(swept / FOLDER / name) for name in ("2", "0")]
-    assert [row["val/loss"] for row in rows] == [
-        row["val/loss"] for row in results(swept / FOLDER)[:2]
-    ]
+    before = {row["run"]: row["val/loss"] for row in results(swept / FOLDER)}
+    assert [row["val/loss"] for row in rows] == [before["2"], before["0"]]
 
 
 def test_a_single_run_takes_that_of_a_sweep_and_leaves_no_folder(swept: Path) -> None:
@@ -171,3 +176,45 @@ def test_a_search_with_optuna_goes_on_where_it_stopped(tmp_path: Path) -> None:
     tables = (tmp_path / "outputs" / "pretrain" / "sweeps").iterdir()
     scores = [float(row["score"]) for table in tables for row in results(table) if row["score"]]
     assert len(scores) == 4 and study.best_trial.value == pytest.approx(min(scores))
+
+
+def test_runs_side_by_side_are_reported_as_others(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    write_corpus(tmp_path / "corpus.txt")
+    local = ("launcher=local", *SHORT, RATES, "hydra.sweep.dir=sweep", "skip_if_trained=true")
+    done = run("train", *local, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert [row["run"] for row in results(tmp_path / "sweep")] == BEST_FIRST
+    assert done.stdout.count("6 runs, 2 failed") == 1 and done.stdout.count(TRAINED) == 4
+    assert done.stderr.count("error: run ") == 2
+    again = run("train", *local, cwd=tmp_path)
+    assert again.returncode == 2
+    assert again.stdout.count("skipped, being trained already") == 4 and TRAINED not in again.stdout
+
+
+@pytest.mark.slow
+def test_runs_as_slurm_jobs_are_reported_as_others(tmp_path: Path) -> None:
+    """Also one that meets its time limit, which goes on from where it was."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    write_corpus(tmp_path / "corpus.txt")
+    limit = tmp_path / "sweep" / "0" / "checkpoints" / "last.ckpt"
+    env = with_slurm(tmp_path, SLURM_STUB_LIMIT=str(limit))
+    long = ("trainer.max_steps=400", "trainer.val_interval=400", "trainer.checkpoint_interval=20")
+    rates = "optimizer.lr=1e-3,fast,1e-2,1e30"
+    slurm = ("launcher=slurm", *SHORT, *long, rates, "hydra.sweep.dir=sweep")
+    done = run("train", *slurm, cwd=tmp_path, **env)
+    assert done.returncode == 2, done.stderr
+    assert [row["run"] for row in results(tmp_path / "sweep")] == ["2", "0", "1", "3"]
+    assert "4 runs, 2 failed" in done.stdout
+    script = (tmp_path / "slurm" / "job.sh").read_text()
+    for line in ("--time=240", "--gpus-per-node=1", "--signal=USR2@120", "--array=0-3%4"):
+        assert f"#SBATCH {line}" in script
+    [console] = (tmp_path / "sweep" / ".submitit").glob("*/*_0_0_log.out")
+    assert re.search(r"resumed at step \d+", console.read_text())
+
+
+def test_slurm_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    done = run("train", "launcher=slurm", *TINY, "seed=1,2", cwd=tmp_path, PATH="/nowhere")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: launcher=slurm: this machine has no Slurm")

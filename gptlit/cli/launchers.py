@@ -1,0 +1,43 @@
+"""`launcher=` and `hparams_search=`: what they mean besides their files in `conf/`."""
+
+import shutil
+from importlib.util import find_spec
+
+from gptlit.cli.arguments import SHOWS
+from gptlit.errors import UserError
+
+PLUGINS = {
+    "launcher=local": ("hydra_joblib_launcher", "sweeps"),
+    "launcher=slurm": ("hydra_submitit_launcher", "slurm"),
+    "hparams_search=optuna": ("hydra_optuna_sweeper", "sweeps"),
+}
+"""Hydra's plugin that an option needs, and the extra of gptlit that brings it."""
+
+
+def apply(args: list[str]) -> list[str]:
+    """Either option makes a sweep of the command, also without -m.
+
+    Raises:
+        UserError: the option's plugin is not installed, or there is no Slurm here.
+    """
+    given = dict(arg.partition("=")[::2] for arg in args)
+    chosen = {
+        group: given.get(group, "null").strip("'\"") for group in ("launcher", "hparams_search")
+    }
+    asked = [f"{group}={option}" for group, option in chosen.items() if option not in ("", "null")]
+    for option in asked:
+        if option in PLUGINS:
+            _check_plugin(option)
+    if "launcher=slurm" in asked and shutil.which("srun") is None:
+        raise UserError(
+            "launcher=slurm: this machine has no Slurm (no srun in PATH): start it on a login node"
+            " of a cluster, or choose launcher=local"
+        )
+    said = any(arg.partition("=")[0] in (*SHOWS, "--run", "--multirun") for arg in args)
+    return ["--multirun", *args] if asked and not said else args
+
+
+def _check_plugin(option: str) -> None:
+    plugin, extra = PLUGINS[option]
+    if find_spec("hydra_plugins") is None or find_spec(f"hydra_plugins.{plugin}") is None:
+        raise UserError(f"{option} is not installed: pip install 'gptlit[{extra}]'")

@@ -1,0 +1,91 @@
+"""What a training needs, looked at before Lightning is imported, which takes seconds."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gptlit.cli.schema_data import DATA
+from gptlit.errors import UserError
+from gptlit.training.launch import launched
+
+MOST_CPU_PROCESSES = 8
+"""So many may always share a CPU, to try things out; more only on so many cores."""
+
+
+def check_start(config: dict[str, Any]) -> None:
+    """Files that are named, the device, the precision and the shape of the model.
+
+    Args:
+        config: the checked config.
+
+    Raises:
+        UserError: one of them is missing or does not go with the others.
+    """
+    _check_files(config)
+    from gptlit.device import resolve_device, resolve_precision
+
+    device = resolve_device(config["device"]["name"])
+    resolve_precision(config["precision"]["name"], device)
+    if device == "cpu":
+        _check_processes(config["trainer"]["devices"])
+    _check_model(config)
+
+
+def _check_files(config: dict[str, Any]) -> None:
+    from gptlit.data.corpus import TextFiles
+    from gptlit.data.labelled_files import existing
+    from gptlit.data.prepared import is_prepared, open_prepared
+    from gptlit.tokenizer import get_tokenizer
+
+    data = config["data"]
+    known = data.get("_target_") in DATA  # others look for themselves
+    for name in ("path", "val_path", "test_path") if known else ():
+        path = data.get(name)
+        if isinstance(path, list) or "column" in data:
+            if is_prepared(path):
+                open_prepared(path, get_tokenizer(config["tokenizer"]["name"]))
+            elif path:
+                TextFiles(path, data.get("column", "text"), f"data.{name}")
+        elif path is not None:
+            existing(path, f"data.{name}")
+    weights = config["weights"]["path"]
+    if weights is not None:
+        from gptlit.weights.files import find_files
+
+        if not find_files(Path(weights).expanduser())[0].exists():
+            existing(weights, "weights.path")
+
+
+def _check_processes(devices: int | str) -> None:
+    most = max(os.cpu_count() or 1, MOST_CPU_PROCESSES)
+    if isinstance(devices, int) and devices > most and launched() is None:
+        raise UserError(
+            f"trainer.devices={devices}: that many processes are too many for this machine's"
+            f" {os.cpu_count()} CPU cores; give {most} at most"
+        )
+
+
+def _check_model(config: dict[str, Any]) -> None:
+    """The shape is possible, and its weights alone do not fill the memory."""
+    from gptlit.model import GPTConfig
+
+    shape = {name: value for name, value in config["model"].items() if name != "name"}
+    try:
+        cfg = GPTConfig(vocab_size=1, **shape)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    rank = config["task"].get("lora", {}).get("rank", 0)
+    if config["task"].get("trainable") == "lora" and rank > cfg.emb_dim:
+        raise UserError(
+            f"task.lora.rank={rank} is more than the width of the layers, model.emb_dim="
+            f"{cfg.emb_dim}: give a smaller one, such as 16"
+        )
+    rows = cfg.context_length + cfg.padded_vocab_size
+    parameters = cfg.n_layers * 12 * cfg.emb_dim**2 + rows * cfg.emb_dim
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * parameters > memory:
+        raise UserError(
+            f"the model would have {parameters:,} parameters, which alone need"
+            f" {4 * parameters / 1e9:,.0f} GB of memory; this machine has {memory / 1e9:,.0f} GB:"
+            " give smaller model.n_layers, model.emb_dim or model.context_length"
+        )

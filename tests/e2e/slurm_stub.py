@@ -1,0 +1,118 @@
+"""As much of Slurm as one machine can play: sbatch, srun, scontrol and sacct in one file.
+
+Its first argument says which it is. Each task of an array is started on the spot, and gets the
+variables that Slurm gives. The first one is sent the signal of its time limit, once there is a file
+called $SLURM_STUB_LIMIT.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STATE = Path(os.environ.get("SLURM_STUB_STATE", "."))
+JOB = "100"
+
+
+def with_slurm(folder: Path, **more: str) -> dict[str, str]:
+    """The environment of a machine that has it; its programs and their state lie in `folder`."""
+    programs = folder / "slurm" / "bin"
+    programs.mkdir(parents=True)
+    commands = {name: f'"{__file__}" {name}' for name in ("sbatch", "srun", "scontrol", "sacct")}
+    for name, arguments in {**commands, "python": ""}.items():
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
+        program.chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "SLURM_STUB_STATE": str(programs.parent), **more}
+
+
+def wait_for_job(folder: Path) -> None:
+    """Until the job that was submitted from `folder` has ended well."""
+    code = folder / "slurm" / "exit-0"
+    while not code.exists():
+        time.sleep(0.1)
+    assert code.read_text() == "0", (folder / f"slurm-{JOB}.out").read_text()
+
+
+def sbatch(script: str) -> None:
+    """Start the tasks of an array in the background."""
+    copy = STATE / "job.sh"  # what is in the file later does not matter
+    copy.write_text(Path(script).read_text())
+    last = re.search(r"^#SBATCH --array=0-(\d+)", copy.read_text(), re.MULTILINE)
+    for task in range(int(last[1]) + 1 if last else 1):
+        command = [sys.executable, __file__, "node", str(copy), str(task)]
+        with Path(f"slurm-{JOB}.out").open("a") as output:
+            subprocess.Popen(command, start_new_session=True, stdout=output, stderr=output)
+    print(f"Submitted batch job {JOB}")
+
+
+def node(script: str, task: str) -> None:
+    """Run one task, again for as long as it asks for that."""
+    job = {
+        "SLURM_JOB_ID": JOB,
+        "SLURM_ARRAY_JOB_ID": JOB,
+        "SLURM_ARRAY_TASK_ID": task,
+        "SLURM_JOB_NAME": "train",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_NNODES": "1",
+    }
+    requeued = [STATE / f"requeue-{name}" for name in (JOB, f"{JOB}_{task}")]
+    for restarts in range(5):
+        again = {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
+        done = subprocess.run(["bash", script], env={**os.environ, **job, **again}, check=False)
+        asked = [path for path in requeued if path.exists()]
+        if not asked:
+            (STATE / f"exit-{task}").write_text(str(done.returncode))
+            return
+        asked[0].unlink()
+
+
+def srun(*args: str) -> None:
+    """Run a command in a process of Slurm's, and tell it about its time limit."""
+    at = next(i for i, arg in enumerate(args) if "python" in arg)
+    options = dict(zip(args[1:at:2], args[2:at:2], strict=True))  # after --unbuffered
+    task = os.environ["SLURM_ARRAY_TASK_ID"]
+    process = subprocess.Popen(
+        args[at:],
+        stdout=_opened(options.get("--output"), task),
+        stderr=_opened(options.get("--error"), task),
+        env=os.environ
+        | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
+    )
+    limit = Path(os.environ.get("SLURM_STUB_LIMIT", "."))
+    asked = re.search(r"--signal=(\w+)@", (STATE / "job.sh").read_text())
+    waits = task == "0" and asked and "SLURM_RESTART_COUNT" not in os.environ
+    while process.poll() is None:
+        if waits and asked and limit.is_file():
+            process.send_signal(signal.Signals[f"SIG{asked[1]}"])
+            waits = False
+        time.sleep(0.02)
+    sys.exit(process.returncode)
+
+
+def _opened(name: str | None, task: str) -> int | None:
+    if name is None:
+        return None
+    values = {"%A": JOB, "%a": task, "%t": "0"}
+    path = re.sub("%[Aat]", lambda found: values[found[0]], name)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+
+def scontrol(action: str, job: str) -> None:
+    """requeue alone."""
+    assert action == "requeue"
+    (STATE / f"requeue-{job}").touch()
+
+
+def sacct(*_: str) -> None:
+    """Nothing is known yet, which submitit takes for a job that is waiting."""
+    print("JobID|State|NodeList")
+
+
+if __name__ == "__main__":
+    programs = (sbatch, srun, scontrol, sacct, node)
+    {program.__name__: program for program in programs}[sys.argv[1]](*sys.argv[2:])
