@@ -47,10 +47,11 @@ class PackedBlock(nn.Module):
         att, ff = block.att, block.ff
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.n_heads, self.head_dim = att.n_heads, att.head_dim
-        self.qkv = PackedLinear(att.qkv.weight, att.qkv.bias)
-        self.out_proj = PackedLinear(att.out_proj.weight, att.out_proj.bias)
-        self.fc = PackedLinear(ff.fc.weight, ff.fc.bias, "gelu")
-        self.proj = PackedLinear(ff.proj.weight, ff.proj.bias)
+        # Each layer is freed before the next one is packed.
+        self.qkv = _pack(att, "qkv")
+        self.out_proj = _pack(att, "out_proj")
+        self.fc = _pack(ff, "fc", "gelu")
+        self.proj = _pack(ff, "proj")
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0
@@ -64,6 +65,14 @@ class PackedBlock(nn.Module):
         y = attention(q, k, v, mask)
         x = x + self.out_proj(y.transpose(1, 2).reshape(B, T, C))
         return x + self.proj(self.fc(self.norm2(x)))
+
+
+def _pack(module: nn.Module, name: str, activation: str = "none") -> PackedLinear:
+    """Take a linear layer out of the module that has it."""
+    linear = module.get_submodule(name)
+    delattr(module, name)
+    bias = getattr(linear, "bias", None)
+    return PackedLinear(linear.get_parameter("weight"), bias, activation)
 
 
 class PackedHead(nn.Module):

@@ -79,7 +79,10 @@ MISTAKES = {
     "empty text": (["data=empty.txt"], r"empty.txt holds no text"),
     "stride of nothing": (["data=corpus.txt", "stride=0"], r"stride=0: must be >= 1"),
     "stride too long": (["data=corpus.txt", "stride=33"], r"stride=33: must be from 1 to 32"),
-    "no such run": (["data=corpus.txt", "task=other"], r"no finished other run in outputs/"),
+    "no such run": (
+        ["data=corpus.txt", "task=other"],
+        r"unknown task=other: .* known are classification, instruction, pretrain",
+    ),
     "nowhere to write": (
         ["data=corpus.txt", "output=no/x.json"],
         r"output=no/x.json: give a file in a folder",

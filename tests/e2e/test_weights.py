@@ -192,7 +192,7 @@ def test_a_run_starts_from_another_runs_weights(folder: Path) -> None:
 MISTAKES = {
     "unknown source": (["weights=hugginface"], r"unknown weights=hugginface.*mean huggingface"),
     "no path": (["weights=checkpoint"], r"weights.path must be given: add weights.path=\.\.\."),
-    "missing file": (["weights.path=nowhere"], r"nowhere does not exist"),
+    "missing file": (["weights.path=nowhere"], r"nowhere: there is no such file"),
     "another shape": (
         ["weights.path=weights.safetensors", "model.n_layers=3"],
         r"n_layers 2, .*the model has .*n_layers 3.*; use model\.",
