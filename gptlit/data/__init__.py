@@ -12,6 +12,7 @@ tokenizing.py           a corpus tokenized once into a cache
 prepared.py             the same into a folder of the user's, ahead of time
 bytebar.py              how far a long read has come
 sampler.py              in which order samples are read; resumable
+buckets.py              the same for samples of unequal length
 batch.py                what a step reads
 module.py               what all data modules share
 text.py, pydocs.py      running text for pretraining; that which Python brings along

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gptlit.data.batch import InstructionBatch
+from gptlit.data.buckets import BucketLoader
 from gptlit.data.instruction_files import Entry
-from gptlit.data.labelled_batches import BucketLoader
 from gptlit.data.sampler import Permutation
 from gptlit.prompts import PromptFormat
 from gptlit.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptlit.data.readers import PACKINGS, FileKind, read_text
+from gptlit.data.readers import file_kind, read_text
 from gptlit.data.sampler import Permutation
 from gptlit.errors import UserError
 
@@ -137,17 +137,15 @@ def split_entries(
 
 def _records(path: Path) -> Iterator[tuple[str, int, Any]]:
     """What each record is and its number, and the record itself, or a function that parses it."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    packing = suffixes.pop() if suffixes and suffixes[-1] in PACKINGS else ""
-    suffix = suffixes.pop() if suffixes else ""
     if not path.is_file():
         raise UserError(f"data.path={path}: {_what_is_there(path)}")
-    if suffix not in SUFFIXES or (suffix == ".parquet" and packing):
+    kind = file_kind(path, SUFFIXES)
+    if kind is None:
         raise UserError(f"data.path={path}: expected a file whose name ends in {ALLOWED_NAMES}")
-    if suffix == ".parquet":
+    if kind.suffix == ".parquet":
         return _parquet_rows(path)
-    text = "".join(read_text(path, FileKind(suffix, packing), lambda done: None))
-    return _json_lines(text) if suffix == ".jsonl" else _json_list(path, text)
+    text = "".join(read_text(path, kind, lambda done: None))
+    return _json_lines(text) if kind.suffix == ".jsonl" else _json_list(path, text)
 
 
 def _what_is_there(path: Path) -> str:

@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from gptlit.data.buckets import BucketLoader, SortedLoader
 from gptlit.data.instruction_batches import (
     InstructionDataset,
     PackedDataset,
@@ -19,7 +20,6 @@ from gptlit.data.instruction_files import (
     split_entries,
     tell_broken,
 )
-from gptlit.data.labelled_batches import BucketLoader, SortedLoader
 from gptlit.data.module import OnChange, ResumableDataModule
 from gptlit.data.text import default_cache_dir
 from gptlit.errors import UserError

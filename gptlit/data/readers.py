@@ -23,10 +23,6 @@ PACKED_CHUNK_BYTES = 1 << 14
 TEXT_SUFFIXES = (".txt", ".md")
 ROW_SUFFIXES = (".jsonl", ".csv", ".parquet")
 PACKINGS = (".gz", ".zst")
-ALLOWED_NAMES = (
-    f"{', '.join(TEXT_SUFFIXES + ROW_SUFFIXES)}, "
-    f"or, but for .parquet, one of these and {' or '.join(PACKINGS)}"
-)
 
 Seen = Callable[[int], None]  # is told how many bytes of the file on disk have been read
 
@@ -44,14 +40,24 @@ class FileKind:
         return self.suffix in ROW_SUFFIXES
 
 
-def file_kind(path: Path) -> FileKind | None:
-    """The kind of the file called `path`, or None for a name that cannot be read."""
+def file_kind(
+    path: Path, allowed: tuple[str, ...] = TEXT_SUFFIXES + ROW_SUFFIXES
+) -> FileKind | None:
+    """The kind of the file called `path`, or None for one that is not among the `allowed`."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     packing = suffixes.pop() if suffixes and suffixes[-1] in PACKINGS else ""
     suffix = suffixes.pop() if suffixes else ""
-    if suffix not in TEXT_SUFFIXES + ROW_SUFFIXES or (suffix == ".parquet" and packing):
+    if suffix not in allowed or (suffix == ".parquet" and packing):
         return None
     return FileKind(suffix, packing)
+
+
+def names_of(allowed: tuple[str, ...]) -> str:
+    """How names of files of these kinds end, for errors."""
+    return f"{', '.join(allowed)}, or, but for .parquet, one of these and {' or '.join(PACKINGS)}"
+
+
+ALLOWED_NAMES = names_of(TEXT_SUFFIXES + ROW_SUFFIXES)
 
 
 def read_text(path: Path, kind: FileKind, seen: Seen) -> Iterator[str]:
@@ -119,7 +125,7 @@ def _json_rows(path: Path, column: str, lines: Iterable[str]) -> Iterator[tuple[
         place = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{place} is not JSON: {error}; expected one object per line") from None
         if not isinstance(row, dict):
             raise UserError(f'{place} is no JSON object; expected a line like {{"{column}": "…"}}')

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.data.labelled import LabelledDataModule
-from gptlit.data.labelled_files import LabelledTable, existing, table_kind
+from gptlit.data.labelled_files import LabelledTable
 from gptlit.data.labelled_splits import Balance
+from gptlit.data.readers import file_kind
+from gptlit.data.tables import SUFFIXES, existing
 from gptlit.errors import UserError
 
 NAMES = ("SMSSpamCollection", "SMSSpamCollection.tsv", "SMSSpamCollection.txt")
@@ -54,7 +56,7 @@ class SmsSpamDataModule(LabelledDataModule):
 
     def read(self, path: str, key: str) -> LabelledTable:
         place = existing(path, key)
-        if place.is_file() and place.name not in NAMES and table_kind(place):
+        if place.is_file() and place.name not in NAMES and file_kind(place, SUFFIXES):
             return super().read(path, key)
         return read_messages(place)
 

@@ -4,6 +4,7 @@ import csv
 import datetime
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from gptlit.data.tables import Table, read_table
+from gptlit.data.tables import Table, existing, read_table
 from gptlit.data.tables_out import WRITERS, check_writable, write_table
 from gptlit.errors import UserError
 
@@ -79,6 +80,17 @@ def test_a_text_file_has_one_text_on_each_line(tmp_path: Path) -> None:
     assert read(tmp_path / "given.txt.gz").texts("text", "column") == ["one", "two"]
 
 
+def test_a_text_may_be_longer_than_csvs_default_limit(tmp_path: Path) -> None:
+    (tmp_path / "given.csv").write_text("text\n" + "word " * 100_000)
+    assert read(tmp_path / "given.csv").texts("text", "column") == ["word " * 100_000]
+
+
+def test_several_columns_may_have_no_name(tmp_path: Path) -> None:
+    (tmp_path / "given.csv").write_text("v1,text,,,\nham,hi,,,\n")
+    table = read(tmp_path / "given.csv")
+    assert table.rows == [{"v1": "ham", "text": "hi", "": ""}]
+
+
 def test_columns_of_a_parquet_file_keep_their_types(tmp_path: Path) -> None:
     day = datetime.date(2024, 2, 29)
     given_ = pyarrow.table(
@@ -115,7 +127,12 @@ def test_rows_of_json_may_differ(tmp_path: Path) -> None:
 
 
 BAD = {
-    "no columns": ("a.csv", "", r"a.csv has no rows"),
+    "no columns": (
+        "a.csv",
+        "",
+        r"a.csv is empty; expected a line with the names of the columns, and rows",
+    ),
+    "blank": ("a.jsonl", "\n \n", r"a.jsonl has no rows; give one with texts as input="),
     "only a header": ("a.csv", "text\n", r"a.csv has no rows"),
     "fields": ("a.csv", "text,x\na\n", r"a.csv:2 has 1 fields, but the first line names 2 columns"),
     "quote": ("a.csv", 'text\n"a\n', r"a.csv:2 cannot be read as .csv"),
@@ -141,6 +158,30 @@ def test_a_file_that_cannot_be_read_is_named_with_the_place(tmp_path: Path, case
     assert "\n" not in str(caught.value)
 
 
+def test_broken_text_in_a_parquet_file_is_named_too(tmp_path: Path) -> None:
+    ends = pyarrow.array([0, 1], pyarrow.int32()).buffers()[1]
+    column = pyarrow.StringArray.from_buffers(1, ends, pyarrow.py_buffer(b"\xff"))
+    parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet cannot be read as Parquet: .* byte 0xff"):
+        read(tmp_path / "a.parquet")
+
+
+def test_a_path_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("text\n")
+    with pytest.raises(UserError, match=r"input=.*review\.csv: .*did you mean .*reviews"):
+        read(tmp_path / "review.csv")
+    assert existing(str(tmp_path), "input") == tmp_path
+    shutil.rmtree(tmp_path)
+    with pytest.raises(UserError, match=r"there is no such file; give one that exists"):
+        existing(str(tmp_path / "reviews.csv"), "input")
+
+
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UserError, match=r"input=.*: expected a file whose name ends in"):
+        read(tmp_path / "folder.csv")
+
+
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
     path = tmp_path / "given.csv"
     path.write_text('text\n"a\tb"\n')
@@ -155,8 +196,6 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UserError, match=pattern):
             check_writable(tmp_path / name, table, "output")
-    with pytest.raises(UserError, match=r"missing.csv: there is no such file"):
-        read(tmp_path / "missing.csv")
 
 
 def test_a_broken_write_leaves_what_was_there(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlit.data.labelled_batches import BucketLoader, SortedLoader
+from gptlit.data.buckets import BucketLoader, SortedLoader
 from gptlit.errors import UserError
 
 
