@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from gptlit import device as device_module
 from gptlit.device import (
     available_devices,
+    cpu_has_bf16,
     device_name,
     peak_flops,
     peak_memory_gb,
@@ -20,13 +22,20 @@ from gptlit.errors import UserError
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretend to be on a machine with these devices and fast number formats."""
 
-    def pretend(cuda: bool = False, mps: bool = False, bf16: bool = False) -> None:
+    def pretend(
+        cuda: bool = False,
+        mps: bool = False,
+        bf16: bool = False,
+        amx: bool = False,
+        vendor: str = "AuthenticAMD",
+    ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla V100")
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(device_module, "_cpuinfo", lambda field: vendor)
 
     return pretend
 
@@ -86,6 +95,23 @@ def test_the_format_that_trains_well(
             resolve_precision(asked, device)
     else:
         assert resolve_precision(asked, device) == given
+
+
+@pytest.mark.parametrize(
+    ("vendor", "bf16", "amx", "given"),
+    [
+        ("GenuineIntel", True, True, "bf16"),
+        ("GenuineIntel", True, False, "fp32"),
+        ("AuthenticAMD", True, False, "bf16"),
+        ("AuthenticAMD", False, False, "fp32"),
+    ],
+)
+def test_instructions_for_bf16_are_not_always_faster(
+    machine: Any, vendor: str, bf16: bool, amx: bool, given: str
+) -> None:
+    machine(bf16=bf16, amx=amx, vendor=vendor)
+    assert resolve_precision("auto", "cpu") == given
+    assert cpu_has_bf16() == bf16
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

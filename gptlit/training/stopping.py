@@ -33,6 +33,8 @@ class _State:
 
     handled: bool = False
     """Whether the handlers are in place."""
+    begun: bool = False
+    """Whether it is known what the run can be resumed from."""
     asked: signal.Signals | None = None
     """The first signal."""
     held: bool = False
@@ -67,7 +69,7 @@ def is_child_of_lightning() -> bool:
 
 def begin(saved_step: int | None) -> None:
     """A run begins, at a step that it can be resumed from, if there is one."""
-    _now.held, _now.saved_step = False, saved_step
+    _now.begun, _now.held, _now.saved_step = True, False, saved_step
     if _now.asked:  # while the run before it, in a sweep, came to its end
         raise Stopped
 
@@ -135,6 +137,8 @@ def _where() -> str:
     by = "by another process" if _now.asked is None else f"by {_now.asked.name}"
     if {"-m", "--multirun"} & set(sys.argv):
         return f"stopped {by}; the same command with skip_if_trained=true does what is left"
+    if not _now.begun:
+        return f"stopped {by} before the run began; start again with the same command"
     if _now.saved_step is None:
         return f"stopped {by} before a step was saved; start again with the same command"
     return f"stopped {by} after step {_now.saved_step:,}; go on with resume=auto"

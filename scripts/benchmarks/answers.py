@@ -9,7 +9,7 @@ from benchmarks.common import (
     add_model_arguments,
     model_config,
     positive,
-    resolved,
+    resolved_for_decoding,
     transformers_model,
 )
 
@@ -67,7 +67,7 @@ def transformers(args: argparse.Namespace) -> Measurement:
 
     from gptlit.tokenizer import get_tokenizer
 
-    device, precision = resolved(args)
+    device, precision = resolved_for_decoding(args)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     model = transformers_model(model_config(args, CONTEXT)).to(device, dtype).eval()
     tokenizer = get_tokenizer(args.tokenizer)

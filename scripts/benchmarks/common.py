@@ -63,6 +63,15 @@ def resolved(args: argparse.Namespace) -> tuple[str, str]:
     return device, resolve_precision(args.precision, device)
 
 
+def resolved_for_decoding(args: argparse.Namespace) -> tuple[str, str]:
+    """The device and the number format of weights that "auto" means here."""
+    from gptlit.device import resolve_device
+    from gptlit.inference.placement import decoding_precision
+
+    device = resolve_device(args.device)
+    return device, decoding_precision(args.precision, device, model_config(args, 1).emb_dim)
+
+
 def model_config(args: argparse.Namespace, context_length: int) -> "GPTConfig":
     """The shape in conf/model, with the tokenizer's vocabulary and without dropout."""
     from omegaconf import OmegaConf

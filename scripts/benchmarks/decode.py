@@ -11,7 +11,7 @@ from benchmarks.common import (
     add_model_arguments,
     model_config,
     positive,
-    resolved,
+    resolved_for_decoding,
     transformers_model,
 )
 
@@ -49,7 +49,7 @@ def transformers(args: argparse.Namespace) -> Measurement:
     """`generate` of a GPT2LMHeadModel whose weights are all in the precision."""
     import torch
 
-    device, precision = resolved(args)
+    device, precision = resolved_for_decoding(args)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     model = transformers_model(model_config(args, _length(args))).to(device, dtype).eval()
     prompts = torch.tensor(_prompts(args), device=device)

@@ -161,7 +161,8 @@ class Run:
         if code == RESUME_ME:
             step = self.last_step()
             # A signal that comes before the checkpoint is read knows no step.
-            where = f"after step {step}; go on with resume=auto", "before a step"
+            saved = f"after step {step}; go on with resume=auto" if step else "before a step"
+            where = saved, "before the run began"
             assert said.startswith("stopped by SIGTERM"), self._report(said)
             assert any(words in said for words in where), self._report(said)
             assert said.count("\n") == 1, self._report(said)

@@ -34,8 +34,24 @@ def test_nothing_to_lose(number: signal.Signals, capfd: pytest.CaptureFixture[st
     with pytest.raises(Stopped) as caught, stoppable():
         send(number)
     assert caught.value.code == (INTERRUPTED if number == signal.SIGINT else RESUME_ME)
-    line = "before a step was saved; start again with the same command"
+    line = "before the run began; start again with the same command"
     assert capfd.readouterr().err == f"stopped by {number.name} {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("step", "where"),
+    [
+        (None, "before a step was saved; start again with the same command"),
+        (30, "after step 30; go on with resume=auto"),
+    ],
+)
+def test_a_run_that_has_begun_says_what_it_can_be_resumed_from(
+    step: int | None, where: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Stopped), stoppable():
+        stopping.begin(step)
+        send(signal.SIGTERM)
+    assert capfd.readouterr().err == f"stopped by SIGTERM {where}\n"
 
 
 def test_a_signal_waits_until_it_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
