@@ -34,7 +34,6 @@ JOB = (*SMALL, "trainer.max_steps=400", "trainer.checkpoint_interval=10")
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="torchrun over two machines is not stable here")
 def test_the_commands_run_here(tmp_path: Path) -> None:
     for name in ("train.py", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -12,9 +12,10 @@ from gptlit.cli import arguments
 from gptlit.cli.checking import nearest, unknown_key
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
-from gptlit.training.faults import about_the_disk
+from gptlit.training.faults import DivergedError, about_the_disk
 from gptlit.training.lock import LOCK
 from gptlit.training.reuse import POINTER, RECORD, first_process
+from gptlit.training.stopping import is_child_of_lightning
 
 Job = Callable[[dict[str, Any], Path], Any]
 """Takes the checked config as plain dicts and the run folder."""
@@ -67,6 +68,8 @@ def run(
         line = _one_line(error, config_name)
         if line is None or debug:
             raise
+        if isinstance(error, DivergedError) and is_child_of_lightning():
+            sys.exit(0)  # all processes have found the same, and the first one says it
         print(f"error: {arguments.printable(line)}", file=sys.stderr)
         sys.exit(2)
     if code:

@@ -131,8 +131,6 @@ class StepMonitor(Callback):
         return None
 
     def _raise(self, trouble: str, step: int, lr: float | None = None) -> None:
-        if stopping.is_child_of_lightning():
-            raise SystemExit(0)  # all processes have found the same, and the first one says it
         raise DivergedError(trouble, step, self.precision, lr, stopping.saved_step())
 
     def _pending(self) -> tuple[int, float]:

@@ -1,8 +1,8 @@
 """As much of Slurm as one machine can play: sbatch, srun, scontrol and sacct in one file.
 
 Its first argument says which it is. Each task of an array is started on the spot, and gets the
-variables that Slurm gives. The first one is sent the signal of its time limit, once there is a file
-called $SLURM_STUB_LIMIT.
+variables that Slurm gives. The first one is sent the signal of its time limit, once it has written
+the file called $SLURM_STUB_LIMIT.
 """
 
 import os
@@ -76,6 +76,8 @@ def srun(*args: str) -> None:
     at = next(i for i, arg in enumerate(args) if "python" in arg)
     options = dict(zip(args[1:at:2], args[2:at:2], strict=True))  # after --unbuffered
     task = os.environ["SLURM_ARRAY_TASK_ID"]
+    limit = Path(os.environ.get("SLURM_STUB_LIMIT", "."))
+    before = _written(limit)
     process = subprocess.Popen(
         args[at:],
         stdout=_opened(options.get("--output"), task),
@@ -83,15 +85,19 @@ def srun(*args: str) -> None:
         env=os.environ
         | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
     )
-    limit = Path(os.environ.get("SLURM_STUB_LIMIT", "."))
     asked = re.search(r"--signal=(\w+)@", (STATE / "job.sh").read_text())
     waits = task == "0" and asked and "SLURM_RESTART_COUNT" not in os.environ
     while process.poll() is None:
-        if waits and asked and limit.is_file():
+        if waits and asked and _written(limit) != before:
             process.send_signal(signal.Signals[f"SIG{asked[1]}"])
             waits = False
         time.sleep(0.02)
     sys.exit(process.returncode)
+
+
+def _written(path: Path) -> int:
+    """When a file was, in ns; 0 if there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def _opened(name: str | None, task: str) -> int | None:

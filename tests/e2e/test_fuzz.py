@@ -17,7 +17,8 @@ COMMANDS = 1000
 SAMPLE = 30
 """Of the refused ones, those that are repeated in a process of their own, imports and all."""
 ANSWER_S = 3.0
-WORKERS = 2
+WORKERS = 4
+"""More than there may be cores: some commands wait, for a server that does not answer."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(world: Path) -> list[Outcome]:
-    """How all of them end; each worker takes every second one."""
+    """How all of them end; each worker takes every fourth one."""
     results = [world.with_name(f"results-{first}") for first in range(WORKERS)]
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "e2e")))
     env = environment(**OFFLINE, GPTLIT_ALLOCATOR="system", PYTHONPATH=path)

@@ -58,7 +58,6 @@ def kill_again_and_again(undisturbed: Run, folder: Path, kills: int, seed: int) 
     raise AssertionError
 
 
-@pytest.mark.xfail(strict=False, reason="not seen to pass since classification was added")
 @pytest.mark.slow
 def test_fifty_kills_at_random_moments_change_no_bit(
     undisturbed: list[Run], tmp_path: Path

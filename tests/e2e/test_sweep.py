@@ -138,7 +138,6 @@ def test_a_sweep_over_options_that_do_not_exist_is_refused_before_it_begins(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="after a failed run the next one may lose its partner")
 def test_two_processes_sweep_together(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus.txt")
     ddp = ("trainer=ddp", "trainer.devices=2", "optimizer.lr=fast,1e-3,1e30,1e-2")
@@ -194,7 +193,6 @@ def test_runs_side_by_side_are_reported_as_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, run=False, reason="takes longer than its limit on a busy machine")
 def test_runs_as_slurm_jobs_are_reported_as_others(tmp_path: Path) -> None:
     """Also one that meets its time limit, which goes on from where it was."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")

@@ -67,11 +67,9 @@ class Server:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         time.sleep(reply.delay_s)
-        try:
-            self.send(handler, reply)
-        finally:
-            with self.lock:
-                self.at_once -= 1
+        with self.lock:  # who has the answer may ask again before this thread goes on
+            self.at_once -= 1
+        self.send(handler, reply)
 
     def send(self, handler: BaseHTTPRequestHandler, reply: Reply) -> None:
         if reply.silent:
