@@ -2,11 +2,12 @@
 
 import sys
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from gptlit.errors import UserError
@@ -15,12 +16,21 @@ from gptlit.training.reuse import first_process
 
 
 class Lock(Callback):
-    """Hydra's hook, named in `conf/train.yaml`: ends the process if another one has the folder."""
+    """Hydra's hook, named in `conf/train.yaml`: ends the process if another one has the folder that
+    it was given."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the run's configs are written."""
+        """Before the run's configs are written. A folder that is named after the time gets a number
+        where a run of the same second has it."""
         with suppress(OSError, OmegaConfBaseException):  # Hydra meets it too, and raises
-            _take(Path(config.hydra.run.dir))
+            node = config.hydra.run
+            folder = Path(node.dir)
+            if "${now:" in OmegaConf.to_container(node)["dir"] and first_process():
+                folder = _take_numbered(folder)
+                with read_write(node):
+                    node.dir = str(folder)
+            else:
+                _take(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before any run starts."""
@@ -36,3 +46,15 @@ def _take(folder: Path) -> None:
     except UserError as error:  # of which Hydra would make a warning
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _take_numbered(folder: Path) -> Path:
+    """Lock the folder, or the first that is free of those with a number behind its name."""
+    places = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
+    place = folder
+    while True:
+        try:
+            take(place)
+            return place
+        except UserError:
+            place = next(places)

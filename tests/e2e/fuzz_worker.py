@@ -1,33 +1,27 @@
-"""Run corrupted command lines, each in a forked process of its own with the imports already made.
+"""Run corrupted command lines, each in a forked process of its own (see `forked`).
 
     python fuzz_worker.py WORLD RESULTS FIRST STEP LAST
 
-In all other respects the commands run as they would: the script, its main(), real file descriptors,
-a folder of their own. One line of JSON for each goes into the file RESULTS.
+One line of JSON for each goes into the file RESULTS.
 """
 
 import contextlib
-import importlib
 import json
 import os
 import resource
-import runpy
 import shutil
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
-from commands import ROOT
+from forked import become, import_all
 from fuzzing import Command, corrupted
 
-HEAVY = ("gptlit.training.run", "gptlit.inference.api", "gptlit.data.labelled")
-MORE = ("gptlit.data.instructions", "gptlit.data.text", "gptlit.data.pydocs", "hydra.main")
 TRAINS_S = 3.0
 """CPU seconds after which a command is taken to be at work."""
 HANGS_S = 60.0
@@ -62,28 +56,9 @@ def run(command: Command, world: Path) -> Outcome:
 
 
 def _be_the_command(command: Command, work: Path, out: Path, err: Path) -> NoReturn:
-    os.setsid()
-    os.chdir(work)
-    os.environ |= {"GPTLIT_CACHE": str(work / "cache"), "HOME": str(work), "PWD": str(work)}
-    for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
-        place = (Path(os.devnull), out, err)[number]
-        os.dup2(os.open(place, flags | (os.O_CREAT if number else 0), 0o600), number)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    script = ROOT / f"{command.script}.py"
-    sys.argv = [str(script), *command.args]
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    code = 0
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    env = {"GPTLIT_CACHE": str(work / "cache"), "HOME": str(work)}
+    become(command.script, list(command.args), work, out, err, **env)
 
 
 def _wait(pid: int) -> tuple[int | None, float]:
@@ -120,8 +95,7 @@ def main() -> None:
     """As the head of the file says."""
     world, results = Path(sys.argv[1]), Path(sys.argv[2])
     first, step, last = map(int, sys.argv[3:6])
-    for module in (*HEAVY, *MORE):
-        importlib.import_module(module)
+    import_all()
     with results.open("w") as file:
         for number in range(first, last, step):
             outcome = run(corrupted(number), world)

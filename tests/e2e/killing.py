@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from commands import TINY, command, environment, run, write_corpus
+from forked import Forked, Starter
 
 COMMON = (*TINY, "trainer.log_every_n_steps=5", "hydra.run.dir=run")
 RUNS = {
@@ -62,6 +63,9 @@ PARTS = ("state_dict", "optimizer_states", "lr_schedulers")
 """Of a checkpoint: what must be the same bit for bit."""
 
 
+Process = subprocess.Popen[bytes] | Forked
+
+
 class Run:
     """A run of a task in a folder, and what was done to it."""
 
@@ -82,11 +86,17 @@ class Run:
         assert done.returncode == 0, self._report(done.stderr)
 
     def kill(
-        self, number: signal.Signals, moment: str, rng: random.Random, undisturbed: "Run"
+        self,
+        starter: Starter,
+        number: signal.Signals,
+        moment: str,
+        rng: random.Random,
+        undisturbed: "Run",
     ) -> bool:
         """Start the run, or let it go on, until it is killed.
 
         Args:
+            starter: starts it, but where the moment may lie before the imports are made.
             number: SIGKILL or SIGTERM.
             moment: one of `MOMENTS`.
             rng: says when exactly.
@@ -95,21 +105,25 @@ class Run:
         Returns:
             whether it was killed before it came to its end.
         """
-        env = environment(GPTLIT_CACHE=str(self.home / "cache"))
-        # A file, as a pipe that is full would stop the run.
-        with (self.home / "stderr.txt").open("w+") as stderr:
-            process = subprocess.Popen(
-                command("train", *self.args),
-                cwd=self.home,
-                env=env,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-            )
-            self._wait(process, moment, rng, undisturbed)
-            process.send_signal(number)
-            code = process.wait(timeout=600)
-            stderr.seek(0)
-            said = stderr.read()
+        cache, err = str(self.home / "cache"), self.home / "stderr.txt"
+        err.unlink(missing_ok=True)
+        process: Process
+        if moment == "anywhere":
+            # A file, as a pipe that is full would stop the run.
+            with err.open("w") as stderr:
+                process = subprocess.Popen(
+                    command("train", *self.args),
+                    cwd=self.home,
+                    env=environment(GPTLIT_CACHE=cache),
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                )
+        else:
+            process = starter.start("train", *self.args, cwd=self.home, err=err, GPTLIT_CACHE=cache)
+        self._wait(process, moment, rng, undisturbed)
+        process.send_signal(number)
+        code = process.wait(timeout=600)
+        said = err.read_text()
         self._check_end(number, code, said)
         if code != 0:
             self.history.append(f"{number.name} {moment}: step {self.last_step()}")
@@ -117,7 +131,7 @@ class Run:
 
     def _wait(
         self,
-        process: subprocess.Popen[bytes],
+        process: Process,
         moment: str,
         rng: random.Random,
         undisturbed: "Run",
@@ -244,7 +258,7 @@ def assert_same(mine: Any, other: Any, what: str) -> None:
         assert mine == other, what
 
 
-def _until(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
+def _until(process: Process, ready: Callable[[], bool]) -> None:
     while process.poll() is None:
         with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
             if ready():

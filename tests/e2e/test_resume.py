@@ -8,7 +8,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from commands import run
+from commands import environment, run
+from forked import Starter
 from killing import MOMENTS, RUNS, STEPS, Run
 
 KILLS = 17
@@ -44,16 +45,18 @@ def kill_again_and_again(undisturbed: Run, folder: Path, kills: int, seed: int) 
     the undisturbed one. Returns a line for each kill."""
     rng = random.Random(seed)
     history: list[str] = []
+    starter = Starter(environment())
     for number in count():
         killed = Run(undisturbed.task, folder / str(number))
         for _ in range(min(IN_A_ROW, kills - len(history))):
             how = rng.choice((signal.SIGKILL, signal.SIGTERM))
-            if not killed.kill(how, rng.choice(MOMENTS), rng, undisturbed):
+            if not killed.kill(starter, how, rng.choice(MOMENTS), rng, undisturbed):
                 break
         killed.finish()
         killed.assert_like(undisturbed)
         history += killed.history
         if len(history) == kills:
+            starter.close()
             return history
     raise AssertionError
 
