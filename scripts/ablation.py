@@ -81,16 +81,17 @@ def _arguments() -> argparse.Namespace:
 def _run(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     """The run's summary, or `error`."""
     folder = args.out / f"row-{row.number}"
-    fixed = ["task=classification", "skip_if_trained=true", f"hydra.run.dir={folder}"]
+    # Only what has been trained for a row counts, not runs of other places.
+    fixed = ["task=classification", f"output_root={args.out}", f"hydra.run.dir={folder}"]
+    fixed.append("skip_if_trained=true")
     given = {override.partition("=")[0] for override in row.overrides}
     common = [o for o in args.overrides if o.partition("=")[0] not in given]
-    if not (folder / "summary.json").exists():
-        command = [sys.executable, str(TRAIN), *fixed, *common, *row.overrides]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            last = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ")
-            print(f"row {row.number} failed: {last}", file=sys.stderr)
-            return {"error": last}
+    command = [sys.executable, str(TRAIN), *fixed, *common, *row.overrides]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ")
+        print(f"row {row.number} failed: {last}", file=sys.stderr)
+        return {"error": last}
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
 

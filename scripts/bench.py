@@ -108,12 +108,11 @@ def _machine(args: argparse.Namespace) -> dict[str, Any]:
     from gptlit.errors import UserError
 
     try:
-        device, precision = resolved(args) if "device" in args else ("cpu", None)
+        device = resolved(args)[0] if "device" in args else "cpu"
     except UserError as error:
         sys.exit(f"error: {error}")
     return {
         "device": device_name(device),
-        "precision": precision,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers") if _has_transformers() else None,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,12 +142,20 @@ def _answer_file(
     output = Path(config["output"])
     temporary = output.with_name(f".{output.name}.tmp")
     starts = range(0, len(jobs), config["batch_size"])
-    with temporary.open("w", encoding="utf-8") as file:
-        for start in track(starts, "generating", disable=not sys.stdout.isatty()):
-            batch = jobs[start : start + config["batch_size"]]
-            texts = model.generate(batch, **options, seed=config["seed"] + start)
-            for prompt, text in zip(batch, texts, strict=True):
-                line = {"prompt": prompt, "completion": text}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    temporary.replace(output)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for start in track(starts, "generating", disable=not sys.stdout.isatty()):
+                batch = jobs[start : start + config["batch_size"]]
+                texts = model.generate(batch, **options, seed=config["seed"] + start)
+                for prompt, text in zip(batch, texts, strict=True):
+                    line = {"prompt": prompt, "completion": text}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        temporary.replace(output)
+    except OSError as error:
+        raise UserError(
+            f"cannot write output={output}: {error.strerror}; choose another file"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     print(f"{len(jobs)} completions written to {output}")

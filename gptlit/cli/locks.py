@@ -16,26 +16,24 @@ from gptlit.training.reuse import first_process
 
 
 class Lock(Callback):
-    """Hydra's hook, named in `conf/train.yaml`: ends the process if another one has the folder that
-    it was given."""
+    """Hydra's hook, named in `conf/train.yaml`, for single runs."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the run's configs are written. A folder that is named after the time gets a number
-        where a run of the same second has it."""
+        """Before the run's configs are written."""
         with suppress(OSError, OmegaConfBaseException):  # Hydra meets it too, and raises
-            node = config.hydra.run
-            folder = Path(node.dir)
-            if "${now:" in OmegaConf.to_container(node)["dir"] and first_process():
-                folder = _take_numbered(folder)
-                with read_write(node):
-                    node.dir = str(folder)
-            else:
-                _take(folder)
+            lock(config.hydra.run)
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before any run starts."""
-        with suppress(OSError, OmegaConfBaseException):
-            _take(Path(config.hydra.sweep.dir))
+
+def lock(node: DictConfig) -> None:
+    """Lock the folder that `hydra.run` or `hydra.sweep` names, or end the process if another one
+    has it. A folder that is named after the time gets a number instead."""
+    unresolved: Any = OmegaConf.to_container(node)
+    if "${now:" in unresolved["dir"] and first_process():
+        folder = _take_numbered(Path(node.dir))
+        with read_write(node):
+            node.dir = str(folder)
+    else:
+        _take(Path(node.dir))
 
 
 def _take(folder: Path) -> None:

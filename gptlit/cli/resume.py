@@ -63,7 +63,7 @@ def _run_and_checkpoint(path: Path) -> tuple[Path, Path]:
     folder = file.parent.parent
     there = _has_checkpoint(folder) if file.name == LAST.name else file.is_file()
     if not there or file.parent.name != LAST.parent.name:
-        raise UserError(f"resume={path}: there is no {path / LAST}; give a run folder")
+        raise UserError(f"resume={path}: there is no {file}; give a run folder")
     folder = folder.resolve()  # `latest` is a link
     return folder, folder / LAST.parent / file.name
 
@@ -86,7 +86,13 @@ def _newest_unfinished(args: list[str]) -> Path | None:
         and not (checkpoints.parent / "summary.json").exists()
         and _compared(_overrides(checkpoints.parent)) == _compared(args)
     ]
-    return max(same, key=lambda folder: folder.name, default=None)
+    return max(same, key=_saved_at, default=None)
+
+
+def _saved_at(folder: Path) -> float:
+    """When the run's newest checkpoint was written."""
+    paths = (folder / name for name in (LAST, PREVIOUS))
+    return max(path.stat().st_mtime for path in paths if path.is_file())
 
 
 def _compared(args: list[str]) -> list[str]:

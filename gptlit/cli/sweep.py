@@ -28,6 +28,7 @@ from rich.text import Text
 
 from gptlit.cli.app import short_path
 from gptlit.cli.arguments import printable, quoted
+from gptlit.cli.locks import lock
 from gptlit.training import reuse
 from gptlit.training.lock import LOCK
 
@@ -53,8 +54,11 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before any run starts."""
         with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it too, and raises
+            named = Path(config.hydra.sweep.dir)
+            existed = named.exists()
+            lock(config.hydra.sweep)
             self.folder = Path(config.hydra.sweep.dir).absolute()
-            self.made = not self.folder.exists()
+            self.made = not existed or self.folder != named.absolute()
             self.folder.mkdir(parents=True, exist_ok=True)
             self.started_ns = _file_time_ns(self.folder)
             # The folder may be named after a key that is swept, such as the task; and a process

@@ -131,7 +131,6 @@ def train_once(config: dict[str, Any], folder: Path) -> float | None:
     if config["resume"] == "auto" or (config["resume"] is None and resume.started_again()):
         config["resume"] = resume.own_checkpoint(config, folder)
     with stoppable(), only_run_in(folder), explained(config, app.short_path(folder)):
-        reuse.begin(config, folder)
         best = train(config, folder)
         reuse.finish(folder, best)
     return best

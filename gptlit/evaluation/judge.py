@@ -80,7 +80,9 @@ def judge_answers(
                 in_a_row += 1
                 # Many refusals of single questions are no reason to stop, unless there is nothing
                 # but refusals.
-                hopeless = in_a_row >= MAX_FAILURES and (verdict.retry or not known)
+                hopeless = in_a_row >= MAX_FAILURES and (
+                    verdict.retry or not any(key in known for key in keys)
+                )
                 if verdict.fatal or hopeless or len(failures) == n_keys:
                     raise give_up(verdict) from verdict
             else:
@@ -167,7 +169,7 @@ _NUMBER = r"([0-9]{1,3})(?:\s*/\s*100|\s+out\s+of\s+100|\s*%)?\s*[.!]?"
 _LABEL = r"(?:(?:the|my|your|final|overall|total)\s+)*(?:score|rating|grade)\s*(?:is\b|[:=])?"
 _BARE = re.compile(_NUMBER, re.IGNORECASE)
 _LABELLED = re.compile(rf"{_LABEL}\s*{_NUMBER}", re.IGNORECASE)
-_THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+_THOUGHTS = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 _MARKS = re.compile(r"[*_`#\"\[\]]+")
 
 

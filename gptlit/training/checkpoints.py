@@ -78,6 +78,11 @@ class Checkpoints(Checkpoint):
         self._last_is_whole = False
         self._max_steps = -1
 
+    def clear(self) -> None:
+        """Remove the checkpoints of an earlier run in the folder."""
+        for path in (self.last, self.previous, self.best):
+            path.unlink(missing_ok=True)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove what killed runs have left half written."""
         if trainer.is_global_zero:

@@ -72,5 +72,5 @@ def _in_use(folder: Path, file: IO[Any]) -> str:
     who = file.read() or "another process"
     return (
         f"{folder} is in use: {who} is training in it; wait for its end, or choose another folder"
-        " with hydra.run.dir=FOLDER"
+        " with hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep"
     )

@@ -43,6 +43,7 @@ class StepMonitor(Callback):
         """What was logged last, of the steps of this part of the run."""
         self._mark = 0.0
         self._elapsed = 0.0
+        self._stopped = False  # the clock
         self._peak = 0.0
         self._unread: deque[tuple[int, StepStats]] = deque(maxlen=1000)  # since the last look
         self._targets: torch.Tensor | None = None
@@ -63,10 +64,11 @@ class StepMonitor(Callback):
         if self._targets is not None:
             int(self._targets)  # waits for the device
         self._elapsed += time.perf_counter() - self._mark
+        self._stopped = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock again; a model whose validation gives no number is not to be saved."""
-        self._mark = time.perf_counter()
+        self._mark, self._stopped = time.perf_counter(), False
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not math.isfinite(loss):
             self._raise(f"validation loss is {float(loss)}", trainer.global_step)
@@ -136,7 +138,8 @@ class StepMonitor(Callback):
     def _pending(self) -> tuple[int, float]:
         """Tokens and seconds since the last count."""
         tokens = 0 if self._targets is None else int(self._targets)
-        return tokens, self._elapsed + time.perf_counter() - self._mark
+        running = 0.0 if self._stopped else time.perf_counter() - self._mark
+        return tokens, self._elapsed + running
 
     def _count(self) -> tuple[int, float]:
         tokens, seconds = self._pending()

@@ -15,7 +15,7 @@ from gptlit.device import device_name, resolve_device, resolve_precision
 from gptlit.evaluation.reports import write_report
 from gptlit.tasks import Task
 from gptlit.tokenizer import Tokenizer
-from gptlit.training import stopping
+from gptlit.training import reuse, stopping
 from gptlit.training.checkpoints import Checkpoints, saved_best_score
 from gptlit.training.metrics_csv import read_metrics
 from gptlit.training.monitor import StepMonitor
@@ -95,6 +95,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             highlight=False,
             markup=False,
         )
+    _take_over(folder, config, checkpoints, fresh=start_from is None)
     start = time.perf_counter()
     _train(trainer, task, data, start_from.path if start_from else None, settings["val_at_start"])
     seconds = time.perf_counter() - start
@@ -128,6 +129,18 @@ def _train(
     if val_at_start and resume is None:
         _validate_at_start(trainer, task, data)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+
+
+def _take_over(
+    folder: Path, config: dict[str, Any], checkpoints: Checkpoints, *, fresh: bool
+) -> None:
+    """From now on the folder is this run's: what an earlier one has left there must not be taken
+    for its own, whenever it ends."""
+    if reuse.first_process():
+        (folder / "summary.json").unlink(missing_ok=True)
+        if fresh:
+            checkpoints.clear()
+    reuse.begin(config, folder)
 
 
 def _has_finished(folder: Path, step: int, total_steps: int, console: Console) -> bool:

@@ -47,7 +47,7 @@ CONTESTANTS = {"gptlit": gptlit, "uncached": uncached, "plain": plain}
 def _run(args: argparse.Namespace, *overrides: str) -> Measurement:
     allocator.restart_with_tuned_malloc()  # as the command does, but before there is a folder
     from gptlit.cli.train import main
-    from gptlit.device import peak_memory_gb
+    from gptlit.device import peak_memory_gb, resolve_device
 
     with tempfile.TemporaryDirectory() as folder:
         sys.argv[1:] = [
@@ -68,5 +68,5 @@ def _run(args: argparse.Namespace, *overrides: str) -> Measurement:
         summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
     names = ("test/loss", "test/accuracy")
     note = ", ".join(f"{name} {summary['metrics'][name]:.4f}" for name in names)
-    memory = peak_memory_gb("cuda" if args.device == "cuda" else "cpu")
+    memory = peak_memory_gb(resolve_device(args.device))
     return Measurement(summary["seconds"], "s", summary["precision"], memory, note=note)

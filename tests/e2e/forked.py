@@ -20,13 +20,15 @@ from typing import Any, NoReturn
 
 from commands import ROOT
 
-HEAVY = ("gptlit.training.run", "gptlit.inference.api", "gptlit.data.labelled")
-MORE = ("gptlit.data.instructions", "gptlit.data.text", "gptlit.data.pydocs", "hydra.main")
+MODULES = (
+    *("gptlit.training.run", "gptlit.inference.api", "gptlit.data.labelled", "hydra.main"),
+    *("gptlit.data.instructions", "gptlit.data.text", "gptlit.data.pydocs"),
+)
 
 
 def import_all() -> None:
     """What the commands would import."""
-    for module in (*HEAVY, *MORE):
+    for module in MODULES:
         importlib.import_module(module)
 
 

@@ -4,6 +4,7 @@ import random
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
@@ -45,19 +46,18 @@ def kill_again_and_again(undisturbed: Run, folder: Path, kills: int, seed: int) 
     the undisturbed one. Returns a line for each kill."""
     rng = random.Random(seed)
     history: list[str] = []
-    starter = Starter(environment())
-    for number in count():
-        killed = Run(undisturbed.task, folder / str(number))
-        for _ in range(min(IN_A_ROW, kills - len(history))):
-            how = rng.choice((signal.SIGKILL, signal.SIGTERM))
-            if not killed.kill(starter, how, rng.choice(MOMENTS), rng, undisturbed):
-                break
-        killed.finish()
-        killed.assert_like(undisturbed)
-        history += killed.history
-        if len(history) == kills:
-            starter.close()
-            return history
+    with closing(Starter(environment())) as starter:
+        for number in count():
+            killed = Run(undisturbed.task, folder / str(number))
+            for _ in range(min(IN_A_ROW, kills - len(history))):
+                how = rng.choice((signal.SIGKILL, signal.SIGTERM))
+                if not killed.kill(starter, how, rng.choice(MOMENTS), rng, undisturbed):
+                    break
+            killed.finish()
+            killed.assert_like(undisturbed)
+            history += killed.history
+            if len(history) == kills:
+                return history
     raise AssertionError
 
 

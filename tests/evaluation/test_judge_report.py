@@ -73,6 +73,7 @@ def test_what_is_no_integer_from_0_to_100_is_none(form: str, score: str) -> None
         "Score: 85 (of the 100 that are possible)",
         "٨٥",
         "<think>85",
+        "<think>It is short.\nScore: 85\nBut",
         "the underscore 85",
     ],
 )

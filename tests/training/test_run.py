@@ -132,6 +132,30 @@ def test_a_finished_run_can_be_made_longer(capsys: pytest.CaptureFixture[str]) -
     assert (summary(folder)["steps"], summary(folder)["tokens"]) == (8, 8 * 64)
 
 
+def killed(*_: Any) -> None:
+    """Instead of training."""
+    raise KeyboardInterrupt
+
+
+def test_what_an_earlier_run_has_left_is_not_taken_for_that_of_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = fit("run", f"trainer.max_steps={EPOCH}")
+    monkeypatch.setattr(run, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit("run", f"trainer.max_steps={EPOCH}", "optimizer.lr=1e-2")
+    assert not list((folder / "checkpoints").iterdir())
+    assert not (folder / "summary.json").exists()
+
+
+def test_a_longer_run_that_is_killed_has_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fit("run", f"trainer.max_steps={EPOCH}")
+    monkeypatch.setattr(run, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit("run", f"trainer.max_steps={EPOCH + 1}", f"resume={folder}/checkpoints/last.ckpt")
+    assert not (folder / "summary.json").exists() and last_step(folder) == EPOCH
+
+
 def test_a_run_killed_after_its_last_step_is_finished_by_a_resume() -> None:
     folder = fit("run", "trainer.max_steps=4")
     before = summary(folder)
