@@ -192,3 +192,22 @@ def test_training_time_is_all_steps_and_no_validation(tmp_path: Path) -> None:
     rates = [float(row["train/tokens_per_second"]) for row in rows if row["train/loss"]]
     assert len(rates) == 2
     assert all(rate <= TARGETS / 0.05 for rate in rates)
+
+
+def test_the_clock_stands_still_in_a_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a run that is saved and stopped in the middle of one."""
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    task, trainer = (
+        Troubled(model=SHAPE, tokenizer="byte"),
+        Trainer(accelerator="cpu", logger=False),
+    )
+    monitor = StepMonitor("cpu", "fp32", 1)
+    monitor.on_train_start(trainer, task)
+    now += 7
+    monitor.on_validation_start(trainer, task)
+    now += 50
+    assert monitor.state_dict()["seconds"] == 7
+    monitor.on_validation_end(trainer, task)
+    now += 2
+    assert monitor.state_dict()["seconds"] == 9
