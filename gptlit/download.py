@@ -241,7 +241,7 @@ class _CachedFile:
             raise _AttemptError(
                 f"HTTP {code} {response.reason}",
                 retry=code == 429 or code >= 500,
-                after_s=_retry_after_s(response),
+                after_s=retry_after_s(response),
             )
         if self.size is not None and total not in (None, self.size):
             raise _AttemptError(f"has {total} bytes, expected {self.size}", retry=False)
@@ -298,7 +298,7 @@ def _etag(headers: Mapping[str, str]) -> str:
     return headers.get("Last-Modified", "") if etag.startswith("W/") else etag
 
 
-def _retry_after_s(response: requests.Response) -> float:
+def retry_after_s(response: requests.Response) -> float:
     """The seconds that the server asks us to wait, be it by a number or a date."""
     from urllib3 import Retry
     from urllib3.exceptions import InvalidHeader

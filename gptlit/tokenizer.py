@@ -100,7 +100,7 @@ class GPT2Tokenizer(Tokenizer):
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:
-            return self.encode_to_numpy(_without_surrogates(text))
+            return self.encode_to_numpy(without_surrogates(text))
         except ValueError:
             # The regex engine gives up on a run of a million spaces before a word. All of the run
             # but its last character is one pre-token, so the text is cut there.
@@ -128,7 +128,7 @@ class ByteTokenizer(Tokenizer):
         try:
             encoded = text.encode()
         except UnicodeEncodeError:
-            encoded = _without_surrogates(text).encode()
+            encoded = without_surrogates(text).encode()
         return np.frombuffer(encoded, dtype=np.uint8).astype(np.uint32)
 
     def _token(self, token_id: int) -> bytes:
@@ -171,6 +171,6 @@ def _gpt2_encoding() -> tiktoken.Encoding:
     )
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """Surrogate pairs joined to the characters they mean; lone ones replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

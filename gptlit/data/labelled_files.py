@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gptlit.data.tables import SUFFIXES, find_table, not_text, shown, table_rows
 from gptlit.errors import UserError
+from gptlit.tokenizer import without_surrogates
 
 KINDS = {bool: "true or false", int: "whole numbers", str: "text"}
 """What labels may be."""
@@ -78,16 +79,7 @@ def read_table(path: str, columns: Columns, key: str = "data.path") -> LabelledT
                 f"{place}: column {columns.label!r} holds {shown(label)}, but "
                 f"{KINDS[labels_are]} in the rows before; make all labels of one kind"
             )
-        table.add(place, _without_surrogates(text), _without_surrogates(str(label).strip()))
+        table.add(place, without_surrogates(text), without_surrogates(str(label).strip()))
     if not table.texts:
         raise UserError(f"{file} has no rows; give one with texts and labels as {key}=…")
     return table
-
-
-def _without_surrogates(text: str) -> str:
-    """JSON may hold halves of characters, which no file of text can; they become U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -12,6 +12,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from gptlit.download import retry_after_s
 from gptlit.errors import UserError
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Judge(ABC):
                 self._was_reached = True
                 if response.status_code != 200:
                     text = f"HTTP {response.status_code}: {self._error_text(response)}"
-                    raise self.http_error(response.status_code, text, _retry_after_s(response))
+                    raise self.http_error(response.status_code, text, retry_after_s(response))
                 return self.reply(response)
         except requests.RequestException as error:
             raise self._network_error(error) from error
@@ -273,13 +274,3 @@ def _causes(error: BaseException) -> list[BaseException]:
             causes.append(one)
             todo += [*one.args, getattr(one, "reason", None), one.__cause__ or one.__context__]
     return causes
-
-
-def _retry_after_s(response: requests.Response) -> float:
-    """The seconds that the server asks to wait, be it by a number or a date."""
-    from urllib3 import Retry
-    from urllib3.exceptions import InvalidHeader
-
-    with suppress(InvalidHeader):
-        return Retry().get_retry_after(response.raw) or 0.0
-    return 0.0
