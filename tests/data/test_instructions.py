@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from gptlit.data.batch import InstructionBatch
 from gptlit.data.instructions import InstructionDataModule
 from gptlit.errors import UserError
 from gptlit.tokenizer import get_tokenizer
+from tests.data.recorder import record
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "instruction-data.json"
@@ -242,47 +241,18 @@ def test_a_published_file_is_downloaded_where_no_path_is_set(
         module(None)
 
 
-class Recorder(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[list[list[int]]] = []
-
-    def training_step(self, batch: InstructionBatch, batch_idx: int) -> Tensor:
-        self.seen.append(batch.input_ids.tolist())
-        return self.weight * batch.input_ids.float().mean()
-
-    def validation_step(self, batch: InstructionBatch, batch_idx: int) -> None:
-        assert isinstance(batch, InstructionBatch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def fit(data: InstructionDataModule, checkpoint: Path | None = None, **limits: Any) -> Recorder:
-    recorder = Recorder()
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **limits,
-    )
-    trainer.fit(recorder, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return recorder
-
-
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize("steps", [4, 9, 13])
 def test_a_trainer_resumes_in_the_middle_of_an_epoch(
     path: str, tmp_path: Path, pack: bool, steps: int
 ) -> None:
-    whole = fit(module(path, pack=pack), max_steps=20)
-    half = fit(module(path, pack=pack), max_steps=steps)
+    whole = record(module(path, pack=pack), InstructionBatch, max_steps=20)
+    half = record(module(path, pack=pack), InstructionBatch, max_steps=steps)
     half.trainer.save_checkpoint(tmp_path / "half.ckpt")
-    rest = fit(module(path, pack=pack), tmp_path / "half.ckpt", max_steps=20)
+    rest = record(
+        module(path, pack=pack), InstructionBatch, checkpoint=tmp_path / "half.ckpt", max_steps=20
+    )
     assert half.seen + rest.seen == whole.seen
     assert len(whole.seen) == 20
 

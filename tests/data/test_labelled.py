@@ -9,13 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from gptlit.data.batch import LabelledBatch
 from gptlit.data.labelled import LabelledDataModule, LabelledDataset, LabelledSplit
 from gptlit.errors import UserError
 from gptlit.tokenizer import get_tokenizer
+from tests.data.recorder import record
 
 BYTES = get_tokenizer("byte")
 TEXTS = [f"{'word ' * (number * number % 13)}{number}" for number in range(100)]
@@ -229,43 +228,14 @@ def test_workers_change_nothing(path: str, num_workers: int) -> None:
         assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
 
 
-class Recorder(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[list[int]] = []
-
-    def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
-        self.seen.append(batch.rows.tolist())
-        return self.weight * batch.input_ids.float().mean()
-
-    def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
-        assert isinstance(batch, LabelledBatch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def fit(data: LabelledDataModule, checkpoint: Path | None = None, **limits: Any) -> Recorder:
-    recorder = Recorder()
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **limits,
-    )
-    trainer.fit(recorder, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return recorder
-
-
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
 @pytest.mark.parametrize("stop", [7, 18, 25])
 def test_a_trainer_resumes_at_the_exact_batch(path: str, tmp_path: Path, stop: int) -> None:
-    whole = fit(module(path), max_steps=40)
-    first = fit(module(path), max_steps=stop)
+    whole = record(module(path), LabelledBatch, "rows", max_steps=40)
+    first = record(module(path), LabelledBatch, "rows", max_steps=stop)
     first.trainer.save_checkpoint(tmp_path / "stopped.ckpt")
-    rest = fit(module(path), tmp_path / "stopped.ckpt", max_steps=40)
+    rest = record(
+        module(path), LabelledBatch, "rows", checkpoint=tmp_path / "stopped.ckpt", max_steps=40
+    )
     assert first.seen + rest.seen == whole.seen
     assert len(whole.seen) == 40

@@ -10,13 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from gptlit.data.batch import TextBatch
 from gptlit.data.text import TextDataModule, default_cache_dir
 from gptlit.errors import UserError
 from gptlit.tokenizer import get_tokenizer
+from tests.data.recorder import record
 
 BYTES = get_tokenizer("byte")
 TEXT = "".join(chr(33 + i * i % 89) for i in range(400))
@@ -258,37 +257,6 @@ def test_the_default_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert default_cache_dir() == tmp_path / ".cache" / "gptlit"
 
 
-class Recorder(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[list[list[int]]] = []
-
-    def training_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
-        self.seen.append(batch.input_ids.tolist())
-        return self.weight * batch.input_ids.float().mean()
-
-    def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
-        assert isinstance(batch, TextBatch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def fit(data: TextDataModule, checkpoint: Path | None = None, **limits: Any) -> Recorder:
-    recorder = Recorder()
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **limits,
-    )
-    trainer.fit(recorder, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return recorder
-
-
 lightning_warns = pytest.mark.filterwarnings(
     "ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"
 )
@@ -296,9 +264,11 @@ lightning_warns = pytest.mark.filterwarnings(
 
 @lightning_warns
 def test_a_trainer_resumes_in_the_middle_of_an_epoch(path: str, tmp_path: Path) -> None:
-    whole = fit(module(path, tmp_path), max_steps=20)
-    half = fit(module(path, tmp_path), max_steps=7)
+    whole = record(module(path, tmp_path), TextBatch, max_steps=20)
+    half = record(module(path, tmp_path), TextBatch, max_steps=7)
     half.trainer.save_checkpoint(tmp_path / "half.ckpt")
-    rest = fit(module(path, tmp_path), tmp_path / "half.ckpt", max_steps=20)
+    rest = record(
+        module(path, tmp_path), TextBatch, checkpoint=tmp_path / "half.ckpt", max_steps=20
+    )
     assert half.seen + rest.seen == whole.seen
     assert len(whole.seen) == 20
