@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import fuzz_worker
 import pytest
@@ -18,7 +17,8 @@ COMMANDS = 1000
 SAMPLE = 30
 """Of the refused ones, those that are repeated in a process of their own, imports and all."""
 ANSWER_S = 3.0
-"""On a slow or busy machine twice what importing torch takes there, if that is more."""
+ATTEMPTS = 3
+"""A busy neighbour on the same core lengthens CPU seconds too; the least counts."""
 WORKERS = 4
 """More than there may be cores: some commands wait, for a server that does not answer."""
 
@@ -92,33 +92,30 @@ def test_a_refusal_takes_three_seconds_at_most(world: Path, outcomes: list[Outco
     train, to download or to read a corpus before it was refused is left out."""
     refused = [end for end in outcomes if end.code == 2 and not end.stdout and end.cpu_s < 1]
     chosen = refused[:: max(1, len(refused) // SAMPLE)][:SAMPLE]
-    limit_s = max(ANSWER_S, 2 * cpu_s_of([sys.executable, "-c", "import torch"])[1])
     for end in chosen:
         given = corrupted(end.number)
         done, cpu_s = run_alone(given, world)
+        for _ in range(ATTEMPTS - 1):
+            if cpu_s > ANSWER_S:
+                cpu_s = min(cpu_s, run_alone(given, world)[1])
         assert done.returncode == 2, f"{given}\n{done.stderr}"
         assert done.stderr.count("error: ") == end.stderr.count("error: "), given
-        assert cpu_s <= limit_s, f"{cpu_s:.1f} s: {given}\n{done.stderr}"
+        assert cpu_s <= ANSWER_S, f"{cpu_s:.1f} s: {given}\n{done.stderr}"
 
 
 def run_alone(given: Command, world: Path) -> tuple[subprocess.CompletedProcess[str], float]:
     """The command in a process of its own, and the CPU seconds that it took."""
-    env = environment(**OFFLINE, GPTLIT_CACHE=str(world / "cache"))
-    return cpu_s_of(command(given.script, *given.args), cwd=world, env=env)
-
-
-def cpu_s_of(args: list[str], **how: Any) -> tuple[subprocess.CompletedProcess[str], float]:
-    """A finished process, and the CPU seconds that it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        args,
+        command(given.script, *given.args),
+        cwd=world,
+        env=environment(**OFFLINE, GPTLIT_CACHE=str(world / "cache")),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="backslashreplace",
         timeout=300,
         check=False,
-        **how,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
