@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gptlit.cli import app, schema
 from gptlit.cli.checking import check
 from gptlit.errors import UserError
+from gptlit.inference.lookup import check_ckpt
 
 if TYPE_CHECKING:
     from gptlit.data.tables import Table
@@ -52,12 +53,14 @@ def classify(config: dict[str, Any], _folder: Path) -> None:
 
 
 def _load(config: dict[str, Any]) -> "Classifier":
+    ckpt = config["ckpt"]
+    place = (ckpt, "classification", config["output_root"], config["weights"])
+    check_ckpt(*place)
     from gptlit.inference.api import load
     from gptlit.inference.checkpoint import task_of
     from gptlit.inference.classifier import Classifier
 
-    ckpt = config["ckpt"]
-    given = task_of(ckpt, "classification", config["output_root"], config["weights"])
+    given = task_of(*place)
     if given not in ("classification", None):  # said before Lightning is imported
         raise _no_classifier(ckpt)
     loaded = load(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gptlit.cli import allocator, app, schema
 from gptlit.cli.checking import check
 from gptlit.errors import UserError
+from gptlit.inference.lookup import check_ckpt
 
 if TYPE_CHECKING:
     from gptlit.evaluation.perplexity import Perplexity
@@ -52,14 +53,14 @@ def evaluate(config: dict[str, Any], _folder: Path) -> None:
         from gptlit.data.corpus import TextFiles
 
         TextFiles(text, config["data"]["column"])  # a file that is not there is said at once
+    name, outputs, ckpt = config["task"]["name"], config["output_root"], config["ckpt"]
+    check_ckpt(ckpt, name, outputs, config["weights"])
     from gptlit.device import resolve_device
     from gptlit.inference.api import LanguageModel
     from gptlit.inference.checkpoint import find_checkpoint, open_task, task_of
 
     device = resolve_device(config["device"]["name"])
-    name, outputs = config["task"]["name"], config["output_root"]
     published = config["weights"].get("models", {})
-    ckpt = config["ckpt"]
     if ckpt not in published:
         ckpt = str(find_checkpoint(ckpt, name, outputs, published).resolve())
     given = task_of(ckpt, name, outputs, config["weights"])

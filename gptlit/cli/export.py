@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gptlit.cli import app, schema
 from gptlit.cli.checking import check
 from gptlit.errors import UserError
+from gptlit.inference.lookup import check_ckpt
 
 if TYPE_CHECKING:
     from gptlit.tasks import Task
@@ -28,6 +29,8 @@ def check_config(config: dict[str, Any]) -> None:
 
 def export(config: dict[str, Any], _folder: Path) -> None:
     """Write the folder or file, and say what it is good for."""
+    place = (config["ckpt"], config["task"]["name"], config["output_root"], config["weights"])
+    check_ckpt(*place)
     from gptlit.inference.checkpoint import open_task
     from gptlit.model import merge_lora
     from gptlit.tokenizer import END_OF_TEXT, get_tokenizer
@@ -39,9 +42,7 @@ def export(config: dict[str, Any], _folder: Path) -> None:
     )
 
     out = Path(config["out"]).expanduser()
-    task, origin = open_task(
-        config["ckpt"], config["task"]["name"], config["output_root"], config["weights"]
-    )
+    task, origin = open_task(*place)
     from gptlit.tasks.instruction import InstructionTask
 
     tokenizer, model = get_tokenizer(task.hparams["tokenizer"]), merge_lora(task.model)

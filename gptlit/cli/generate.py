@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gptlit.cli import app, schema
 from gptlit.cli.checking import check
 from gptlit.errors import UserError
+from gptlit.inference.lookup import check_ckpt
 
 if TYPE_CHECKING:
     from gptlit.inference.api import LanguageModel
@@ -44,12 +45,13 @@ def check_config(config: dict[str, Any]) -> None:
 def generate(config: dict[str, Any], _folder: Path) -> None:
     """One prompt, a file of prompts, or a conversation."""
     prompts = _read_prompts(config["prompts"]) if config["prompts"] else []
+    place = (config["ckpt"], config["task"]["name"], config["output_root"], config["weights"])
+    check_ckpt(*place)
     from gptlit.device import resolve_device
     from gptlit.inference.api import LanguageModel, load
     from gptlit.inference.checkpoint import task_of
 
     resolve_device(config["device"]["name"])
-    place = (config["ckpt"], config["task"]["name"], config["output_root"], config["weights"])
     if task_of(*place) == "classification":  # said before Lightning is imported
         raise _classifier_given(config["ckpt"])
     model = load(

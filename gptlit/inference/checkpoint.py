@@ -1,7 +1,6 @@
 """Find a checkpoint or published weights, and read them without executing what stands in them."""
 
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,8 @@ import torch
 from torch import nn
 
 from gptlit.errors import UserError
-from gptlit.options import option_names, read_option
+from gptlit.inference.lookup import locate
+from gptlit.options import read_option
 from gptlit.tokenizer import get_tokenizer
 from gptlit.weights import (
     fetch,
@@ -44,27 +44,8 @@ def find_checkpoint(
     Raises:
         UserError: there is none.
     """
-    if ckpt is None:
-        latest = Path(outputs) / task / "latest"
-        if task not in option_names("task") and not (Path(outputs) / task).exists():
-            names = ", ".join(option_names("task"))
-            raise UserError(f"unknown task={task}: {outputs}/ has no such runs; known are {names}")
-        if not latest.exists():
-            raise UserError(
-                f"there is no finished {task} run in {outputs}/: give ckpt=FILE or ckpt=RUN_FOLDER,"
-                f" or train one with: python train.py task={task}"
-            )
-        return find_checkpoint(str(latest), task, outputs)
-    path = Path(ckpt).expanduser()
+    path = locate(ckpt, task, outputs, published)
     files = find_files(path)
-    if not files[0].is_file():
-        near = get_close_matches(ckpt, published, n=1, cutoff=0.8)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        names = f", or one of {', '.join(published)}" if published else ""
-        raise UserError(
-            f"ckpt={ckpt} does not exist: give a checkpoint, a run folder, or a file or folder of"
-            f" weights{names}{hint}"
-        )
     return files[0] if len(files) == 1 else path
 
 
