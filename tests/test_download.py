@@ -98,9 +98,9 @@ class Mirror:
         handler.end_headers()
         self.before_body()
         stops = [n for n in (reply.cut_after, reply.stall_after, len(body)) if n is not None]
+        request.sent = min(stops)  # before the client can have it all and look
         handler.wfile.write(body[: min(stops)])
         handler.wfile.flush()
-        request.sent = len(body[: min(stops)])
         if reply.stall_after is not None:
             self.release.wait(5)
 
