@@ -34,7 +34,7 @@ def check_start(config: dict[str, Any]) -> None:
 def _check_files(config: dict[str, Any]) -> None:
     from gptlit.data.corpus import TextFiles
     from gptlit.data.prepared import is_prepared, open_prepared
-    from gptlit.data.tables import existing
+    from gptlit.data.readers import existing
     from gptlit.tokenizer import get_tokenizer
 
     data = config["data"]

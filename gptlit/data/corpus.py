@@ -1,7 +1,6 @@
 """Documents of a text corpus, read piece by piece at flat memory."""
 
 import contextlib
-import difflib
 import glob
 import hashlib
 import json
@@ -15,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from gptlit.data.readers import ALLOWED_NAMES, FileKind, Seen, file_kind, read_rows, read_text
+from gptlit.data.readers import ALLOWED_NAMES, FileKind, Seen, existing, file_kind, read_text
+from gptlit.data.rows import read_texts
 from gptlit.errors import UserError
 
 PIECE_CHARS = 1 << 20
@@ -125,7 +125,7 @@ class TextFiles:
                 self.part = number
                 seen = partial(self._seen, start)
                 if kind.has_rows:
-                    for row in read_rows(file, kind, self.column, seen, self._column_key):
+                    for row in read_texts(file, kind, self.column, self._column_key, seen):
                         if row:
                             yield cut_pieces(_slices(row))
                     self._check_unchanged(file)
@@ -197,11 +197,7 @@ def _find(path: str, key: str) -> dict[Path, FileKind]:
         )
         if not found:
             raise UserError(f"{key}={path}: no file in this folder ends in {ALLOWED_NAMES}")
-    elif place.exists():
-        found = _readable([place])
-        if not found:
-            raise UserError(f"{key}={path}: expected a file whose name ends in {ALLOWED_NAMES}")
-    elif glob.has_magic(path):
+    elif glob.has_magic(path) and not place.exists():
         root = Path(place.anchor)
         try:
             found = _readable(sorted(root.glob(str(place.relative_to(root)))))
@@ -210,23 +206,15 @@ def _find(path: str, key: str) -> dict[Path, FileKind]:
         if not found:
             raise UserError(f"{key}={path}: this glob finds no file that ends in {ALLOWED_NAMES}")
     else:
-        raise UserError(f"{key}={path}: {_missing(place, key)}")
+        found = _readable([existing(path, key)])
+        if not found:
+            raise UserError(f"{key}={path}: expected a file whose name ends in {ALLOWED_NAMES}")
     return found
 
 
 def _readable(files: Iterable[Path]) -> dict[Path, FileKind]:
     kinds = {file.absolute(): file_kind(file) for file in files if file.is_file()}
     return {file: kind for file, kind in kinds.items() if kind}
-
-
-def _missing(place: Path, key: str) -> str:
-    absent, parent = place, place.parent
-    while not parent.exists():
-        absent, parent = parent, parent.parent
-    names = [there.name for there in parent.iterdir()] if parent.is_dir() else []
-    close = difflib.get_close_matches(absent.name, names, 1)
-    cure = f"did you mean {key}={parent / close[0]}?" if close else "give one that exists"
-    return f"there is no file or folder {absent}; {cure}"
 
 
 def file_sha256(file: Path, seen: Advance = lambda _: None) -> str:

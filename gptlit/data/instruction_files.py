@@ -1,21 +1,21 @@
 """Files of instructions and responses: read, checked entry by entry, and split."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptlit.data.readers import file_kind, read_text
+from gptlit.data.readers import read_text
+from gptlit.data.rows import parquet_rows, text_lines
 from gptlit.data.sampler import Permutation
+from gptlit.data.tables import find_table
 from gptlit.errors import UserError
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
-ALLOWED_NAMES = ".json (one list), .jsonl (one entry per line) or .parquet"
 FIELDS = ("instruction", "input", "output", "messages")
 NAMED = 10  # faults that are told in words; of entries with others, only the numbers
 
@@ -59,7 +59,6 @@ def read_entries(
         UserError: the file cannot be read, has no entry, or has broken ones that are not skipped;
             they are named as by `tell_broken`.
     """
-    path = Path(path).expanduser()
     entries: list[Entry] = []
     broken: list[Broken] = []
     for kind, number, record in _records(path):
@@ -135,27 +134,13 @@ def split_entries(
     return splits
 
 
-def _records(path: Path) -> Iterator[tuple[str, int, Any]]:
+def _records(path: str | Path) -> Iterator[tuple[str, int, Any]]:
     """What each record is and its number, and the record itself, or a function that parses it."""
-    if not path.is_file():
-        raise UserError(f"data.path={path}: {_what_is_there(path)}")
-    kind = file_kind(path, SUFFIXES)
-    if kind is None:
-        raise UserError(f"data.path={path}: expected a file whose name ends in {ALLOWED_NAMES}")
+    path, kind = find_table(path, "data.path", SUFFIXES)
     if kind.suffix == ".parquet":
         return _parquet_rows(path)
-    text = "".join(read_text(path, kind, lambda done: None))
-    return _json_lines(text) if kind.suffix == ".jsonl" else _json_list(path, text)
-
-
-def _what_is_there(path: Path) -> str:
-    if path.is_dir():
-        return f"this is a folder; give one file, {ALLOWED_NAMES}"
-    names = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, names, 1)
-    return "there is no such file; " + (
-        f"did you mean data.path={path.parent / near[0]}?" if near else "give one that exists"
-    )
+    chunks = read_text(path, kind, lambda done: None)
+    return _json_lines(chunks) if kind.suffix == ".jsonl" else _json_list(path, "".join(chunks))
 
 
 def _json_list(path: Path, text: str) -> Iterator[tuple[str, int, Any]]:
@@ -173,8 +158,8 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[str, int, Any]]:
     return (("entry", number, record) for number, record in enumerate(records, 1))
 
 
-def _json_lines(text: str) -> Iterator[tuple[str, int, Callable[[], Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
+def _json_lines(chunks: Iterable[str]) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    for number, line in enumerate(text_lines(chunks), 1):
         if line.strip():
             yield "line", number, partial(_parsed, line)
 
@@ -187,20 +172,11 @@ def _parsed(line: str) -> Any:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
+    def fields(names: list[str]) -> list[str]:
+        return [name for name in FIELDS if name in names] or names
 
-    number = 0
-    try:
-        with ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            columns = [name for name in FIELDS if name in names]
-            for batch in file.iter_batches(batch_size=1024, columns=columns or names):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield "row", number, record
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {error}; write it again") from None
+    for number, (_, row) in enumerate(parquet_rows(path, fields), 1):
+        yield "row", number, row
 
 
 def _entry(record: Any) -> Entry:

@@ -13,7 +13,7 @@ from gptlit.data.labelled_files import Columns, LabelledTable, read_table
 from gptlit.data.labelled_saved import content_of, saved_splits
 from gptlit.data.labelled_splits import SPLITS, Balance, Splits, SplitSettings
 from gptlit.data.module import OnChange, ResumableDataModule
-from gptlit.data.tables import existing
+from gptlit.data.readers import existing
 from gptlit.data.text import default_cache_dir
 from gptlit.errors import UserError
 from gptlit.tokenizer import Tokenizer

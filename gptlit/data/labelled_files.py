@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gptlit.data.tables import SUFFIXES, find_table, not_text, shown, table_rows
+from gptlit.data.rows import not_text, read_rows, shown
+from gptlit.data.tables import SUFFIXES, find_table
 from gptlit.errors import UserError
 from gptlit.tokenizer import without_surrogates
 
@@ -64,7 +65,7 @@ def read_table(path: str, columns: Columns, key: str = "data.path") -> LabelledT
     table = LabelledTable(str(file))
     labels_are: type | None = None
     wanted = [(columns.text, "data.text_column"), (columns.label, "data.label_column")]
-    for place, row in table_rows(file, kind, wanted):
+    for place, row in read_rows(file, kind, wanted):
         text, label = row[columns.text], row[columns.label]
         if not isinstance(text, str) or "\0" in text:
             raise not_text(place, columns.text, text, "data.text_column")

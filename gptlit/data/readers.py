@@ -1,14 +1,13 @@
-"""How one file of a corpus is read: unpacked, decoded and taken apart into rows, in a stream.
+"""How one file is found and read: unpacked and decoded, in a stream.
 
 Every mistake in a file ends in a UserError that names the file and the place in it.
 """
 
 import codecs
-import csv
+import difflib
 import gzip
-import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +59,24 @@ def names_of(allowed: tuple[str, ...]) -> str:
 ALLOWED_NAMES = names_of(TEXT_SUFFIXES + ROW_SUFFIXES)
 
 
+def existing(path: str | Path, key: str) -> Path:
+    """The file or folder that `path` names. `key` is the config key that it came from.
+
+    Raises UserError where there is none; it names one that is nearly called so.
+    """
+    place = absent = Path(path).expanduser()
+    if place.exists():
+        return place
+    while not absent.parent.exists():
+        absent = absent.parent
+    parent = absent.parent
+    names = [there.name for there in parent.iterdir()] if parent.is_dir() else []
+    close = difflib.get_close_matches(absent.name, names, 1)
+    cure = f"did you mean {key}={parent / close[0]}?" if close else "give one that exists"
+    what = "such file" if absent == place else f"folder {absent}"
+    raise UserError(f"{key}={path}: there is no {what}; {cure}")
+
+
 def read_text(path: Path, kind: FileKind, seen: Seen) -> Iterator[str]:
     """The text of a file in chunks of about 1 MiB, decoded as strict UTF-8 without its BOM.
 
@@ -87,105 +104,6 @@ def read_text(path: Path, kind: FileKind, seen: Seen) -> Iterator[str]:
         if text:
             yield text.removeprefix("\ufeff") if first else text
             first = False
-
-
-def read_rows(
-    path: Path, kind: FileKind, column: str, seen: Seen, key: str = "data.column"
-) -> Iterator[str]:
-    """The texts in `column` of a file's rows, one after another.
-
-    Raises UserError for a file that is damaged or has no such column, and for a row whose text is
-    not a string; it names `key`, the config key that `column` came from.
-    """
-    if kind.suffix == ".parquet":
-        rows = _parquet_rows(path, column, seen)
-    else:
-        lines = _lines(read_text(path, kind, seen))
-        rows = (_json_rows if kind.suffix == ".jsonl" else _csv_rows)(path, column, lines)
-    try:
-        for place, text in rows:
-            if not isinstance(text, str):
-                raise UserError(
-                    f"{place}: column {column!r} holds {text!r}, expected text; "
-                    f"mend or remove the row, or set {key}=… to a column of text"
-                )
-            yield text
-    except _NoColumnError as error:
-        raise UserError(f"{error}; set {key}=…") from None
-
-
-class _NoColumnError(Exception):
-    """A file or row lacks the column; the message says which ones it has."""
-
-
-def _json_rows(path: Path, column: str, lines: Iterable[str]) -> Iterator[tuple[str, object]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{place} is not JSON: {error}; expected one object per line") from None
-        if not isinstance(row, dict):
-            raise UserError(f'{place} is no JSON object; expected a line like {{"{column}": "…"}}')
-        if column not in row:
-            raise _no_column(place, column, row)
-        yield place, row[column]
-
-
-def _csv_rows(path: Path, column: str, lines: Iterable[str]) -> Iterator[tuple[str, object]]:
-    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than many a document
-    reader = csv.reader(lines, strict=True)
-    try:
-        header = next(reader, [])
-        if column not in header:
-            raise _no_column(str(path), column, header)
-        index = header.index(column)
-        for row in reader:
-            if row:
-                yield f"{path}:{reader.line_num}", row[index] if index < len(row) else None
-    except csv.Error as error:
-        raise UserError(
-            f"{path}:{reader.line_num} is not CSV: {error}; "
-            'expected quotes around fields with commas or line ends, and "" for a quote inside'
-        ) from None
-
-
-def _parquet_rows(path: Path, column: str, seen: Seen) -> Iterator[tuple[str, object]]:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        with ParquetFile(path) as file:
-            if column not in file.schema_arrow.names:
-                raise _no_column(str(path), column, file.schema_arrow.names)
-            size = path.stat().st_size
-            number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[column]):
-                for text in batch.column(0).to_pylist():
-                    number += 1
-                    yield f"{path}: row {number}", text
-                seen(size * number // file.metadata.num_rows)
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {error}; write it again") from None
-
-
-def _no_column(place: str, column: str, names: Iterable[str]) -> _NoColumnError:
-    there = ", ".join(map(repr, names)) or "none"
-    return _NoColumnError(f"{place}: no column {column!r}; there are: {there}")
-
-
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    held: list[str] = []
-    for chunk in chunks:
-        first, *others = chunk.split("\n")
-        held.append(first)
-        for other in others:
-            yield "".join(held) + "\n"
-            held = [other]
-    if last := "".join(held):
-        yield last
 
 
 def _chunks(path: Path, kind: FileKind, seen: Seen) -> Iterator[bytes]:

@@ -13,8 +13,8 @@ from typing import Any
 from gptlit.data.labelled import LabelledDataModule
 from gptlit.data.labelled_files import LabelledTable
 from gptlit.data.labelled_splits import Balance
-from gptlit.data.readers import file_kind
-from gptlit.data.tables import SUFFIXES, existing
+from gptlit.data.readers import existing, file_kind
+from gptlit.data.tables import SUFFIXES
 from gptlit.errors import UserError
 
 NAMES = ("SMSSpamCollection", "SMSSpamCollection.tsv", "SMSSpamCollection.txt")

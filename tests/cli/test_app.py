@@ -124,7 +124,7 @@ ANSWERS = {
     ("train", "optimizer.lr=fast"): "optimizer.lr=fast: expected a number",
     ("train", "optimizer.lr=-1"): "optimizer.lr=-1: must be > 0",
     ("train", "optimiser.lr=1"): "unknown key 'optimiser.lr': did you mean 'optimizer.lr'?",
-    ("train", "data.path=nowhere.txt"): "data.path=nowhere.txt: there is no file",
+    ("train", "data.path=nowhere.txt"): "data.path=nowhere.txt: there is no such file",
     ("train", "weights.path=nowhere task=spam"): "unknown task=spam: allowed are",
     ("train", "resume=nowhere"): "resume=nowhere: there is no nowhere/checkpoints/last.ckpt",
     ("train", "-m seed=1,2 resume=some/run"): "resume=some/run is one run: in a sweep give",

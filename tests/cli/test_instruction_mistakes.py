@@ -62,9 +62,9 @@ DATA = {
     rf".*user, assistant, user, assistant; .*; {MEND}",
     "rows.parquet": rf"1 of 2 .*: row 2: output is null, expected text; {MEND}",
     "damaged.parquet": r"damaged\.parquet cannot be read as Parquet: .*; write it again$",
-    "notes.txt": r"notes\.txt: expected a file whose name ends in \.json \(one list\), \.jsonl",
+    "notes.txt": r"notes\.txt: expected a file whose name ends in \.json, \.jsonl, \.parquet",
     "god.json": r"there is no such file; did you mean (data\.path=)?good\.json\?$",
-    ".": r"this is a folder; give one file",
+    ".": r"this is a folder; give one file whose name ends in",
 }
 """Files that neither train.py nor evaluate.py takes."""
 

@@ -102,10 +102,10 @@ def test_progress_ends_at_the_size(folder: Path) -> None:
     [
         (
             "bb.txt",
-            r"data\.path=.*/bb\.txt: there is no file .*did you mean data\.path=.*/b\.txt\?",
+            r"data\.path=.*/bb\.txt: there is no such file; did you mean data\.path=.*/b\.txt\?",
         ),
-        ("subs/c.jsonl", r"no file or folder .*/subs; did you mean data\.path=.*/sub\?"),
-        ("wholly/elsewhere.txt", r"no file or folder .*/wholly; give one that exists"),
+        ("subs/c.jsonl", r"there is no folder .*/subs; did you mean data\.path=.*/sub\?"),
+        ("wholly/elsewhere.txt", r"there is no folder .*/wholly; give one that exists"),
         ("sub/image.png", r"image\.png: expected a file whose name ends in \.txt, \.md, \.jsonl"),
         ("*.tsv", r"\*\.tsv: this glob finds no file that ends in \.txt"),
         ("nothing", r"nothing: no file in this folder ends in \.txt"),

@@ -170,7 +170,7 @@ def test_a_path_that_leads_to_no_file_is_named(tmp_path: Path) -> None:
     write(tmp_path / "data.json", [GOOD])
     with pytest.raises(UserError, match=r"no such file; did you mean data\.path=.*data\.json\?"):
         read_entries(tmp_path / "dta.json")
-    with pytest.raises(UserError, match=r"no such file; give one that exists"):
+    with pytest.raises(UserError, match=r"there is no folder .*; give one that exists"):
         read_entries(tmp_path / "no" / "where.json")
     with pytest.raises(UserError, match=r"this is a folder; give one file"):
         read_entries(tmp_path)

@@ -122,7 +122,7 @@ MISTAKES = {
     "no run": (["output_root=none"], r"no finished classification run in none/.*task=classificati"),
     "missing file": (
         ["input=lines.tx", "output=x.csv"],
-        r"input=lines.tx: .*did you mean lines.txt",
+        r"input=lines.tx: .*did you mean input=lines.txt",
     ),
     "missing column": (
         ["input=my, messages.csv", "output=x.csv"],

@@ -75,7 +75,7 @@ def test_several_files_and_bf16(trained: Path) -> None:
 
 MISTAKES = {
     "no text": ([], r"data is not set: give data=TEXT"),
-    "missing file": (["data=nowhere.txt"], r"data.path=nowhere.txt: there is no file"),
+    "missing file": (["data=nowhere.txt"], r"data.path=nowhere.txt: there is no such file"),
     "empty text": (["data=empty.txt"], r"empty.txt holds no text"),
     "stride of nothing": (["data=corpus.txt", "stride=0"], r"stride=0: must be >= 1"),
     "stride too long": (["data=corpus.txt", "stride=33"], r"stride=33: must be from 1 to 32"),

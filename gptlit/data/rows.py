@@ -1,0 +1,195 @@
+"""The rows of a table, one after another: .csv, .tsv, .jsonl and .parquet.
+
+Every mistake in a file ends in a UserError that names the file and the place in it.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gptlit.data.readers import FileKind, Seen, read_text
+from gptlit.errors import UserError
+
+Row = Mapping[str, Any]
+Rows = Iterator[tuple[str, Row]]
+"""Where each row stands, for errors, and the row."""
+Wanted = Sequence[tuple[str, str]]
+"""Names of columns, each with the config key that it came from."""
+
+
+def read_rows(
+    file: Path, kind: FileKind, wanted: Wanted = (), seen: Seen = lambda done: None
+) -> Rows:
+    """The rows of a table, in a stream. A .tsv file has no quotes, as its standard says.
+
+    Args:
+        file: .csv, .tsv or .jsonl, plain or packed, or .parquet.
+        kind: its kind.
+        wanted: columns that every row has to have; others may be left out. Without, rows have all.
+        seen: is told how many bytes of the file have been read.
+
+    Raises:
+        UserError: the file is damaged or binary, a row is broken, or a column is missing.
+    """
+    if kind.suffix == ".parquet":
+
+        def pick(names: list[str]) -> list[str]:
+            check_columns(file, names, wanted)
+            return [name for name, _ in wanted] or names
+
+        return parquet_rows(file, pick, seen)
+    lines = text_lines(read_text(file, kind, seen))
+    if kind.suffix == ".jsonl":
+        return _json_rows(file, lines, wanted)
+    return _delimited_rows(file, kind.suffix, lines, wanted)
+
+
+def read_texts(
+    file: Path, kind: FileKind, column: str, key: str, seen: Seen = lambda done: None
+) -> Iterator[str]:
+    """What stands in `column` of each row, as by `read_rows`.
+
+    Raises UserError too for what is no text; it names `key`, which sets the column in the config.
+    """
+    for place, row in read_rows(file, kind, [(column, key)], seen):
+        if not isinstance(row[column], str):
+            raise not_text(place, column, row[column], key)
+        yield row[column]
+
+
+def text_lines(chunks: Iterable[str]) -> Iterator[str]:
+    """The lines of a text that comes in chunks, with their ends: \\n, \\r\\n or \\r."""
+    held = ""
+    for chunk in chunks:
+        lines = list(io.StringIO(held + chunk, newline=""))
+        # Of \r\n only half may be there.
+        held = lines.pop() if lines and not lines[-1].endswith("\n") else ""
+        yield from lines
+    if held:
+        yield held
+
+
+def parquet_rows(
+    file: Path, pick: Callable[[list[str]], Sequence[str]], seen: Seen = lambda done: None
+) -> Rows:
+    """The rows of a .parquet file, in a stream.
+
+    Args:
+        file: the file.
+        pick: is given the names of its columns, and says which of them rows have.
+        seen: is told how many bytes of the file have been read.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    from pyarrow.parquet import ParquetFile
+
+    with named_as_parquet(file), ParquetFile(file) as opened:
+        columns = pick(opened.schema_arrow.names)
+        size, rows, number = file.stat().st_size, opened.metadata.num_rows, 0
+        for batch in opened.iter_batches(batch_size=1024, columns=list(columns)):
+            # Of columns with one name the first, as in a .csv file.
+            first = batch.select([batch.schema.names.index(name) for name in columns])
+            for row in first.to_pylist():
+                number += 1
+                yield place_of(file, number), row
+            seen(size * number // rows)
+
+
+@contextmanager
+def named_as_parquet(file: Path) -> Iterator[None]:
+    """Errors of pyarrow say which file they are of."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file} cannot be read as Parquet: {error}; write it again") from None
+
+
+def place_of(file: Path, number: int) -> str:
+    """How errors name a row of a .parquet file, counted from 1."""
+    return f"{file}: row {number}"
+
+
+def _delimited_rows(file: Path, suffix: str, lines: Iterator[str], wanted: Wanted) -> Rows:
+    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than many a text
+    if suffix == ".tsv":
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        cure = "texts in a .tsv file have no tabs and line ends, and quotes mean nothing"
+    else:
+        reader = csv.reader(lines, strict=True)
+        cure = 'put texts with commas, quotes or line ends in quotes, and "" for a quote inside'
+    try:
+        header = next(reader, None)
+        if header is None:
+            among = f", {_listed(wanted)} among them" if wanted else ""
+            raise UserError(
+                f"{file} is empty; expected a line with the names of the columns{among}, and rows "
+                "below it"
+            )
+        check_columns(file, header, wanted)
+        at = {name: header.index(name) for name, _ in wanted}
+        if not wanted:
+            at = {name: i for i, name in enumerate(header)}
+            # Those without a name may be several: spreadsheets write them where cells were emptied.
+            if twice := next((name for name in at if name and header.count(name) > 1), None):
+                raise UserError(f"{file} has two columns {twice!r}; give them different names")
+        for fields in reader:
+            if fields and len(fields) != len(header):
+                raise UserError(
+                    f"{file}:{reader.line_num} has {len(fields)} fields, but the first line names "
+                    f"{len(header)} columns: {cure}"
+                )
+            if fields:
+                yield f"{file}:{reader.line_num}", {name: fields[i] for name, i in at.items()}
+    except csv.Error as error:
+        raise UserError(
+            f"{file}:{reader.line_num} cannot be read as {suffix}: {error}; {cure}"
+        ) from None
+
+
+def _json_rows(file: Path, lines: Iterator[str], wanted: Wanted) -> Rows:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{file}:{number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place} is not JSON: {error}; expected one object per line") from None
+        if not isinstance(row, dict):
+            form = f"with the keys {_listed(wanted)}" if wanted else "per line"
+            raise UserError(f"{place} is no JSON object; expected one {form}")
+        check_columns(place, row, wanted)
+        yield place, row
+
+
+def check_columns(place: object, names: Collection[str], wanted: Wanted) -> None:
+    """Raises UserError where one that is wanted is not among the names."""
+    for name, key in wanted:
+        if name not in names:
+            there = ", ".join(map(repr, names)) or "none"
+            raise UserError(f"{place}: no column {name!r}; there are: {there}; set {key}=…")
+
+
+def _listed(wanted: Wanted) -> str:
+    return " and ".join(repr(name) for name, _ in wanted)
+
+
+def not_text(place: str, column: str, value: object, key: str) -> UserError:
+    """What to say about a column, set by the config's `key`, whose value at `place` is no text."""
+    return UserError(
+        f"{place}: column {column!r} holds {shown(value)}, expected text; mend or remove the row, "
+        f"or set {key} to a column of text"
+    )
+
+
+def shown(value: object) -> str:
+    """A value as errors show it, 40 characters at most."""
+    short = repr(value)
+    return short if len(short) <= 40 else short[:37] + "..."
