@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python generate.py prompt="The " temperature=0.8 top_k=50 max_new_tokens=300
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

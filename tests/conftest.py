@@ -2,5 +2,14 @@
 
 import signal
 
+import pytest
+
 # A shell starts background jobs with Ctrl-C ignored, and so would be all commands that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: of two processes, the one that is left with the last of them
+    would work alone for minutes."""
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)

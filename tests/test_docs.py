@@ -105,7 +105,7 @@ def run_block(block: Block, folder: Path) -> str:
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment(**caches, **NO_NETWORK),
+        env=environment(lean="transformers" not in block.text, **caches, **NO_NETWORK),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if block.language == "sh" else subprocess.PIPE,

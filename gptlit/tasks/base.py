@@ -110,7 +110,7 @@ class Task(LightningModule, ABC):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of seed, step and rank, so that a resumed run draws the same."""
         micro = self.global_step * self.trainer.accumulate_grad_batches + self._micro_batches
-        torch.manual_seed(hash((self.seed, micro, self.global_rank)) % 2**63)
+        _seed(hash((self.seed, micro, self.global_rank)) % 2**63, self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns a scalar whose gradients, accumulated and averaged over processes by the Trainer,
@@ -216,6 +216,16 @@ class Task(LightningModule, ABC):
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
         return sums
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the random numbers of the CPU and of `device`. `torch.manual_seed` asks every kind of
+    device, and takes milliseconds of each step where one is missing."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def task_class(name: str) -> type[Task]:

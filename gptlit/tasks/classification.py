@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,7 +57,8 @@ class ClassificationTask(Task):
         self.register_buffer(
             "class_weights", None if weights is None else torch.tensor(weights), persistent=False
         )
-        self._features: dict[str, FeatureCache] = {}
+        self._features: FeatureCache | None = None
+        self._first: dict[str, int] = {}  # of each split, the place of its first text there
         self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.predictions: dict[str, Predictions] = {}
         """Of the newest evaluation, by split."""
@@ -142,10 +144,9 @@ class ClassificationTask(Task):
         return mask[:, None, None].expand(-1, 1, time, -1)
 
     def _logits(self, batch: Any, split: str) -> Tensor:
-        features = self._features.get(split)
-        if features is None:
+        if self._features is None:
             return self.logits(batch.input_ids, batch.lengths)
-        x = features.batch(batch.rows, batch.input_ids.shape[1])
+        x = self._features.batch(batch.rows + self._first[split], batch.input_ids.shape[1])
         return self.upper(x.to(self.device), batch.lengths).float()
 
     # ---- training and evaluation ----
@@ -165,17 +166,25 @@ class ClassificationTask(Task):
 
     def cache_features(self) -> None:
         """Keep what goes into the first trainable block, for every text of every split."""
-        if self._features or not self.settings["cache_features"] or self.why_not_cached:
+        wanted = self.settings["cache_features"] and not self.why_not_cached
+        if self._features is not None or not wanted:
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        folder, width = Path(self.trainer.default_root_dir), self.model.cfg.emb_dim
-        whole, place = self.whole(), (self.global_rank, self.trainer.world_size)
+        ids: list[np.ndarray] = []
+        for split, texts in self.trainer.datamodule.splits.items():  # type: ignore[attr-defined]
+            self._first[split] = len(ids)
+            ids += texts.ids
+        whole = self.whole()
         assert isinstance(whole, ClassificationTask)
         with self.trainer.precision_plugin.forward_context():
-            for split, texts in data.splits.items():
-                self._features[split] = FeatureCache.compute(
-                    whole.lower, texts.ids, width, self.device, folder, *place
-                )
+            self._features = FeatureCache.compute(
+                whole.lower,
+                ids,
+                self.model.cfg.emb_dim,
+                self.device,
+                Path(self.trainer.default_root_dir),
+                self.global_rank,
+                self.trainer.world_size,
+            )
 
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor | int]:
         """Cross entropy, each text weighted by its class, and the sum of the weights."""

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BATCH_TOKENS = 4096
-"""Tokens, padding included, that go through the frozen blocks at once."""
+BATCH_TOKENS, CPU_BATCH_TOKENS = 2**13, 2**10
+"""Tokens, padding included, that go through the frozen blocks at once: on a CPU no more than fill
+it, as small batches have less padding, and its caches hold them."""
 EXCHANGED_TOKENS = 2**14
 """Tokens whose features go from process to process at once."""
 IN_MEMORY_BYTES = 2 * 2**30
@@ -17,7 +18,7 @@ IN_MEMORY_BYTES = 2 * 2**30
 
 
 class FeatureCache:
-    """The residual stream (tokens, C) of each text of a split, in fp32, one text behind another;
+    """The residual stream (tokens, C) of each text, in fp32, one text behind another;
     zeros until it is computed.
 
     Args:
@@ -60,7 +61,8 @@ class FeatureCache:
             rank, world_size: the place of this process among them.
         """
         cache = cls([len(text) for text in ids], width, folder)
-        for rows in cache._batches()[rank::world_size]:
+        tokens = CPU_BATCH_TOKENS if device.type == "cpu" else BATCH_TOKENS
+        for rows in cache._batches(tokens)[rank::world_size]:
             padded = np.zeros((len(rows), int(cache.lengths[rows[0]])), np.int64)
             for line, row in zip(padded, rows, strict=True):
                 line[: len(ids[row])] = ids[row]
@@ -72,12 +74,12 @@ class FeatureCache:
             cache._exchange(device)
         return cache
 
-    def _batches(self) -> list[np.ndarray]:
-        """The texts, the longest first, cut where `BATCH_TOKENS` are reached."""
+    def _batches(self, tokens: int) -> list[np.ndarray]:
+        """The texts, the longest first, cut where so many tokens are reached."""
         order = np.argsort(-self.lengths, kind="stable")
         batches, at = [], 0
         while at < len(order):
-            batches.append(order[at : at + max(1, BATCH_TOKENS // int(self.lengths[order[at]]))])
+            batches.append(order[at : at + max(1, tokens // int(self.lengths[order[at]]))])
             at += len(batches[-1])
         return batches
 

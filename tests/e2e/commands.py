@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+LEAN = Path(__file__).parent / "lean"
+"""On PYTHONPATH it hides what users need not have installed."""
 
 TINY = (
     "tokenizer=byte",
@@ -24,9 +26,12 @@ def command(script: str, *args: str) -> list[str]:
     return [sys.executable, str(ROOT / f"{script}.py"), *args]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """One thread, so that results are the same whatever else runs; caches as the caller says."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more}
+def environment(*, lean: bool = True, **more: str) -> dict[str, str]:
+    """One thread, so that results are the same whatever else runs; caches as the caller says.
+    Unless `lean` is false, without the packages that users need not have."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more}
+    paths = [env["PYTHONPATH"]] if env.get("PYTHONPATH") else []
+    return env | ({"PYTHONPATH": os.pathsep.join([*paths, str(LEAN)])} if lean else {})
 
 
 def run(

@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from commands import ROOT
+from commands import LEAN, ROOT
 
 MODULES = (
     *("gptlit.training.run", "gptlit.inference.api", "gptlit.data.labelled", "hydra.main"),
@@ -65,7 +65,7 @@ class Starter:
     """
 
     def __init__(self, env: dict[str, str]) -> None:
-        path = os.pathsep.join(map(str, (ROOT, Path(__file__).parent)))
+        path = os.pathsep.join(map(str, (ROOT, Path(__file__).parent, LEAN)))
         env = {**env, "PYTHONPATH": path, "GPTLIT_ALLOCATOR": "system"}  # which would start anew
         self._program = subprocess.Popen(
             [sys.executable, __file__],
