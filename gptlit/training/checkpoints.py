@@ -3,8 +3,9 @@
 import math
 import os
 import shutil
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -12,6 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from gptlit.training import stopping
+
+PIECE_BYTES = 2**25
+"""Of a checkpoint that is being written: 32 MB."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,9 +33,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(target)
         try:
-            with temporary.open("wb") as file:
+            with _PiecewiseFile(temporary, "w") as file:
                 _write(checkpoint, file)
-                file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
         finally:
@@ -242,7 +245,31 @@ def saved_best_score(content: dict[str, Any]) -> float | None:
     return score
 
 
-def _write(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
+class _PiecewiseFile(FileIO):
+    """A file for writing of which no more than a piece is held in the kernel's memory: a checkpoint
+    will hardly be read soon, and where memory has to be asked of a hypervisor, getting as much as
+    all of it takes several times as long as the writing."""
+
+    _held = 0
+
+    def write(self, data: Any) -> int:
+        """All of it."""
+        view, done = memoryview(data).cast("B"), 0
+        while done < len(view):
+            written = super().write(view[done : done + PIECE_BYTES - self._held])
+            done, self._held = done + written, self._held + written
+            if self._held == PIECE_BYTES:
+                self._let_go()
+        return done
+
+    def _let_go(self) -> None:
+        self._held = 0
+        if hasattr(os, "posix_fadvise"):  # on Linux
+            os.fdatasync(self.fileno())
+            os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _write(checkpoint: dict[str, Any], file: FileIO) -> None:
     try:
         torch.save(checkpoint, file)
     except RuntimeError as error:  # it stumbles over the end of a file that it could not write
