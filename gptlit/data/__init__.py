@@ -1,6 +1,7 @@
 """From files to batches. In the order of the data's way:
 
-readers.py, tables.py   how one file is unpacked, decoded and taken apart into rows
+readers.py              how one file is found, unpacked and decoded
+rows.py, tables.py      the rows of a table in a stream; a table whole
 tables_out.py           rows written back with more columns
 corpus.py               which text files there are, and their documents in pieces
 jobs.py                 the pieces with their split, from any place on
