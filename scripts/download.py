@@ -6,7 +6,7 @@ from gptlit.cli.arguments import printable
 from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
 from gptlit.options import option_names, read_option
-from gptlit.weights import fetch
+from gptlit.weights.fetch import fetch
 
 
 def main() -> int:

@@ -106,6 +106,7 @@ HEAVY = {"hydra", "omegaconf", "lightning", "pytorch_lightning", "tensorflow", "
     [
         ("import gptlit", {*HEAVY, "torch", "numpy"}),
         ("import gptlit.cli.train, gptlit.cli.generate", {*HEAVY, "torch", "numpy"}),
+        ("import gptlit.inference.lookup, gptlit.weights.fetch", {*HEAVY, "torch", "numpy"}),
         ("import gptlit.model", HEAVY),
         ("import gptlit.inference.generation", HEAVY),
     ],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gptlit.cli import allocator, app, schema
 from gptlit.cli.checking import check
 from gptlit.errors import UserError
-from gptlit.inference.lookup import check_ckpt
+from gptlit.inference.lookup import find_checkpoint
 
 if TYPE_CHECKING:
     from gptlit.evaluation.perplexity import Perplexity
@@ -54,15 +54,14 @@ def evaluate(config: dict[str, Any], _folder: Path) -> None:
 
         TextFiles(text, config["data"]["column"])  # a file that is not there is said at once
     name, outputs, ckpt = config["task"]["name"], config["output_root"], config["ckpt"]
-    check_ckpt(ckpt, name, outputs, config["weights"])
-    from gptlit.device import resolve_device
-    from gptlit.inference.api import LanguageModel
-    from gptlit.inference.checkpoint import find_checkpoint, open_task, task_of
-
-    device = resolve_device(config["device"]["name"])
     published = config["weights"].get("models", {})
     if ckpt not in published:
         ckpt = str(find_checkpoint(ckpt, name, outputs, published).resolve())
+    from gptlit.device import resolve_device
+    from gptlit.inference.api import LanguageModel
+    from gptlit.inference.checkpoint import open_task, task_of
+
+    device = resolve_device(config["device"]["name"])
     given = task_of(ckpt, name, outputs, config["weights"])
     if given is not None:  # said before Lightning is imported
         _check_fits(config, ckpt, given)

@@ -11,7 +11,7 @@ from gptlit.inference.lookup import check_ckpt
 
 if TYPE_CHECKING:
     from gptlit.tasks import Task
-    from gptlit.weights import Classes
+    from gptlit.weights.classes import Classes
 
 
 def main() -> None:
@@ -34,12 +34,9 @@ def export(config: dict[str, Any], _folder: Path) -> None:
     from gptlit.inference.checkpoint import open_task
     from gptlit.model import merge_lora
     from gptlit.tokenizer import END_OF_TEXT, get_tokenizer
-    from gptlit.weights import (
-        export_huggingface,
-        export_safetensors,
-        model_card,
-        tokenizer_files,
-    )
+    from gptlit.weights.card import model_card
+    from gptlit.weights.export import export_huggingface, export_safetensors
+    from gptlit.weights.hf_tokenizer import tokenizer_files
 
     out = Path(config["out"]).expanduser()
     task, origin = open_task(*place)
@@ -79,7 +76,7 @@ def export(config: dict[str, Any], _folder: Path) -> None:
 
 def _classes(task: "Task", origin: str, form: str) -> "Classes | None":
     """The classes of a classifier that can be exported, None for a language model."""
-    from gptlit.weights import Classes
+    from gptlit.weights.classes import Classes
 
     if task.name != "classification":
         return None

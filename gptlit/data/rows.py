@@ -63,14 +63,18 @@ def read_texts(
 
 def text_lines(chunks: Iterable[str]) -> Iterator[str]:
     """The lines of a text that comes in chunks, with their ends: \\n, \\r\\n or \\r."""
-    held = ""
+    held: list[str] = []
+    end = ""  # a \r at the end of a chunk may be half of \r\n
     for chunk in chunks:
-        lines = list(io.StringIO(held + chunk, newline=""))
-        # Of \r\n only half may be there.
-        held = lines.pop() if lines and not lines[-1].endswith("\n") else ""
-        yield from lines
-    if held:
-        yield held
+        text = end + chunk
+        end = "\r" if text.endswith("\r") else ""
+        for line in io.StringIO(text.removesuffix(end), newline=""):
+            held.append(line)
+            if line.endswith(("\r", "\n")):
+                yield "".join(held)
+                held = []
+    if held or end:
+        yield "".join(held) + end
 
 
 def parquet_rows(

@@ -57,7 +57,8 @@ def write_instruction_report(task: Any, data: Any, folder: Path) -> None:
         data: has the entries of the splits in `splits`.
         folder: the run folder.
     """
-    from gptlit.inference.checkpoint import find_checkpoint, load_task
+    from gptlit.inference.checkpoint import load_task
+    from gptlit.inference.lookup import find_checkpoint
 
     settings = task.settings["answers"]
     if not settings["max_new_tokens"] or not data.splits["test"]:

@@ -1,6 +1,6 @@
-"""Find a checkpoint or published weights, and read them without executing what stands in them."""
+"""Checkpoints and published weights, read without executing what stands in them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,45 +8,18 @@ import torch
 from torch import nn
 
 from gptlit.errors import UserError
-from gptlit.inference.lookup import locate
+from gptlit.inference.lookup import find_checkpoint
 from gptlit.options import read_option
 from gptlit.tokenizer import get_tokenizer
-from gptlit.weights import (
-    fetch,
-    find_files,
-    inspect,
-    kind,
-    load_base,
-    load_class_head,
-    load_weights,
-    read_torch,
-)
+from gptlit.weights.adapter import load_base
+from gptlit.weights.classes import load_class_head
+from gptlit.weights.fetch import fetch
+from gptlit.weights.files import kind
+from gptlit.weights.formats import read_torch
+from gptlit.weights.load import inspect, load_weights
 
 if TYPE_CHECKING:
     from gptlit.tasks import Task  # imports Lightning, which takes seconds
-
-
-def find_checkpoint(
-    ckpt: str | None,
-    task: str,
-    outputs: str | Path = "outputs",
-    published: Collection[str] = (),
-) -> Path:
-    """The file that `ckpt` means.
-
-    Args:
-        ckpt: a checkpoint, a run folder (its best checkpoint, else its last), a file or folder of
-            weights of another kind, or None for the newest finished run of the task.
-        task: name of the task whose newest run is meant.
-        outputs: where runs lie.
-        published: names that could have been given instead, for messages.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = locate(ckpt, task, outputs, published)
-    files = find_files(path)
-    return files[0] if len(files) == 1 else path
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

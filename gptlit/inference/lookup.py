@@ -1,4 +1,4 @@
-"""Whether what `ckpt=...` names is there; said before torch is imported, which takes seconds."""
+"""What `ckpt=...` means. Imports no torch, so that a mistake is answered at once."""
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -7,22 +7,33 @@ from typing import Any
 
 from gptlit.errors import UserError
 from gptlit.options import option_names
+from gptlit.weights.files import find_files
 
 
 def check_ckpt(ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]) -> None:
     """Raises UserError where there is none. Arguments as in `checkpoint.open_task`."""
     published = source.get("models", {})
     if ckpt not in published:
-        locate(ckpt, task, outputs, published)
+        find_checkpoint(ckpt, task, outputs, published)
 
 
-def locate(
-    ckpt: str | None, task: str, outputs: str | Path, published: Collection[str] = ()
+def find_checkpoint(
+    ckpt: str | None,
+    task: str,
+    outputs: str | Path = "outputs",
+    published: Collection[str] = (),
 ) -> Path:
-    """The file, folder or prefix of files that `ckpt` names; None: the newest finished run.
+    """The file that `ckpt` means.
+
+    Args:
+        ckpt: a checkpoint, a run folder (its best checkpoint, else its last), a file or folder of
+            weights of another kind, or None for the newest finished run of the task.
+        task: name of the task whose newest run is meant.
+        outputs: where runs lie.
+        published: names that could have been given instead, for messages.
 
     Raises:
-        UserError: there is none. Arguments as in `checkpoint.find_checkpoint`.
+        UserError: there is none.
     """
     if ckpt is None:
         latest = Path(outputs) / task / "latest"
@@ -34,11 +45,10 @@ def locate(
                 f"there is no finished {task} run in {outputs}/: give ckpt=FILE or ckpt=RUN_FOLDER,"
                 f" or train one with: python train.py task={task}"
             )
-        return latest
+        ckpt = str(latest)
     path = Path(ckpt).expanduser()
-    there = path.is_dir() or path.is_file()
-    # TensorFlow names a checkpoint by what its files' names begin with.
-    if not there and not path.with_name(path.name + ".index").is_file():
+    files = find_files(path)
+    if not files[0].is_file():
         near = get_close_matches(ckpt, published, n=1, cutoff=0.8)
         hint = f"; did you mean {near[0]}?" if near else ""
         names = f", or one of {', '.join(published)}" if published else ""
@@ -46,4 +56,4 @@ def locate(
             f"ckpt={ckpt} does not exist: give a checkpoint, a run folder, or a file or folder of"
             f" weights{names}{hint}"
         )
-    return path
+    return files[0] if len(files) == 1 else path

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BATCH_TOKENS, CPU_BATCH_TOKENS = 2**13, 2**10
+BATCH_TOKENS, CPU_BATCH_TOKENS = 2**12, 2**10
 """Tokens, padding included, that go through the frozen blocks at once: on a CPU no more than fill
 it, as small batches have less padding, and its caches hold them."""
 EXCHANGED_TOKENS = 2**14

@@ -17,7 +17,9 @@ from gptlit.training.launch import devices_and_nodes, launched
 from gptlit.training.loggers import make_loggers
 from gptlit.training.optim import OptimizerFactory, Schedule
 from gptlit.training.strategies import make_strategy
-from gptlit.weights import check_base, describe_base, fetch, load_weights
+from gptlit.weights.adapter import check_base, describe_base
+from gptlit.weights.fetch import fetch
+from gptlit.weights.load import load_weights
 
 
 def make_trainer(

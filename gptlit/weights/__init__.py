@@ -1,30 +1,10 @@
-"""Pretrained weights in and out: downloads, and OpenAI's, Hugging Face's and the book's formats."""
+"""Pretrained weights in and out: OpenAI's, Hugging Face's, the book's and our own.
 
-from gptlit.weights.adapter import check_base, describe_base, load_base
-from gptlit.weights.card import model_card
-from gptlit.weights.classes import Classes, load_class_head
-from gptlit.weights.export import export_huggingface, export_safetensors
-from gptlit.weights.fetch import fetch
-from gptlit.weights.files import find_files, kind
-from gptlit.weights.formats import read_torch
-from gptlit.weights.hf_tokenizer import tokenizer_files
-from gptlit.weights.load import Found, inspect, load_weights
-
-__all__ = [
-    "Classes",
-    "Found",
-    "check_base",
-    "describe_base",
-    "export_huggingface",
-    "export_safetensors",
-    "fetch",
-    "find_files",
-    "inspect",
-    "kind",
-    "load_base",
-    "load_class_head",
-    "load_weights",
-    "model_card",
-    "read_torch",
-    "tokenizer_files",
-]
+fetch.py                published weights onto this machine. Imports no torch, nor does files.py
+files.py                which files of weights a path means, and what kind each is
+formats.py, names.py    what stands in them; the one table of names in every format
+load.py, classes.py     into a model; into a classifier's head
+lora.py, adapter.py     LoRA merged; checkpoints that leave out what they can get from elsewhere
+export.py               out again, for others
+card.py, hf_tokenizer.py what an export has besides: a model card; tokenizer files
+"""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.errors import UserError
-from gptlit.weights.formats import import_tensorflow
 
 
 def fetch(
@@ -49,6 +48,8 @@ def fetch(
             f" use model={near[0] if near else next(iter(models))}, or {instead}"
         )
     if to_read and any(name.endswith(".index") for name in models[model].get("files", ())):
+        from gptlit.weights.formats import import_tensorflow
+
         import_tensorflow(source["name"])
     if "urls" in source:
         return _from_mirrors(source, models[model], model, instead)

@@ -4,9 +4,12 @@ A file's kind is told by its bytes, never by its name.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gptlit.errors import UserError
-from gptlit.weights.formats import SafetensorsFile, TensorFlowFile, TorchFile, WeightFile
+
+if TYPE_CHECKING:
+    from gptlit.weights.formats import WeightFile  # imports torch, which takes seconds
 
 IN_RUNS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt")
 TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # ends the index of a TensorFlow checkpoint
@@ -61,13 +64,15 @@ def kind(path: Path) -> str | None:
     return "torch" if head.startswith((b"PK\x03\x04", b"\x80")) else None
 
 
-def open_weights(path: Path) -> WeightFile:
+def open_weights(path: Path) -> "WeightFile":
     """Open a file or folder of weights of any kind.
 
     Raises:
         UserError: there is nothing, it is of no known kind, damaged, or holds code; or it is
             TensorFlow's and tensorflow is not installed.
     """
+    from gptlit.weights.formats import SafetensorsFile, TensorFlowFile, TorchFile
+
     files = find_files(path)
     if not files[0].is_file():
         raise UserError(f"{path} does not exist")

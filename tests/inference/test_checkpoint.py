@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from gptlit.data.batch import TextBatch
 from gptlit.errors import UserError
-from gptlit.inference.checkpoint import find_checkpoint, load_task
+from gptlit.inference.checkpoint import load_task
+from gptlit.inference.lookup import find_checkpoint
 from gptlit.tasks.pretrain import PretrainTask
 from gptlit.training.checkpoints import AtomicCheckpointIO
 

@@ -9,7 +9,8 @@ from commands import run
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from gptlit.model import GPTConfig, GPTModel
-from gptlit.weights import export_safetensors, inspect
+from gptlit.weights.export import export_safetensors
+from gptlit.weights.load import inspect
 
 TINY = GPTConfig(vocab_size=257, context_length=16, emb_dim=32, n_heads=4, n_layers=1)
 

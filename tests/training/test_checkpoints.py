@@ -1,6 +1,7 @@
 """Checkpoints are whole, and `best` and `last` are what their names say."""
 
 import errno
+import io
 import math
 import os
 import signal
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from gptlit.training import checkpoints
 from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from gptlit.training.stopping import Stopped, stoppable
 
@@ -156,8 +158,8 @@ def test_best_needs_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_full_disk_leaves_the_old_checkpoint_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
-    io.save_checkpoint({"global_step": 1, "weight": torch.ones(1000)}, path)
+    path, writer = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    writer.save_checkpoint({"global_step": 1, "weight": torch.ones(1000)}, path)
 
     def fill_the_disk(content: Any, file: Any) -> None:
         file.write(b"half a checkpoint")
@@ -166,9 +168,24 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", fill_the_disk)
         with pytest.raises(OSError, match="No space left"):
-            io.save_checkpoint({"global_step": 2, "weight": torch.ones(1000)}, path)
+            writer.save_checkpoint({"global_step": 2, "weight": torch.ones(1000)}, path)
     assert step_of(path) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 2**25])
+def test_in_pieces_of_any_size_the_file_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(checkpoints, "PIECE_BYTES", piece)
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    path, content = tmp_path / "last.ckpt", {"weight": torch.arange(500.0), "name": "x"}
+    AtomicCheckpointIO().save_checkpoint(content, path)
+    torch.save(content, whole := io.BytesIO())
+    assert path.read_bytes() == whole.getvalue()
+    if hasattr(os, "posix_fadvise"):
+        assert len(synced) == path.stat().st_size // piece
 
 
 class Hostile:

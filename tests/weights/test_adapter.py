@@ -15,13 +15,9 @@ from gptlit.options import read_option
 from gptlit.tasks import Task
 from gptlit.tasks.instruction import InstructionTask
 from gptlit.tasks.pretrain import PretrainTask
-from gptlit.weights import (
-    describe_base,
-    export_huggingface,
-    export_safetensors,
-    inspect,
-    load_weights,
-)
+from gptlit.weights.adapter import describe_base
+from gptlit.weights.export import export_huggingface, export_safetensors
+from gptlit.weights.load import inspect, load_weights
 from tests.inference.classifiers import SHAPE, save
 from tests.inference.classifiers import make_task as make_classifier
 

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from gptlit.errors import UserError
 from gptlit.model import GPTModel
-from gptlit.weights import find_files, inspect, load_weights
+from gptlit.weights.files import find_files
+from gptlit.weights.load import inspect, load_weights
 from tests.weights.published import (
     NEEDS_TENSORFLOW,
     TINY,

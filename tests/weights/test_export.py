@@ -13,14 +13,10 @@ from gptlit.errors import UserError
 from gptlit.inference.generation import Sampling, stream_ids
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.tokenizer import END_OF_TEXT, GPT2Tokenizer, get_tokenizer
-from gptlit.weights import (
-    export_huggingface,
-    export_safetensors,
-    inspect,
-    load_weights,
-    model_card,
-    tokenizer_files,
-)
+from gptlit.weights.card import model_card
+from gptlit.weights.export import export_huggingface, export_safetensors
+from gptlit.weights.hf_tokenizer import tokenizer_files
+from gptlit.weights.load import inspect, load_weights
 from tests.weights.published import TINY
 
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"

@@ -23,7 +23,7 @@ from gptlit.errors import UserError
 from gptlit.model import GPTModel
 from gptlit.options import read_option
 from gptlit.tasks.classification import ClassificationTask
-from gptlit.weights import inspect, load_weights
+from gptlit.weights.load import inspect, load_weights
 from tests.inference.classifiers import SHAPE, make_task, save
 
 torch.set_num_threads(1)

@@ -17,6 +17,7 @@ from gptlit.inference.generation import Sampling, stream_ids
 from gptlit.options import conf_dir, read_option
 from gptlit.tasks.instruction import InstructionTask
 from gptlit.tokenizer import get_tokenizer
+from gptlit.weights.export import export_safetensors
 from tests.inference.classifiers import save
 
 torch.set_num_threads(1)
@@ -182,7 +183,7 @@ def test_a_damaged_prompt_format_is_named(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     path, task = tmp_path / "a.safetensors", make_task("plain", "byte", "all")
-    gptlit.weights.export_safetensors(task.model, "byte", path, {"name": "x", "template": "y"})
+    export_safetensors(task.model, "byte", path, {"name": "x", "template": "y"})
     with pytest.raises(gptlit.UserError, match=r"it needs a place for the instruction"):
         gptlit.load(path, device="cpu")
     ours = {"model": task.hparams["model"], "tokenizer": "byte", "prompt": 3}

@@ -13,7 +13,8 @@ import torch
 from gptlit.errors import UserError
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.options import option_names, read_option
-from gptlit.weights import fetch, inspect, load_weights
+from gptlit.weights.fetch import fetch
+from gptlit.weights.load import inspect, load_weights
 from tests.weights.published import (
     NEEDS_TENSORFLOW,
     TINY,
@@ -143,7 +144,7 @@ import sys
 from pathlib import Path
 from gptlit.errors import UserError
 from gptlit.options import read_option
-from gptlit.weights import fetch
+from gptlit.weights.fetch import fetch
 try:
     print(fetch(read_option("weights", "huggingface"), "gpt2-small"))
 except UserError as error:

@@ -14,7 +14,7 @@ from transformers import GPT2LMHeadModel
 
 from gptlit.errors import UserError
 from gptlit.model import GPTConfig, GPTModel
-from gptlit.weights import inspect, load_weights
+from gptlit.weights.load import inspect, load_weights
 from tests.weights.published import (
     NEEDS_TENSORFLOW,
     TINY,

@@ -19,7 +19,7 @@ from gptlit.inference.api import LanguageModel
 from gptlit.inference.checkpoint import load_task
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.tasks import task_class
-from gptlit.weights import load_weights
+from gptlit.weights.load import load_weights
 
 def status(name):
     [line] = [line for line in open("/proc/self/status") if line.startswith(name + ":")]
