@@ -120,3 +120,4 @@ def test_debug_trains_two_steps(tmp_path: Path) -> None:
     done = run("train", "debug=true", "device=cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 steps" in done.stdout
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["debug"]
