@@ -22,10 +22,11 @@ class InstructionBatch(NamedTuple):
     input_ids: (batch, time) int64, padded on the right with end-of-text
     targets: (batch, time) int64, the token after each input; -100 where there is no loss: within
         the prompt, unless it is trained on, and on padding
-    positions: (batch, time) int64, counted from 0 in each entry; None where a row is one entry
-    segments: (batch, time) int64, 1, 2, ... for the entries of a row and 0 for padding, so that a
-        mask can keep them apart; None where a row is one entry
-    rows: (batch,) int64, where each entry stands in its split; None for packed rows
+    positions: (batch, time) int64, of each token in its entry, from 0; None where a row is one
+        entry
+    segments: (batch, time) int64, 1, 2, ... for the entries of a row, so that a mask can keep them
+        apart, and 0 for what all of them begin with and for padding; None where a row is one entry
+    rows: (entries,) int64, where each entry stands in its split; None for packed rows
     """
 
     input_ids: Tensor

@@ -1,4 +1,4 @@
-"""Prompts with responses as token ids, and the batches of them: padded, or packed."""
+"""Prompts with responses as token ids, and the batches of them: joined, padded, or packed."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -61,6 +61,8 @@ class TokenizedEntries:
         sizes = np.array([len(ids) for ids, *_ in kept], dtype=np.int64)
         self.lengths = sizes - 1
         """Inputs, which are as many as targets, of each kept entry, (kept,)."""
+        self.common = _common(kept)
+        """Tokens that all prompts begin with, and that are followed by a token of a prompt."""
         self._ends = np.cumsum(sizes)
         self._ids = np.concatenate([ids for ids, *_ in kept] or [sizes.astype(np.int32)])
 
@@ -78,43 +80,61 @@ class TokenizedEntries:
 
 
 class InstructionDataset:
-    """Batches of tokenized entries, one to a row.
+    """Batches of tokenized entries.
+
+    Joined entries stand in few rows, one after another behind what all prompts begin with, which
+    is so computed once, as padding is not at all; that no entry sees another is left to the mask.
+    Otherwise each is a row.
 
     mask_prompt: whether the prompt's tokens are no targets
+    join_tokens: tokens of a row of joined entries, about; 0: entries are not joined
     """
 
-    def __init__(self, entries: TokenizedEntries, pad_id: int, *, mask_prompt: bool) -> None:
+    def __init__(
+        self, entries: TokenizedEntries, pad_id: int, *, mask_prompt: bool, join_tokens: int
+    ) -> None:
         self._entries = entries
         self._pad_id = pad_id
         self._mask_prompt = mask_prompt
+        self._join_tokens = join_tokens
+        self._common = entries.common if join_tokens and mask_prompt else 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, entries: np.ndarray) -> InstructionBatch:
-        """The batch of `entries`, (batch,) int64; time is that of the longest one."""
-        batch = self._batch(entries[:, None])
-        return batch._replace(positions=None, segments=None, rows=self._entries.rows_of(entries))
+        """The batch of `entries`, (batch,) int64."""
+        rows = list(entries[:, None])
+        if self._join_tokens:
+            rows = join_rows(entries, self._entries.lengths[entries], self._join_tokens)
+        return self._batch(rows)._replace(rows=self._entries.rows_of(np.concatenate(rows)))
 
-    def _batch(self, rows: np.ndarray | Sequence[np.ndarray]) -> InstructionBatch:
+    def _batch(self, rows: Sequence[np.ndarray]) -> InstructionBatch:
         """The batch of rows that hold several entries each, one after another."""
-        shape = len(rows), max(int(self._entries.lengths[row].sum()) for row in rows)
+        alone = all(len(row) == 1 for row in rows)
+        common = 0 if alone else self._common
+        own = self._entries.lengths - common
+        shape = len(rows), common + max(int(own[row].sum()) for row in rows)
         ids = np.full(shape, self._pad_id, dtype=np.int64)
         targets = np.full(shape, NO_TARGET, dtype=np.int64)
         positions, segments = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        ids[:, :common] = self._entries.ids(0)[:common]
+        positions[:, :common] = np.arange(common)
         for index, row in enumerate(rows):
-            start = 0
+            start = common
             for segment, entry in enumerate(row.tolist(), 1):
-                tokens = self._entries.ids(entry)
+                tokens = self._entries.ids(entry)[common:]
                 stop = start + len(tokens) - 1
-                masked = int(self._entries.prompts[entry]) - 1 if self._mask_prompt else 0
+                prompt = int(self._entries.prompts[entry]) - common
+                masked = prompt - 1 if self._mask_prompt else 0
                 ids[index, start:stop] = tokens[:-1]
                 targets[index, start + masked : stop] = tokens[1 + masked :]
-                positions[index, start:stop] = np.arange(stop - start)
+                positions[index, start:stop] = np.arange(common, common + stop - start)
                 segments[index, start:stop] = segment
                 start = stop
         tensors = [torch.from_numpy(array) for array in (ids, targets, positions, segments)]
-        return InstructionBatch(tensors[0], tensors[1], tensors[2], tensors[3], rows=None)
+        batch = InstructionBatch(tensors[0], tensors[1], tensors[2], tensors[3], rows=None)
+        return batch._replace(positions=None, segments=None) if alone else batch
 
 
 class PackedDataset(InstructionDataset):
@@ -124,9 +144,15 @@ class PackedDataset(InstructionDataset):
     """
 
     def __init__(
-        self, entries: TokenizedEntries, pad_id: int, *, mask_prompt: bool, room: int
+        self,
+        entries: TokenizedEntries,
+        pad_id: int,
+        *,
+        mask_prompt: bool,
+        join_tokens: int,
+        room: int,
     ) -> None:
-        super().__init__(entries, pad_id, mask_prompt=mask_prompt)
+        super().__init__(entries, pad_id, mask_prompt=mask_prompt, join_tokens=join_tokens)
         self._room = room
         self._n_rows = len(self.rows(0, 0))
 
@@ -137,11 +163,11 @@ class PackedDataset(InstructionDataset):
         """The entries of each row; the same ones for the same seed and epoch."""
         n = len(self._entries)
         order = Permutation(n, seed, epoch)(np.arange(n))
-        return pack_rows(self._entries.lengths, self._room, order)
+        return pack_rows(self._entries.lengths - self._common, self._room - self._common, order)
 
     def __getitem__(self, rows: np.ndarray | Sequence[np.ndarray]) -> InstructionBatch:
         """The batch of `rows`, each an array of entries."""
-        return self._batch(rows)
+        return self._batch(list(rows))
 
 
 class PackedLoader(BucketLoader):
@@ -155,6 +181,24 @@ class PackedLoader(BucketLoader):
         rows = self._packed.rows(self._seed, epoch)
         for batch in super()._part_of_epoch(epoch, first, last):
             yield [rows[row] for row in batch]
+
+
+def join_rows(entries: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
+    """Entries dealt to as many rows as it takes for `size` tokens in the average one, or fewer:
+    the longest first, each to the row that is the shortest yet.
+
+    Args:
+        entries: (n,) int64, n at least 1.
+        lengths: (n,) int64, of each.
+        size: of a row.
+    """
+    rows: list[list[int]] = [[] for _ in range(min(len(entries), -(-int(lengths.sum()) // size)))]
+    filled = [0] * len(rows)
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        row = filled.index(min(filled))
+        rows[row].append(entries[index])
+        filled[row] += int(lengths[index])
+    return [np.array(row) for row in rows]
 
 
 def pack_rows(lengths: np.ndarray, room: int, order: np.ndarray) -> list[np.ndarray]:
@@ -185,3 +229,14 @@ def pack_rows(lengths: np.ndarray, room: int, order: np.ndarray) -> list[np.ndar
         by_room[left - size].append(row)
         there |= 1 << (left - size)
     return [np.array(row) for row in rows]
+
+
+def _common(entries: Sequence[tuple[np.ndarray, int, int]]) -> int:
+    """See `TokenizedEntries.common`."""
+    if not entries:
+        return 0
+    first = entries[0][0][: min(prompt for _, prompt, _ in entries) - 1]
+    same = np.ones(len(first), dtype=bool)
+    for ids, *_ in entries:
+        same &= ids[: len(first)] == first
+    return int(np.cumprod(same).sum())

@@ -36,7 +36,7 @@ class InstructionDataModule(ResumableDataModule):
     context_length: tokens of a row at most
     seed: of the order of the entries, and of the split if `shuffle`
     prompt: the fields of `PromptFormat`
-    batch_size: rows per process and micro-batch
+    batch_size: entries, or packed rows, per process and micro-batch
     path: see `read_entries`; without it, the file published at `urls` (mirrors) is downloaded as
         `file_name`, and checked with `sha256`
     val_fraction, test_fraction: see `split_entries`
@@ -44,11 +44,13 @@ class InstructionDataModule(ResumableDataModule):
     too_long: "cut" or "drop", see `TokenizedEntries`
     on_error: "raise" or "skip" for broken entries
     mask_prompt: train on the responses alone
-    pack: several entries to a row in training, so that hardly anything is padding
+    join_tokens: see `InstructionDataset`; where there is dropout, joined entries share its noise on
+        what all of them begin with
+    pack: as many entries to a row in training as `context_length` has room for
     bucket: entries of about one length to a batch; of no effect on packed rows
     num_workers: processes that read batches ahead; reading is fast enough without
     cache_dir: for downloads, see `default_cache_dir`
-    eval_batch_size: rows of a batch that validates or tests; None: batch_size
+    eval_batch_size: entries of a batch that validates or tests; None: batch_size
     on_change: see `ResumableDataModule`
 
     `prepare_data`, `setup` and what they call raise UserError for a file that cannot be read, and
@@ -74,6 +76,7 @@ class InstructionDataModule(ResumableDataModule):
         too_long: Literal["cut", "drop"] = "cut",
         on_error: Literal["raise", "skip"] = "raise",
         mask_prompt: bool = True,
+        join_tokens: int = 512,
         pack: bool = False,
         bucket: bool = True,
         num_workers: int = 0,
@@ -97,6 +100,7 @@ class InstructionDataModule(ResumableDataModule):
         self.too_long = too_long
         self.on_error = on_error
         self.mask_prompt = mask_prompt
+        self.join_tokens = join_tokens
         self.pack = pack
         self.bucket = bucket
         self.num_workers = num_workers
@@ -165,6 +169,7 @@ class InstructionDataModule(ResumableDataModule):
                 entries,
                 self.tokenizer.eot_id,
                 mask_prompt=self.mask_prompt,
+                join_tokens=self.join_tokens,
                 room=self.context_length,
             )
             what = f"packed rows of {self.context_length} tokens"
@@ -180,11 +185,11 @@ class InstructionDataModule(ResumableDataModule):
         )
 
     def val_dataloader(self) -> SortedLoader:
-        """Every entry for validation once, one to a row."""
+        """Every entry for validation once."""
         return self._eval_loader("validation")
 
     def test_dataloader(self) -> SortedLoader:
-        """Every entry for the test once, one to a row."""
+        """Every entry for the test once."""
         return self._eval_loader("test")
 
     def _eval_loader(self, split: str) -> SortedLoader:
@@ -201,7 +206,12 @@ class InstructionDataModule(ResumableDataModule):
 
     def _dataset(self, split: str) -> InstructionDataset:
         eot_id = self.tokenizer.eot_id
-        return InstructionDataset(self._tokenized[split], eot_id, mask_prompt=self.mask_prompt)
+        return InstructionDataset(
+            self._tokenized[split],
+            eot_id,
+            mask_prompt=self.mask_prompt,
+            join_tokens=self.join_tokens,
+        )
 
     def _reading(self) -> dict[str, Any]:
         """How batches come to the process."""

@@ -161,7 +161,8 @@ class GPTModel(nn.Module):
 
         Args:
             input_ids: (B, T) int64.
-            positions: (B, T) or (T,) int64; default: counted on from the cache's length.
+            positions: (B, T) or (T,) int64, below the context length; T may then be greater.
+                Default: counted on from the cache's length.
             mask: bool, broadcastable to (B, n_heads, T, T of the past and now), true where a query
                 may look at a key. Default: causal, through the fused kernel without a mask.
             cache: keys and values of earlier tokens; this call's are appended to it.
@@ -170,7 +171,8 @@ class GPTModel(nn.Module):
             (B, T, C).
 
         Raises:
-            ValueError: the sequence, with what the cache holds, exceeds the context length.
+            ValueError: there are no positions, and the sequence, with what the cache holds,
+                exceeds the context length.
         """
         past = 0 if cache is None else cache.length
         x = self.embed(input_ids, positions=positions, past=past)
@@ -188,7 +190,8 @@ class GPTModel(nn.Module):
 
         Args:
             input_ids: (B, T) int64.
-            positions: (B, T) or (T,) int64; default: counted on from `past`.
+            positions: (B, T) or (T,) int64, below the context length; T may then be greater.
+                Default: counted on from `past`.
             past: tokens that came before these.
             sparse_grad: the token embedding's gradient as a sparse tensor, which is cheaper where
                 it is added to another one of the same weight.
@@ -197,14 +200,15 @@ class GPTModel(nn.Module):
             (B, T, C).
 
         Raises:
-            ValueError: the sequence, with what came before, exceeds the context length.
+            ValueError: there are no positions, and the sequence, with what came before, exceeds
+                the context length.
         """
-        end = past + input_ids.shape[1]
-        if end > self.cfg.context_length:
-            raise ValueError(
-                f"{end} tokens exceed the model's context of {self.cfg.context_length}"
-            )
         if positions is None:
+            end = past + input_ids.shape[1]
+            if end > self.cfg.context_length:
+                raise ValueError(
+                    f"{end} tokens exceed the model's context of {self.cfg.context_length}"
+                )
             positions = torch.arange(past, end, device=input_ids.device)
         tokens = F.embedding(input_ids, self.tok_emb.weight, sparse=sparse_grad)
         return self.drop_emb(tokens + self.pos_emb(positions))

@@ -20,7 +20,7 @@ class InstructionTask(Task):
     Batches have `input_ids` and `targets`, both (batch, time) int64, targets shifted by one and
     -100 where there is no loss; where several entries share a row also `positions` and `segments`
     (batch, time) int64, which number the tokens of each entry from 0, and the entries of a row
-    from 1 (padding is 0): no entry sees another.
+    from 1: no entry sees another, but each what stands before all of them as segment 0.
 
     Settings: `prompt` (the fields of `PromptFormat`), `trainable` (all or lora), and `lora`.
 
@@ -100,11 +100,12 @@ class InstructionTask(Task):
 
 
 def block_causal_mask(segments: Tensor | None) -> Tensor | None:
-    """Which keys a query may see where several entries share a row: those of its own entry that
-    are not behind it.
+    """Which keys a query may see where several entries share a row: those of its own entry, and of
+    the beginning that all of them share, that are not behind it.
 
     Args:
-        segments: (B, T) int64, the number of each token's entry in its row; None: one to a row.
+        segments: (B, T) int64, the number of each token's entry in its row, from 1; 0 for what they
+            share, and for padding at the end. None: one entry to a row.
 
     Returns:
         (B, 1, T, T) bool, or None: causal.
@@ -113,4 +114,5 @@ def block_causal_mask(segments: Tensor | None) -> Tensor | None:
         return None
     time = segments.shape[1]
     causal = torch.ones(time, time, dtype=torch.bool, device=segments.device).tril()
-    return ((segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
+    query, key = segments[:, :, None], segments[:, None, :]
+    return (((query == key) | (key == 0)) & causal)[:, None]

@@ -30,13 +30,18 @@ def gptlit(args: argparse.Namespace) -> Measurement:
     return _run(args)
 
 
+def padded(args: argparse.Namespace) -> Measurement:
+    """Each entry a row, padded to the longest of its batch."""
+    return _run(args, "data.join_tokens=0")
+
+
 def packed(args: argparse.Namespace) -> Measurement:
     """Several entries to a row of 256 tokens, two rows to a batch: about as many tokens."""
     args.batch_size = max(1, args.batch_size // 4)
     return _run(args, "data.pack=true", "model.context_length=256")
 
 
-CONTESTANTS = {"gptlit": gptlit, "packed": packed}
+CONTESTANTS = {"gptlit": gptlit, "padded": padded, "packed": packed}
 
 
 def _run(args: argparse.Namespace, *overrides: str) -> Measurement:

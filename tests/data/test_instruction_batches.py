@@ -14,6 +14,7 @@ from gptlit.data.instruction_batches import (
     PackedDataset,
     PackedLoader,
     TokenizedEntries,
+    join_rows,
     pack_rows,
 )
 from gptlit.data.instruction_files import Entry
@@ -31,6 +32,7 @@ examples = st.lists(
     min_size=1,
     max_size=12,
 )
+beginnings = examples.map(lambda pairs: [("cba" + asked, answer) for asked, answer in pairs])
 
 
 def tokenized(
@@ -49,7 +51,7 @@ def ids(pair: tuple[str, str]) -> list[int]:
 def test_responses_are_targets_and_prompts_only_on_demand(
     pairs: list[tuple[str, str]], mask_prompt: bool
 ) -> None:
-    dataset = InstructionDataset(tokenized(pairs), EOT, mask_prompt=mask_prompt)
+    dataset = InstructionDataset(tokenized(pairs), EOT, mask_prompt=mask_prompt, join_tokens=0)
     batch = dataset[np.arange(len(pairs))]
     longest = max(len(ids(pair)) - 1 for pair in pairs)
     assert batch.input_ids.shape == batch.targets.shape == (len(pairs), longest)
@@ -74,7 +76,7 @@ def test_responses_are_targets_and_prompts_only_on_demand(
 def test_text_behind_the_response_is_learned_too() -> None:
     prompt = PromptFormat("ends", "{instruction}>{response}<")
     entries = TokenizedEntries([Entry("a", "", "xy")], BYTES, prompt, 32, cut=False)
-    batch = InstructionDataset(entries, EOT, mask_prompt=True)[np.array([0])]
+    batch = InstructionDataset(entries, EOT, mask_prompt=True, join_tokens=0)[np.array([0])]
     assert batch.targets.tolist() == [[-100, *b"xy<", EOT]]
 
 
@@ -111,7 +113,7 @@ def test_every_kept_entry_fits_and_has_something_to_learn(
     kept = entries.rows_of(np.arange(len(entries))).tolist()
     assert kept == np.flatnonzero(expected).tolist()
     assert entries.cut == len(kept) - sum(fits)
-    dataset = InstructionDataset(entries, EOT, mask_prompt=True)
+    dataset = InstructionDataset(entries, EOT, mask_prompt=True, join_tokens=0)
     for number, row in enumerate(kept):
         batch = dataset[np.array([number])]
         assert batch.input_ids.shape[1] <= room
@@ -141,33 +143,45 @@ def test_packing_keeps_every_entry_and_fills_rows(case: tuple[list[int], int], s
     assert len(rows) == len(pack_rows(lengths, room, np.arange(len(lengths))))
 
 
-def packed(pairs: list[tuple[str, str]], room: int) -> PackedDataset:
-    return PackedDataset(tokenized(pairs, room), EOT, mask_prompt=True, room=room)
+def packed(pairs: list[tuple[str, str]], room: int, join_tokens: int = 0) -> PackedDataset:
+    entries = tokenized(pairs, room)
+    return PackedDataset(entries, EOT, mask_prompt=True, join_tokens=join_tokens, room=room)
 
 
 def segments_of(batch: InstructionBatch) -> Counter[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Inputs and targets of the entries in a packed batch, apart again."""
+    """Inputs and targets of the entries in a joined or packed batch, apart again."""
     found: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
-    assert batch.segments is not None and batch.positions is not None and batch.rows is None
+    if batch.segments is None or batch.positions is None:  # each is a row
+        for inputs, targets in zip(*batch[:2], strict=True):
+            size = int((targets != -100).nonzero().max()) + 1
+            found[tuple(inputs[:size].tolist()), tuple(targets[:size].tolist())] += 1
+        return found
     for inputs, targets, positions, segments in zip(*batch[:4], strict=True):
         assert ((segments == 0) <= (targets == -100)).all()
-        assert (inputs[segments == 0] == EOT).all()
         numbers = segments[segments > 0].unique()
         assert numbers.tolist() == list(range(1, len(numbers) + 1))
+        first = int((segments == 1).nonzero()[0])
+        shared = torch.arange(len(inputs)) < first
+        assert (inputs[(segments == 0) & ~shared] == EOT).all()
         for number in numbers:
-            here = segments == number
+            here = (segments == number) | shared
             assert positions[here].tolist() == list(range(int(here.sum())))
             found[tuple(inputs[here].tolist()), tuple(targets[here].tolist())] += 1
     return found
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
-@given(pairs=examples, room=st.integers(20, 40), batch_size=st.integers(1, 3))
+@given(
+    pairs=examples | beginnings,
+    room=st.integers(20, 40),
+    batch_size=st.integers(1, 3),
+    join_tokens=st.sampled_from((0, 512)),
+)
 def test_packed_entries_are_the_same_as_those_apart(
-    pairs: list[tuple[str, str]], room: int, batch_size: int
+    pairs: list[tuple[str, str]], room: int, batch_size: int, join_tokens: int
 ) -> None:
-    loader = PackedLoader(packed(pairs, room), batch_size, seed=1)
-    plain = InstructionDataset(tokenized(pairs, room), EOT, mask_prompt=True)
+    loader = PackedLoader(packed(pairs, room, join_tokens), batch_size, seed=1)
+    plain = InstructionDataset(tokenized(pairs, room), EOT, mask_prompt=True, join_tokens=0)
     apart = [plain[np.array([i])] for i in range(len(pairs))]
     expected = Counter(
         (tuple(one.input_ids[0].tolist()), tuple(one.targets[0].tolist())) for one in apart
@@ -191,10 +205,61 @@ def test_packed_entries_have_the_loss_of_those_apart() -> None:
     assert batch.segments is not None
     same = batch.segments[:, :, None] == batch.segments[:, None, :]
     mask = (same & torch.ones(same.shape[1:], dtype=torch.bool).tril())[:, None]
-    plain = InstructionDataset(tokenized(pairs, 24), EOT, mask_prompt=True)[np.arange(5)]
+    apart = InstructionDataset(tokenized(pairs, 24), EOT, mask_prompt=True, join_tokens=0)
+    plain = apart[np.arange(5)]
     with torch.no_grad():
         loss = model.loss_sum(batch.input_ids, batch.targets, positions=batch.positions, mask=mask)
         torch.testing.assert_close(loss, model.loss_sum(plain.input_ids, plain.targets))
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(
+    pairs=examples | beginnings,
+    mask_prompt=st.booleans(),
+    join_tokens=st.sampled_from((1, 20, 100, 512)),
+    seed=st.integers(0, 5),
+)
+def test_joined_entries_are_the_same_as_those_apart(
+    pairs: list[tuple[str, str]], mask_prompt: bool, join_tokens: int, seed: int
+) -> None:
+    entries = tokenized(pairs)
+    plain, joined = (
+        InstructionDataset(entries, EOT, mask_prompt=mask_prompt, join_tokens=tokens)
+        for tokens in (0, join_tokens)
+    )
+    drawn = np.random.default_rng(seed).permutation(len(pairs))[: 1 + seed]
+    batch, expected = joined[drawn], plain[drawn]
+    assert segments_of(batch) == segments_of(expected)
+    assert batch.rows is not None and sorted(batch.rows.tolist()) == sorted(drawn.tolist())
+    if join_tokens == 512:
+        assert batch.input_ids.numel() <= expected.input_ids.numel()
+
+
+def test_the_common_beginning_stands_once_in_a_row() -> None:
+    pairs = [("cbaab", "x"), ("cbac", "yy"), ("cbab", "z")]
+    joined = InstructionDataset(tokenized(pairs), EOT, mask_prompt=True, join_tokens=512)
+    batch = joined[np.arange(3)]
+    assert batch.positions is not None and batch.segments is not None and batch.rows is not None
+    assert batch.rows.tolist() == [0, 1, 2]
+    assert BYTES.decode(batch.input_ids[0].tolist()) == "cbaab>xc>yyb>z"
+    assert batch.segments.tolist() == [[0] * 3 + [1] * 4 + [2] * 4 + [3] * 3]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5]]
+    # A prompt that is a target differs from the others in what is before it: nothing is shared.
+    learned = InstructionDataset(tokenized(pairs), EOT, mask_prompt=False, join_tokens=512)
+    assert learned[np.arange(3)].input_ids.shape == (1, 7 + 7 + 6)
+    # Nor is the prompt's last token, which the response is predicted from.
+    same = InstructionDataset(tokenized([("c", "x")] * 2), EOT, mask_prompt=True, join_tokens=512)
+    assert BYTES.decode(same[np.arange(2)].input_ids[0].tolist()) == "c>x>x"
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40), size=st.integers(1, 300))
+def test_joining_deals_entries_evenly(lengths: list[int], size: int) -> None:
+    rows = join_rows(np.arange(len(lengths)) + 7, np.array(lengths), size)
+    assert sorted(np.concatenate(rows).tolist()) == [i + 7 for i in range(len(lengths))]
+    filled = [sum(lengths[i - 7] for i in row) for row in rows]
+    assert sum(filled) / len(filled) <= size or len(rows) == len(lengths)
+    assert max(filled) - min(filled) <= max(lengths)
 
 
 PAIRS = [("abc"[: 1 + i % 3], "x" * (1 + i % 5)) for i in range(60)]

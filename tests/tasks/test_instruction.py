@@ -46,7 +46,7 @@ def make_data(folder: Path, **given: Any) -> InstructionDataModule:
         seed=0,
         prompt=PROMPT,
         path=str(path),
-        **{"batch_size": 4, **given},
+        **{"batch_size": 4, "join_tokens": 0, **given},
     )
     data.prepare_data()
     data.setup("fit")
@@ -93,7 +93,17 @@ def test_without_the_mask_prompts_count_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"pack": True}, {"bucket": False}, {"batch_size": 1}, {"pack": True, "batch_size": 1}]
+    "given",
+    [
+        {"pack": True},
+        {"bucket": False},
+        {"batch_size": 1},
+        {"pack": True, "batch_size": 1},
+        {"join_tokens": 512},
+        {"join_tokens": 30},
+        {"join_tokens": 512, "batch_size": 40},
+        {"join_tokens": 512, "pack": True},
+    ],
 )
 def test_how_entries_are_batched_does_not_change_the_loss(
     tmp_path: Path, given: dict[str, Any]
@@ -103,6 +113,22 @@ def test_how_entries_are_batched_does_not_change_the_loss(
     other, same_targets = sums(task, make_data(tmp_path, **given))
     assert same_targets == targets
     assert other == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("given", [{"join_tokens": 512}, {"join_tokens": 512, "pack": True}])
+def test_joined_entries_give_the_gradients_of_those_apart(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    task = make_task().double()
+    gradients = []
+    for settings in ({}, given):
+        task.zero_grad()
+        for batch in make_data(tmp_path, batch_size=40, **settings).train_dataloader():
+            task.loss_sum(batch)[0].backward()
+        gradients.append({name: p.grad.clone() for name, p in task.named_parameters()})
+    apart, joined = gradients
+    assert all(gradient.abs().sum() > 0 for gradient in apart.values())
+    torch.testing.assert_close(joined, apart, rtol=1e-5, atol=1e-6)
 
 
 def test_packed_entries_do_not_see_each_other(tmp_path: Path) -> None:
