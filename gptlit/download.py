@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 MAX_WAIT_S = 60.0  # between two attempts, whatever Retry-After says
+UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
 def download(
@@ -53,7 +54,9 @@ def download(
         sha256: the content's hash in hex; without it only the size is checked.
         size: the content's length in bytes.
         hint: what else the user can do, said last in errors ("or give a local copy with ...").
-        retries: attempts after the first, per mirror, that may fail in a row without a new byte.
+        retries: attempts after the first, per mirror, that may fail in a row without a new byte;
+            one at most where the mirror could not be reached yet, so that one who is offline knows
+            it in a second.
         timeout_s: seconds to wait for a connection, and for the next byte of an answer.
         backoff_s: seconds before the first retry; doubles with each one in a row, up to 60.
 
@@ -87,12 +90,16 @@ def download(
 
 
 class _AttemptError(Exception):
-    """An attempt that failed: why, and whether the same URL may work `after_s` seconds later."""
+    """An attempt that failed: why, whether the same URL may work `after_s` seconds later, and
+    whether there was a server at all."""
 
-    def __init__(self, reason: str, *, retry: bool, after_s: float = 0.0) -> None:
+    def __init__(
+        self, reason: str, *, retry: bool, after_s: float = 0.0, reached: bool = True
+    ) -> None:
         super().__init__(reason)
         self.retry = retry
         self.after_s = after_s
+        self.reached = reached
 
 
 class _WrongContentError(Exception):
@@ -128,7 +135,7 @@ class _CachedFile:
 
     def fetch(self, url: str, retries: int, backoff_s: float) -> str | None:
         """Complete and verify the part file from `url`; returns why not, or None if it is done."""
-        failures, wrong, furthest = 0, False, self._have()
+        failures, wrong, furthest, reached = 0, False, self._have(), False
         while True:
             try:
                 self._receive(url)
@@ -143,9 +150,10 @@ class _CachedFile:
             except _AttemptError as error:
                 failures = 1 if self._have() > furthest else failures + 1
                 furthest = max(furthest, self._have())
+                reached = reached or error.reached
                 if not error.retry:
                     return str(error)
-                if failures > retries:
+                if failures > (retries if reached else min(retries, 1)):
                     return f"{error} (attempts in vain: {failures})"
                 time.sleep(min(max(error.after_s, backoff_s * 2 ** (failures - 1)), MAX_WAIT_S))
 
@@ -204,6 +212,7 @@ class _CachedFile:
 
     def _get(self, url: str, start: int, etag: str) -> requests.Response:
         """Ask for the bytes from `start` on, or for all of them if the content has changed."""
+        import socket
         import ssl
 
         import requests
@@ -223,7 +232,11 @@ class _CachedFile:
             reason = str(getattr(cause, "strerror", None) or cause)
             lasting = isinstance(cause, ssl.SSLCertVerificationError)
             retry = isinstance(error, requests.ConnectionError) and not lasting
-            raise _AttemptError(" ".join(reason.split()), retry=retry) from error
+            absent = isinstance(cause, socket.gaierror) or (
+                isinstance(cause, OSError) and cause.errno in UNREACHABLE
+            )
+            reason = " ".join(reason.split())
+            raise _AttemptError(reason, retry=retry, reached=not absent) from error
 
     def _extent(self, response: requests.Response, asked: int, etag: str) -> tuple[int, int | None]:
         """Where an answer starts in the file, and how many bytes the file has (None: not told)."""

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -422,6 +422,34 @@ def test_first_mirror_down(mirror: Mirror, target: Path) -> None:
         pass
     get(gone.url, mirror.url, target=target)
     assert target.read_bytes() == CONTENT
+
+
+def test_a_server_that_is_not_there_is_tried_twice(target: Path, sleeps: list[float]) -> None:
+    with serve() as gone:
+        pass
+    nowhere = "http://name.invalid/file.bin"
+    with pytest.raises(UserError, match="attempts in vain: 2") as caught:
+        get(gone.url, nowhere, target=target, backoff_s=2, retries=5)
+    assert str(caught.value).count("in vain: 2") == 2
+    assert sleeps == [2, 2]
+
+
+def test_a_server_that_goes_away_is_waited_for(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    with ExitStack() as there:
+        mirror = there.enter_context(serve())
+        mirror.script = [Reply(cut_after=20_000)]
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            there.close()
+
+        monkeypatch.setattr("gptlit.download.time.sleep", wait)
+        with pytest.raises(UserError, match=r"refused \(attempts in vain: 4\)"):
+            get(mirror.url, target=target, backoff_s=1, retries=3)
+    assert waits == [1, 2, 4]
 
 
 def test_all_mirrors_failing_say_why_and_what_to_do(mirror: Mirror, target: Path) -> None:

@@ -1,13 +1,17 @@
 """Run the commands as users do: in a process of their own."""
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-LEAN = Path(__file__).parent / "lean"
-"""On PYTHONPATH it hides what users need not have installed."""
+from forked import LEAN, ROOT, Starter
+
+FROM_THE_START = {"PATH", "PYTHONPATH"}
+"""Variables that a process must be started with."""
 
 TINY = (
     "tokenizer=byte",
@@ -34,10 +38,36 @@ def environment(*, lean: bool = True, **more: str) -> dict[str, str]:
     return env | ({"PYTHONPATH": os.pathsep.join([*paths, str(LEAN)])} if lean else {})
 
 
+@cache
+def starter() -> Starter:
+    """The program that forks the commands of this process."""
+    return Starter(environment())
+
+
 def run(
     script: str, *args: str, cwd: Path, stdin: str = "", timeout: float = 240, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end in `cwd`."""
+    """Run a command to its end in `cwd`; forked, unless it must be started with a variable."""
+    if FROM_THE_START & env.keys():
+        return run_anew(script, *args, cwd=cwd, stdin=stdin, timeout=timeout, **env)
+    env = {"GPTLIT_CACHE": str(cwd / "cache"), **env}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / name for name in ("stdin", "out", "err")}
+        files["stdin"].write_text(stdin)
+        process = starter().start(script, *args, cwd=cwd, **files, **env)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        said = (files[name].read_text() for name in ("out", "err"))
+        return subprocess.CompletedProcess(command(script, *args), code, *said)
+
+
+def run_anew(
+    script: str, *args: str, cwd: Path, stdin: str = "", timeout: float = 240, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """`run`, with all that comes before the command's own work."""
     return subprocess.run(
         command(script, *args),
         cwd=cwd,

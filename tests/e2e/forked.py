@@ -14,16 +14,21 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO
 
-from commands import LEAN, ROOT
+ROOT = Path(__file__).parents[2]
+LEAN = Path(__file__).parent / "lean"
+"""On PYTHONPATH it hides what users need not have installed."""
 
 MODULES = (
     *("gptlit.training.run", "gptlit.inference.api", "gptlit.data.labelled", "hydra.main"),
     *("gptlit.data.instructions", "gptlit.data.text", "gptlit.data.pydocs"),
 )
+IMPORTS_S = 120.0
+"""The first command waits for them."""
 
 
 def import_all() -> None:
@@ -32,14 +37,20 @@ def import_all() -> None:
         importlib.import_module(module)
 
 
-def become(script: str, args: list[str], cwd: Path, out: Path, err: Path, **env: str) -> NoReturn:
-    """Turn this forked process into `python <script>.py args...`, in a session of its own."""
+def become(
+    script: str, args: list[str], cwd: Path, stdin: Path, out: Path, err: Path, **env: str
+) -> int:
+    """Be `python <script>.py args...` in this forked process, in a session of its own, to its end.
+
+    Returns:
+        the exit code, for the process to end with.
+    """
     os.setsid()
     os.chdir(cwd)
     os.environ |= {"PWD": str(cwd), **env}
-    for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
-        place = (Path(os.devnull), out, err)[number]
-        os.dup2(os.open(place, flags | (os.O_CREAT if number else 0), 0o600), number)
+    for number, place in enumerate((stdin, out, err)):
+        flags = os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY
+        os.dup2(os.open(place, flags, 0o600), number)
     path = ROOT / f"{script}.py"
     sys.argv = [str(path), *args]
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
@@ -54,11 +65,11 @@ def become(script: str, args: list[str], cwd: Path, out: Path, err: Path, **env:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    return code
 
 
 class Starter:
-    """The program that forks; one command at a time.
+    """The program that forks. It ends with the process that has it.
 
     Args:
         env: its environment, and that of the commands.
@@ -67,31 +78,41 @@ class Starter:
     def __init__(self, env: dict[str, str]) -> None:
         path = os.pathsep.join(map(str, (ROOT, Path(__file__).parent, LEAN)))
         env = {**env, "PYTHONPATH": path, "GPTLIT_ALLOCATOR": "system"}  # which would start anew
-        self._program = subprocess.Popen(
-            [sys.executable, __file__],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=env,
-        )
+        self._program = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, env=env)
 
-    def start(self, script: str, *args: str, cwd: Path, err: Path, **env: str) -> "Forked":
-        """Begin a command. What it says on stdout is lost."""
-        assert self._program.stdin is not None and self._program.stdout is not None
-        asked = {"script": script, "args": args, "cwd": str(cwd), "err": str(err), "env": env}
-        self._program.stdin.write(json.dumps(asked).encode() + b"\n")
-        return Forked(int(self._program.stdout.readline()), self._program.stdout)
-
-    def close(self) -> None:
-        """End the program, once its command has ended."""
-        self._program.communicate()
+    def start(
+        self,
+        script: str,
+        *args: str,
+        cwd: Path,
+        stdin: Path | None = None,
+        out: Path | None = None,
+        err: Path,
+        **env: str,
+    ) -> "Forked":
+        """Begin a command; where there is no file for what goes in or out, nothing does."""
+        assert self._program.stdin is not None
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = Path(folder) / "pipe"
+            os.mkfifo(pipe)
+            files = [str(stdin or os.devnull), str(out or os.devnull), str(err)]
+            asked = {"script": script, "args": args, "cwd": str(cwd), "files": files, "env": env}
+            self._program.stdin.write(json.dumps({"pipe": str(pipe), **asked}).encode() + b"\n")
+            self._program.stdin.flush()
+            said = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # or it would wait for the other side
+            return Forked(os.fdopen(said))
 
 
 class Forked:
-    """A command that a `Starter` has started, with the methods of a `subprocess.Popen`."""
+    """A command that a `Starter` has started, with the methods of a `subprocess.Popen`.
 
-    def __init__(self, pid: int, answers: Any) -> None:
-        self.pid, self._answers = pid, answers
+    Args:
+        said: its number, and once it has ended its exit code, each on a line.
+    """
+
+    def __init__(self, said: IO[str]) -> None:
+        self._said = said
+        self.pid = self._number(IMPORTS_S)
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -103,10 +124,14 @@ class Forked:
     def wait(self, timeout: float) -> int:
         """The exit code; that of a signal is negative."""
         if self.returncode is None:
-            if not select.select([self._answers], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(str(self.pid), timeout)
-            self.returncode = int(self._answers.readline())
+            self.returncode = self._number(timeout)
+            self._said.close()
         return self.returncode
+
+    def _number(self, timeout: float) -> int:
+        if not select.select([self._said], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired("a forked command", timeout)
+        return int(self._said.readline())
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
@@ -116,16 +141,27 @@ class Forked:
 
 
 def main() -> None:
-    """Start what stdin asks for; write the number of its process, then its exit code."""
+    """Start what stdin asks for, each watched by a process that says what became of it."""
     import_all()
     while line := sys.stdin.readline():
-        asked = json.loads(line)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if os.fork() == 0:
+            watch(**json.loads(line))
+            os._exit(0)
+
+
+def watch(
+    *, pipe: str, script: str, args: list[str], cwd: str, files: list[str], env: dict[str, str]
+) -> None:
+    """Write into `pipe` the number of the command's process, then its exit code."""
+    with Path(pipe).open("w", buffering=1) as said:
         pid = os.fork()
         if pid == 0:
-            cwd, err = Path(asked["cwd"]), Path(asked["err"])
-            become(asked["script"], asked["args"], cwd, Path(os.devnull), err, **asked["env"])
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+            sys.exit(become(script, args, Path(cwd), *map(Path, files), **env))
+        print(pid, file=said)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=said)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def run(command: Command, world: Path) -> Outcome:
 def _be_the_command(command: Command, work: Path, out: Path, err: Path) -> NoReturn:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     env = {"GPTLIT_CACHE": str(work / "cache"), "HOME": str(work)}
-    become(command.script, list(command.args), work, out, err, **env)
+    nothing = Path(os.devnull)
+    os._exit(become(command.script, list(command.args), work, nothing, out, err, **env))
 
 
 def _wait(pid: int) -> tuple[int | None, float]:

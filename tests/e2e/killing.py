@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from commands import TINY, command, environment, run, write_corpus
-from forked import Forked, Starter
+from commands import TINY, command, environment, run, run_anew, starter, write_corpus
+from forked import Forked
 
 COMMON = (*TINY, "trainer.log_every_n_steps=5", "hydra.run.dir=run")
 RUNS = {
@@ -85,9 +85,15 @@ class Run:
         done = run("train", *self.args, cwd=self.home)
         assert done.returncode == 0, self._report(done.stderr)
 
+    def time(self) -> None:
+        """Let it go from its start to its end, and note how long that takes."""
+        started = time.monotonic()
+        done = run_anew("train", *self.args, cwd=self.home)
+        assert done.returncode == 0, self._report(done.stderr)
+        self.seconds = time.monotonic() - started
+
     def kill(
         self,
-        starter: Starter,
         number: signal.Signals,
         moment: str,
         rng: random.Random,
@@ -96,7 +102,6 @@ class Run:
         """Start the run, or let it go on, until it is killed.
 
         Args:
-            starter: starts it, but where the moment may lie before the imports are made.
             number: SIGKILL or SIGTERM.
             moment: one of `MOMENTS`.
             rng: says when exactly.
@@ -119,7 +124,9 @@ class Run:
                     stderr=stderr,
                 )
         else:
-            process = starter.start("train", *self.args, cwd=self.home, err=err, GPTLIT_CACHE=cache)
+            process = starter().start(
+                "train", *self.args, cwd=self.home, err=err, GPTLIT_CACHE=cache
+            )
         self._wait(process, moment, rng, undisturbed)
         process.send_signal(number)
         code = process.wait(timeout=600)

@@ -4,13 +4,11 @@ import random
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from itertools import count
 from pathlib import Path
 
 import pytest
-from commands import environment, run
-from forked import Starter
+from commands import run
 from killing import MOMENTS, RUNS, STEPS, Run
 
 KILLS = 17
@@ -22,9 +20,7 @@ IN_A_ROW = 5
 def whole_run(task: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that nobody disturbs, and how long it takes."""
     whole = Run(task, tmp_path_factory.mktemp("undisturbed") / task)
-    started = time.monotonic()
-    whole.finish()
-    whole.seconds = time.monotonic() - started
+    whole.time()
     assert whole.last_step() == STEPS[task]
     return whole
 
@@ -46,18 +42,17 @@ def kill_again_and_again(undisturbed: Run, folder: Path, kills: int, seed: int) 
     the undisturbed one. Returns a line for each kill."""
     rng = random.Random(seed)
     history: list[str] = []
-    with closing(Starter(environment())) as starter:
-        for number in count():
-            killed = Run(undisturbed.task, folder / str(number))
-            for _ in range(min(IN_A_ROW, kills - len(history))):
-                how = rng.choice((signal.SIGKILL, signal.SIGTERM))
-                if not killed.kill(starter, how, rng.choice(MOMENTS), rng, undisturbed):
-                    break
-            killed.finish()
-            killed.assert_like(undisturbed)
-            history += killed.history
-            if len(history) == kills:
-                return history
+    for number in count():
+        killed = Run(undisturbed.task, folder / str(number))
+        for _ in range(min(IN_A_ROW, kills - len(history))):
+            how = rng.choice((signal.SIGKILL, signal.SIGTERM))
+            if not killed.kill(how, rng.choice(MOMENTS), rng, undisturbed):
+                break
+        killed.finish()
+        killed.assert_like(undisturbed)
+        history += killed.history
+        if len(history) == kills:
+            return history
     raise AssertionError
 
 
