@@ -5,7 +5,9 @@ In all other respects they run as they would: the script, its main(), real file 
 folder of their own.
 """
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -15,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 from typing import IO
@@ -35,6 +38,7 @@ def import_all() -> None:
     """What the commands would import."""
     for module in MODULES:
         importlib.import_module(module)
+    gc.freeze()  # a collection would write to all of it, and so copy it in each process
 
 
 def become(
@@ -159,7 +163,11 @@ def watch(
     with Path(pipe).open("w", buffering=1) as said:
         pid = os.fork()
         if pid == 0:
-            sys.exit(become(script, args, Path(cwd), *map(Path, files), **env))
+            code = become(script, args, Path(cwd), *map(Path, files), **env)
+            # What the interpreter does at its end, but for freeing what it shares with its parent.
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+            os._exit(code)
         print(pid, file=said)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=said)
 
