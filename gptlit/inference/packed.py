@@ -76,7 +76,8 @@ def _pack(module: nn.Module, name: str, activation: str = "none") -> PackedLinea
 
 
 class PackedHead(nn.Module):
-    """The output head, packed.
+    """The output head, packed. What the logits of a position have in common is computed in fp32:
+    those of the published GPT-2 are around -100, where bf16 knows halves alone.
 
     Args:
         weight: (V, C), of any float type.
@@ -84,11 +85,14 @@ class PackedHead(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.linear = PackedLinear(weight, None)
+        weight = weight.detach()
+        self.mean = weight.mean(dim=0, dtype=torch.float32)
+        around_mean = torch.empty_like(weight, dtype=torch.bfloat16)
+        self.linear = PackedLinear(torch.sub(weight, self.mean, out=around_mean), None)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C) -> logits (..., V) fp32."""
-        return self.linear(x).float()
+        return self.linear(x).float().add_((x.float() @ self.mean)[..., None])
 
 
 def pack_linears(model: GPTModel) -> GPTModel:

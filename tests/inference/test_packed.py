@@ -49,6 +49,17 @@ def test_logits_agree_with_those_of_the_full_model(model: GPTModel) -> None:
     assert (got - expected).norm() < 2e-2 * expected.norm()
 
 
+def test_logits_far_from_zero_keep_their_differences() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 64)
+    common = torch.linalg.pinv(x) @ torch.tensor([-100.0, -90.0, 120.0])
+    weight = common + 0.1 * torch.randn(257, 64)
+    expected, got = x @ weight.T, PackedHead(weight)(x)
+    assert expected.abs().min() > 80, "or bf16 could tell them apart"
+    assert expected.std(dim=1).min() > 0.5
+    torch.testing.assert_close(got, expected, rtol=0, atol=0.03)
+
+
 def test_the_cache_agrees_with_the_whole_sequence(model: GPTModel) -> None:
     packed = pack_linears(copy.deepcopy(model))
     ids = torch.randint(257, (1, 12), generator=torch.Generator().manual_seed(1))
