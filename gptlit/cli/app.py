@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from gptlit.options import conf_dir
 from gptlit.training.faults import DivergedError, about_the_disk
 from gptlit.training.lock import LOCK
 from gptlit.training.reuse import POINTER, RECORD, first_process
-from gptlit.training.stopping import is_child_of_lightning
+from gptlit.training.stopping import INTERRUPTED, is_child_of_lightning
 
 Job = Callable[[dict[str, Any], Path], Any]
 """Takes the checked config as plain dicts and the run folder."""
@@ -63,7 +64,7 @@ def run(
         sys.argv[1:] = sorted(rewrite(args), key=lambda arg: not arg.startswith("-"))
         code = _run_hydra(config_name, check_config, job, debug)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         line = _one_line(error, config_name)
         if line is None or debug:
@@ -72,6 +73,9 @@ def run(
             sys.exit(0)  # all processes have found the same, and the first one says it
         print(f"error: {arguments.printable(line)}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        # Python would tell where it was on its way out.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     if code:
         sys.exit(code)
 
@@ -120,6 +124,8 @@ def _run_hydra(
     try:
         main()
     except Exception as error:  # of Hydra's; the job's are kept
+        if sweep.all_failed():  # which has been said, and where a search misses the best one
+            return sweep.finish()
         if _one_line(error, config_name) is None and (given := _for_hydra()):
             what = f"{type(error).__name__}: {error}"
             raise UserError(f"Hydra ends with {what}; look at {' '.join(given)}") from error

@@ -149,6 +149,14 @@ def finish() -> int:
     return 0 if not failed else 2 if all(run.users_mistake for run in failed) else 1
 
 
+def all_failed() -> bool:
+    """Whether this process has a sweep, and no run of it has come to its end."""
+    if Sweep.newest is None:
+        return False
+    runs = collect(Sweep.newest.folder, Sweep.newest.started_ns)
+    return bool(runs) and all(run.error for run in runs)
+
+
 def collect(folder: Path, since_ns: int = 0) -> list[Run]:
     """The runs in a sweep's folder, the best first; then those without a score; then the failed.
 

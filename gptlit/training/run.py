@@ -26,6 +26,7 @@ from gptlit.training.samples import TextSamples
 from gptlit.training.setup import (
     build_task,
     check_same_run,
+    check_val_share,
     count_steps,
     make_trainer,
     optimizer_factory,
@@ -74,6 +75,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         data.load_state_dict(start_from.content.get(type(data).__qualname__, {}))
     data.prepare_data()
     data.setup("fit")
+    check_val_share(settings, data, trainer.world_size)
     steps_per_epoch, total_steps = count_steps(settings, data, trainer.world_size)
     set_lengths(trainer, settings, steps_per_epoch, total_steps)
 

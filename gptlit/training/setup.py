@@ -1,5 +1,6 @@
 """From a checked config to what a run needs: the Trainer, the task, the optimiser's factory."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,18 @@ def count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[i
     ends = [per_epoch * settings["max_epochs"]] if settings["max_epochs"] else []
     ends += [settings["max_steps"]] if settings["max_steps"] >= 0 else []
     return per_epoch, min(ends)
+
+
+def check_val_share(settings: dict[str, Any], data: Any, world_size: int) -> None:
+    """Refuse a share of the validation batches that is less than one of them."""
+    share = settings["limit_val_batches"]
+    if isinstance(share, float) and 0 < share < 1:
+        batches = math.ceil(len(data.val_dataloader()) / world_size)
+        if int(batches * share) == 0:
+            raise UserError(
+                f"trainer.limit_val_batches={share} is less than one of the {batches} validation"
+                f" batches; give {math.ceil(100 / batches) / 100} or more, or a number of batches"
+            )
 
 
 def set_lengths(

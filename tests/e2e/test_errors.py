@@ -25,6 +25,10 @@ TRAIN = {
     "heads do not divide": (["model.n_heads=3"], r"emb_dim \(32\) must be divisible by model.n_he"),
     "value to be given": (["data=text"], r"data.path must be given"),
     "no end": (["trainer.max_steps=-1"], r"no end: give trainer.max_steps"),
+    "share of nothing": (
+        ["trainer.limit_val_batches=1e-9"],
+        r"limit_val_batches=1e-09 is less than one of the \d+ validation batches; give 0\.\d+ or",
+    ),
     "cuda without cuda": (["device=cuda"], r"device=cuda is not available: this machine has .*cpu"),
     "fp16 on a cpu": (["precision=fp16"], r"precision=fp16 trains on CUDA only.*precision=bf16"),
     "missing file": (["data=text", "data.path=nowhere.txt"], r"nowhere.txt"),

@@ -173,6 +173,10 @@ def test_a_search_with_optuna_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert failing.returncode == 2 and failing.stdout.count("must be divisible") == 2
     [study] = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/outputs/optuna.db")
     assert study.study_name == "pretrain-gpt2-nano-text" and study.n_trials == 6
+    (tmp_path / "outputs" / "optuna.db").rename(tmp_path / "optuna.db")
+    failing = run("train", *search, "model.n_heads=5", cwd=tmp_path)  # there is no best run
+    assert failing.returncode == 2 and failing.stderr.count("error: ") == 2
+    assert "2 runs, 2 failed; this table" in failing.stdout
     tables = (tmp_path / "outputs" / "pretrain" / "sweeps").iterdir()
     scores = [float(row["score"]) for table in tables for row in results(table) if row["score"]]
     assert len(scores) == 4 and study.best_trial.value == pytest.approx(min(scores))
