@@ -150,11 +150,11 @@ def finish() -> int:
 
 
 def all_failed() -> bool:
-    """Whether this process has a sweep, and no run of it has come to its end."""
+    """Whether this process has a sweep, of which every run has failed and said why."""
     if Sweep.newest is None:
         return False
     runs = collect(Sweep.newest.folder, Sweep.newest.started_ns)
-    return bool(runs) and all(run.error for run in runs)
+    return bool(runs) and all((run.folder / ERROR).is_file() for run in runs)
 
 
 def collect(folder: Path, since_ns: int = 0) -> list[Run]:

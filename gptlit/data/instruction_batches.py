@@ -113,8 +113,8 @@ class InstructionDataset:
         """The batch of rows that hold several entries each, one after another."""
         alone = all(len(row) == 1 for row in rows)
         common = 0 if alone else self._common
-        own = self._entries.lengths - common
-        shape = len(rows), common + max(int(own[row].sum()) for row in rows)
+        own = [self._entries.lengths[row] - common for row in rows]
+        shape = len(rows), common + max(int(lengths.sum()) for lengths in own)
         ids = np.full(shape, self._pad_id, dtype=np.int64)
         targets = np.full(shape, NO_TARGET, dtype=np.int64)
         positions, segments = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)

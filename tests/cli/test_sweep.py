@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -238,3 +239,19 @@ def test_other_processes_of_a_run_are_silent(
     (folder / "error.txt").unlink()
     crash(folder)
     assert not (folder / "error.txt").exists() and capsys.readouterr().err == ""
+
+
+def test_only_runs_that_said_why_they_failed_account_for_an_error_of_the_sweep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = SimpleNamespace(folder=Path("sweep"), started_ns=0)
+    assert not sweep.all_failed()
+    monkeypatch.setattr(sweep.Sweep, "newest", here)
+    mistake(started("0"))
+    assert sweep.all_failed()
+    cut_off = started("1")  # its launcher broke, and nothing else says so
+    assert not sweep.all_failed()
+    crash(cut_off)
+    assert sweep.all_failed()
+    done(started("2"), 1.0)
+    assert not sweep.all_failed()
