@@ -38,9 +38,10 @@ class PackedLinear:
 
 
 class PackedBlock(nn.Module):
-    """A `TransformerBlock` with packed layers. Norms, attention and the residual stream are in
-    fp32, in which the attention of a single query is faster too. The many small steps stand in one
-    place: at one token a time, calling modules would cost as much as what they do."""
+    """A `TransformerBlock` with packed layers. Norms and the residual stream are in fp32, queries,
+    keys and values in bf16, as they come: a cache of them is read for each token too. The many
+    small steps stand in one place: at one token a time, calling modules would cost as much as what
+    they do."""
 
     def __init__(self, block: TransformerBlock) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class PackedBlock(nn.Module):
     ) -> Tensor:
         """x (B, T, C) fp32 -> (B, T, C) fp32; the rest as in `TransformerBlock`."""
         B, T, C = x.shape  # noqa: N806
-        qkv = self.qkv(self.norm1(x)).float().view(B, T, 3, self.n_heads, self.head_dim)
+        qkv = self.qkv(self.norm1(x)).view(B, T, 3, self.n_heads, self.head_dim)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, n_heads, T, head_dim)
         q, kv = qkv[0], qkv[1:]
         k, v = kv if cache is None else cache.append(layer, kv)
