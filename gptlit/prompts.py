@@ -80,6 +80,11 @@ class PromptFormat:
         """What ends each response, before the end of the text; often nothing."""
         return _end(self.template)
 
+    @property
+    def stop(self) -> list[str]:
+        """What ends a response, besides the end of the text."""
+        return [self.response_suffix] if self.response_suffix.strip() else []
+
     def to_chat_template(self) -> str:
         """The Jinja template that makes transformers' chats look the same.
 

@@ -57,12 +57,8 @@ def _load(config: dict[str, Any]) -> "Classifier":
     place = (ckpt, "classification", config["output_root"], config["weights"])
     check_ckpt(*place)
     from gptlit.inference.api import load
-    from gptlit.inference.checkpoint import task_of
     from gptlit.inference.classifier import Classifier
 
-    given = task_of(*place)
-    if given not in ("classification", None):  # said before Lightning is imported
-        raise _no_classifier(ckpt)
     loaded = load(
         ckpt,
         device=config["device"]["name"],
@@ -72,15 +68,11 @@ def _load(config: dict[str, Any]) -> "Classifier":
         weights=config["weights"],
     )
     if not isinstance(loaded, Classifier):
-        raise _no_classifier(ckpt)
+        raise UserError(
+            f"ckpt={ckpt} is no classifier but a language model, which writes text: use"
+            f" python generate.py ckpt={ckpt}"
+        )
     return loaded
-
-
-def _no_classifier(ckpt: str | None) -> UserError:
-    return UserError(
-        f"ckpt={ckpt} is no classifier but a language model, which writes text: use"
-        f" python generate.py ckpt={ckpt}"
-    )
 
 
 def _line(classifier: "Classifier", text: str) -> str:

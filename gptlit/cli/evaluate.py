@@ -59,21 +59,18 @@ def evaluate(config: dict[str, Any], _folder: Path) -> None:
         ckpt = str(find_checkpoint(ckpt, name, outputs, published).resolve())
     from gptlit.device import resolve_device
     from gptlit.inference.api import LanguageModel
-    from gptlit.inference.checkpoint import open_task, task_of
+    from gptlit.inference.checkpoint import open_trained
 
     device = resolve_device(config["device"]["name"])
-    given = task_of(ckpt, name, outputs, config["weights"])
-    if given is not None:  # said before Lightning is imported
-        _check_fits(config, ckpt, given)
-    task, _ = open_task(ckpt, name, outputs, config["weights"])
-    _check_fits(config, ckpt, task.name)
-    if task.name == "instruction":
+    trained, _ = open_trained(ckpt, name, outputs, config["weights"])
+    _check_fits(config, ckpt, trained.name)
+    if trained.name == "instruction":
         from gptlit.cli.answers import evaluate_answers
 
-        model = LanguageModel(task, device, config["precision"]["name"])
+        model = LanguageModel(trained, device, config["precision"]["name"])
         return evaluate_answers(config, Path(ckpt), model)
     # Weights stay in fp32; other formats are for products only, as in training.
-    return _evaluate_text(config, ckpt, LanguageModel(task, device, "fp32"), device)
+    return _evaluate_text(config, ckpt, LanguageModel(trained, device, "fp32"), device)
 
 
 def _check_fits(config: dict[str, Any], ckpt: str, task: str) -> None:

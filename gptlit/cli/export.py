@@ -10,7 +10,7 @@ from gptlit.errors import UserError
 from gptlit.inference.lookup import check_ckpt
 
 if TYPE_CHECKING:
-    from gptlit.tasks import Task
+    from gptlit.inference.trained import TrainedModel
     from gptlit.weights.classes import Classes
 
 
@@ -31,7 +31,7 @@ def export(config: dict[str, Any], _folder: Path) -> None:
     """Write the folder or file, and say what it is good for."""
     place = (config["ckpt"], config["task"]["name"], config["output_root"], config["weights"])
     check_ckpt(*place)
-    from gptlit.inference.checkpoint import open_task
+    from gptlit.inference.checkpoint import open_trained
     from gptlit.model import merge_lora
     from gptlit.tokenizer import END_OF_TEXT, get_tokenizer
     from gptlit.weights.card import model_card
@@ -39,12 +39,10 @@ def export(config: dict[str, Any], _folder: Path) -> None:
     from gptlit.weights.hf_tokenizer import tokenizer_files
 
     out = Path(config["out"]).expanduser()
-    task, origin = open_task(*place)
-    from gptlit.tasks.instruction import InstructionTask
-
-    tokenizer, model = get_tokenizer(task.hparams["tokenizer"]), merge_lora(task.model)
-    classes = _classes(task, origin, config["format"])
-    prompt = task.prompt_format if isinstance(task, InstructionTask) else None
+    trained, origin = open_trained(*place)
+    tokenizer, model = get_tokenizer(trained.hparams["tokenizer"]), merge_lora(trained.model)
+    classes = _classes(trained, origin, config["format"])
+    prompt = trained.prompt_format
     fields = prompt.to_dict() if prompt else None
     if config["format"] == "safetensors":
         export_safetensors(model, tokenizer.name, out, fields)
@@ -74,26 +72,26 @@ def export(config: dict[str, Any], _folder: Path) -> None:
         print(f"its prompt format, {prompt.name}, is the tokenizer's chat template: see {readme}")
 
 
-def _classes(task: "Task", origin: str, form: str) -> "Classes | None":
+def _classes(trained: "TrainedModel", origin: str, form: str) -> "Classes | None":
     """The classes of a classifier that can be exported, None for a language model."""
     from gptlit.weights.classes import Classes
 
-    if task.name != "classification":
+    classifier = trained.classifier
+    if classifier is None:
         return None
     if form != "huggingface":
         raise UserError(
             f"format={form} is for language models, and {origin} is a classifier: use"
             " format=huggingface"
         )
-    pool, causal = task.settings["pool"], task.settings["causal"]
+    pool, causal = classifier.pool, classifier.causal
     if pool != "last" or not causal:
         raise UserError(
             f"{origin} was trained with task.pool={pool} task.causal={str(causal).lower()}, and"
             " transformers' GPT2ForSequenceClassification is for task.pool=last task.causal=true"
             " alone: train it so, or use python classify.py"
         )
-    head = task.get_submodule("head").get_parameter("weight")
-    return Classes(list(task.settings["labels"]), head.detach())
+    return Classes(list(trained.settings["labels"]), classifier.head.weight.detach())
 
 
 def _summary_of(checkpoint: Path) -> dict[str, Any] | None:

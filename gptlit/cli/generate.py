@@ -49,11 +49,8 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
     check_ckpt(*place)
     from gptlit.device import resolve_device
     from gptlit.inference.api import LanguageModel, load
-    from gptlit.inference.checkpoint import task_of
 
     resolve_device(config["device"]["name"])
-    if task_of(*place) == "classification":  # said before Lightning is imported
-        raise _classifier_given(config["ckpt"])
     model = load(
         config["ckpt"],
         device=config["device"]["name"],
@@ -63,8 +60,12 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
         weights=config["weights"],
     )
     if not isinstance(model, LanguageModel):
-        raise _classifier_given(config["ckpt"])
-    if config["input"] is not None and model.task.wrap_prompt("") == "":
+        given = f"ckpt={config['ckpt']}" if config["ckpt"] else ""
+        raise UserError(
+            f"{given or 'the newest run'} is a classifier, which writes no text: use"
+            f" python classify.py {given}".rstrip()
+        )
+    if config["input"] is not None and model.trained.wrap_prompt("") == "":
         raise UserError(
             "input=... is what an instruction is about, but this model continues text: give all of"
             " it as prompt=..."
@@ -88,17 +89,9 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
         _converse(model, config, options)
 
 
-def _classifier_given(ckpt: str | None) -> UserError:
-    given = f"ckpt={ckpt}" if ckpt else ""
-    return UserError(
-        f"{given or 'the newest run'} is a classifier, which writes no text: use"
-        f" python classify.py {given}".rstrip()
-    )
-
-
 def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: int) -> None:
     """The prompt and its continuation, or the answer alone, as it is written."""
-    if model.task.wrap_prompt(prompt) == prompt:
+    if model.trained.wrap_prompt(prompt) == prompt:
         print(prompt, end="", flush=True)
     for text in model.stream(prompt, **options, seed=seed):
         print(text, end="", flush=True)
@@ -107,7 +100,7 @@ def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: i
 
 def _converse(model: "LanguageModel", config: dict[str, Any], options: dict[str, Any]) -> None:
     if sys.stdin.isatty():
-        what = "a text to continue" if model.task.wrap_prompt("") == "" else "an instruction"
+        what = "a text to continue" if model.trained.wrap_prompt("") == "" else "an instruction"
         print(f"Type {what}, or quit.")
     asked = 0
     while True:

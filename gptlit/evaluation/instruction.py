@@ -29,11 +29,11 @@ def answer_entries(
     answered = write_answers(
         model.model,
         model.tokenizer,
-        [model.task.wrap_prompt(entry.instruction, entry.input) for entry in entries],
+        [model.trained.wrap_prompt(entry.instruction, entry.input) for entry in entries],
         [_with_parts(entry) for entry in entries],
         path,
         fingerprint=digest([state.st_size, state.st_mtime_ns, model.device, model.precision]),
-        stop=model.task.stop,
+        stop=model.trained.stop,
         show_progress=True,
         **settings,
     )
@@ -57,13 +57,13 @@ def write_instruction_report(task: Any, data: Any, folder: Path) -> None:
         data: has the entries of the splits in `splits`.
         folder: the run folder.
     """
-    from gptlit.inference.checkpoint import load_task
+    from gptlit.inference.checkpoint import load_trained
     from gptlit.inference.lookup import find_checkpoint
 
     settings = task.settings["answers"]
     if not settings["max_new_tokens"] or not data.splits["test"]:
         return
     checkpoint = find_checkpoint(str(folder), task.name)
-    model = LanguageModel(load_task(checkpoint), task.device.type)
+    model = LanguageModel(load_trained(checkpoint), task.device.type)
     _, scores = answer_entries(model, data.splits["test"], folder / ANSWERS, checkpoint, settings)
     task.final_metrics.update(scores)

@@ -2,33 +2,31 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptlit.device import resolve_device
-from gptlit.inference.checkpoint import open_task
+from gptlit.inference.checkpoint import open_trained
 from gptlit.inference.classifier import Classifier
 from gptlit.inference.generation import Sampling, generate_text, stream_text
 from gptlit.inference.placement import place
+from gptlit.inference.trained import Trained
 from gptlit.options import read_option
 from gptlit.tokenizer import get_tokenizer
-
-if TYPE_CHECKING:
-    from gptlit.tasks import Task
 
 
 class LanguageModel:
     """A trained model with its tokenizer, ready to write.
 
     Args:
-        task: as loaded from a checkpoint.
+        trained: a model and its prompt format; taken over, its LoRA becomes part of the weights.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16"; see `place`.
     """
 
-    def __init__(self, task: "Task", device: str = "auto", precision: str = "auto") -> None:
-        self.task = task
-        self.tokenizer = get_tokenizer(task.hparams["tokenizer"])
-        self.model, self.device, self.precision = place(task.model, device, precision)
+    def __init__(self, trained: Trained, device: str = "auto", precision: str = "auto") -> None:
+        self.trained = trained
+        self.tokenizer = get_tokenizer(trained.hparams["tokenizer"])
+        self.model, self.device, self.precision = place(trained.model, device, precision)
 
     def generate(
         self,
@@ -55,7 +53,7 @@ class LanguageModel:
         texts = generate_text(
             self.model,
             self.tokenizer,
-            [self.task.wrap_prompt(text, input) for text in prompts],
+            [self.trained.wrap_prompt(text, input) for text in prompts],
             max_new_tokens,
             Sampling(**sampling),
             self._stop(stop),
@@ -75,7 +73,7 @@ class LanguageModel:
         for [text] in stream_text(
             self.model,
             self.tokenizer,
-            [self.task.wrap_prompt(prompt, input)],
+            [self.trained.wrap_prompt(prompt, input)],
             max_new_tokens,
             Sampling(**sampling),
             self._stop(stop),
@@ -83,7 +81,7 @@ class LanguageModel:
             yield text
 
     def _stop(self, stop: str | Sequence[str]) -> list[str]:
-        return [*([stop] if isinstance(stop, str) else stop), *self.task.stop]
+        return [*([stop] if isinstance(stop, str) else stop), *self.trained.stop]
 
 
 def load(
@@ -114,7 +112,7 @@ def load(
     """
     resolve_device(device)  # a missing one is said before anything is fetched
     source = read_option("weights", weights) if isinstance(weights, str) else weights
-    opened, _ = open_task(None if ckpt is None else str(ckpt), task, outputs, source)
-    if opened.name == "classification":
-        return Classifier(opened, device, precision)
-    return LanguageModel(opened, device, precision)
+    trained, _ = open_trained(None if ckpt is None else str(ckpt), task, outputs, source)
+    if trained.classifier is not None:
+        return Classifier(trained, device, precision)
+    return LanguageModel(trained, device, precision)

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import nn
+from typing import Any
 
 from gptlit.errors import UserError
 from gptlit.inference.lookup import find_checkpoint
+from gptlit.inference.trained import TrainedModel
+from gptlit.model import blank_parameters
 from gptlit.options import read_option
 from gptlit.tokenizer import get_tokenizer
 from gptlit.weights.adapter import load_base
@@ -17,9 +16,6 @@ from gptlit.weights.fetch import fetch
 from gptlit.weights.files import kind
 from gptlit.weights.formats import read_torch
 from gptlit.weights.load import inspect, load_weights
-
-if TYPE_CHECKING:
-    from gptlit.tasks import Task  # imports Lightning, which takes seconds
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -36,8 +32,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_task(path: Path, base: str | None = None) -> "Task":
-    """A task as its checkpoint has it, or one around weights of another kind; on the CPU, in
+def load_trained(path: Path, base: str | None = None) -> TrainedModel:
+    """What a checkpoint was trained for, or a model around weights of another kind; on the CPU, in
     evaluation mode.
 
     Tensors of a checkpoint are mapped from the file, not copied; only what is used is read.
@@ -51,36 +47,21 @@ def load_task(path: Path, base: str | None = None) -> "Task":
     """
     content = _checkpoint_in(path)
     if content is None:
-        return _task_around(path)
-    from gptlit.tasks import task_class
-
-    hparams = content["hyper_parameters"]
-    arguments = {name: value for name, value in hparams.items() if name != "task"}
+        return _around_weights(path)
     try:
-        get_tokenizer(hparams["tokenizer"])
-        with torch.device("meta"):  # no weights are drawn just to be replaced
-            task = task_class(hparams["task"])(**arguments)
-        state = content["state_dict"]
+        get_tokenizer(content["hyper_parameters"]["tokenizer"])
+        with blank_parameters():
+            trained = TrainedModel(**content["hyper_parameters"])
+        parts = [f"{name}." for name, _ in trained.named_children()]
+        state = {n: t for n, t in content["state_dict"].items() if n.startswith(tuple(parts))}
         if "base" in content:
-            load_base(task.model, content["base"], path, base)
-            state = task.state_dict() | state
-        task.load_state_dict(state, assign=True)
+            load_base(trained.model, content["base"], path, base)
+            state = trained.state_dict() | state
+        trained.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         first_line = str(error).partition("\n")[0]
         raise UserError(f"{path} does not fit the model it describes: {first_line}") from error
-    return task.eval()
-
-
-def task_of(
-    ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]
-) -> str | None:
-    """The name of the task of what `open_task` would open, without loading it; None where no
-    checkpoint says it. Arguments and errors are those of `open_task`."""
-    published = source.get("models", {})
-    if ckpt in published:
-        return None
-    content = _checkpoint_in(find_checkpoint(ckpt, task, outputs, published))
-    return str(content["hyper_parameters"]["task"]) if content else None
+    return trained.eval()
 
 
 def _checkpoint_in(path: Path) -> dict[str, Any] | None:
@@ -92,9 +73,9 @@ def _checkpoint_in(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content["hyper_parameters"].get("task"), str) else None
 
 
-def open_task(
+def open_trained(
     ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]
-) -> tuple["Task", str]:
+) -> tuple[TrainedModel, str]:
     """What `ckpt` means: a published model, or what `find_checkpoint` finds; and its name.
 
     Args:
@@ -109,10 +90,10 @@ def open_task(
     if ckpt in published:
         return load_published(str(ckpt), source), str(ckpt)
     path = find_checkpoint(ckpt, task, outputs, published)
-    return load_task(path, source.get("path")), str(path)
+    return load_trained(path, source.get("path")), str(path)
 
 
-def load_published(name: str, source: Mapping[str, Any]) -> "Task":
+def load_published(name: str, source: Mapping[str, Any]) -> TrainedModel:
     """A published model by its name; fetched first, if it is not on this machine.
 
     Args:
@@ -127,7 +108,7 @@ def load_published(name: str, source: Mapping[str, Any]) -> "Task":
     return _language_model(shape, "gpt2", path)
 
 
-def _task_around(path: Path) -> "Task":
+def _around_weights(path: Path) -> TrainedModel:
     """A language model, or a classifier, of the shape that its weights have."""
     found = inspect(path)
     if not found.tokenizer:
@@ -138,40 +119,26 @@ def _task_around(path: Path) -> "Task":
     shape = found.config.to_dict()
     if not found.labels:
         return _language_model(shape, found.tokenizer, path, found.prompt)
-    settings = {
-        "labels": list(found.labels),
-        "trainable": "head",
-        "pool": "last",
-        "causal": True,
-        "cache_features": False,
-    }
-    from gptlit.tasks import task_class
-
-    with torch.device("meta"):
-        task = task_class("classification")(
-            model=shape, tokenizer=found.tokenizer, settings=settings
+    settings = {"labels": list(found.labels), "pool": "last", "causal": True}
+    with blank_parameters():
+        trained = TrainedModel(
+            task="classification", model=shape, tokenizer=found.tokenizer, settings=settings
         )
-    load_weights(task.model, path)
-    head = task.get_submodule("head")
-    assert isinstance(head, nn.Linear)
-    load_class_head(head, path)
-    return task.eval()
+    load_weights(trained.model, path)
+    load_class_head(trained.head, path)
+    return trained.eval()
 
 
 def _language_model(
     shape: dict[str, Any], tokenizer: str, path: Path, prompt: Mapping[str, Any] | None = None
-) -> "Task":
+) -> TrainedModel:
     """One that continues text, or, with a prompt format, answers instructions."""
-    name, settings = "pretrain", {}
-    if prompt is not None:
-        name, settings = "instruction", {"prompt": dict(prompt), "trainable": "all"}
     try:
         shape = {**shape, "vocab_size": get_tokenizer(tokenizer).vocab_size}
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    from gptlit.tasks import task_class
-
-    with torch.device("meta"):
-        task = task_class(name)(model=shape, tokenizer=tokenizer, settings=settings)
-    load_weights(task.model, path)
-    return task.eval()
+    name, settings = ("instruction", {"prompt": dict(prompt)}) if prompt else ("pretrain", {})
+    with blank_parameters():
+        trained = TrainedModel(task=name, model=shape, tokenizer=tokenizer, settings=settings)
+    load_weights(trained.model, path)
+    return trained.eval()

@@ -3,17 +3,15 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gptlit.inference.placement import place
+from gptlit.inference.trained import Trained
 from gptlit.tokenizer import get_tokenizer
-
-if TYPE_CHECKING:
-    from gptlit.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -38,22 +36,21 @@ class Prediction:
 
 
 class Classifier:
-    """A trained classification with its tokenizer.
+    """A trained classifier with its tokenizer.
 
     Args:
-        task: a `ClassificationTask`, as loaded from a checkpoint; taken over, its LoRA becomes
-            part of the weights.
+        trained: a model with a classifier; taken over, its LoRA becomes part of the weights.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16"; see `placement.place`. The head is fp32's.
     """
 
-    def __init__(self, task: "Task", device: str = "auto", precision: str = "auto") -> None:
-        self.task: Any = task.eval()
-        self.labels: list[str] = list(task.settings["labels"])
-        self.tokenizer = get_tokenizer(task.hparams["tokenizer"])
-        self.model, self.device, self.precision = place(task.model, device, precision)
-        head = task.get_submodule("head").to(self.device)
-        head.register_forward_pre_hook(_to_fp32)
+    def __init__(self, trained: Trained, device: str = "auto", precision: str = "auto") -> None:
+        assert trained.classifier is not None
+        self.trained, self._classifier = trained, trained.classifier
+        self.labels: list[str] = list(trained.settings["labels"])
+        self.tokenizer = get_tokenizer(trained.hparams["tokenizer"])
+        self.model, self.device, self.precision = place(trained.model, device, precision)
+        self._classifier.head.to(self.device).register_forward_pre_hook(_to_fp32)
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
@@ -113,7 +110,7 @@ class Classifier:
             padded = torch.full((len(rows), int(lengths[rows].max())), self.tokenizer.eot_id)
             for line, row in zip(padded, rows.tolist(), strict=True):
                 line[: len(ids[row])] = torch.from_numpy(ids[row].astype(np.int64))
-            logits = self.task.logits(padded.to(self.device), lengths[rows].to(self.device))
+            logits = self._classifier.logits(padded.to(self.device), lengths[rows].to(self.device))
             found[rows] = logits.cpu().softmax(dim=-1)
         table: list[list[float]] = found.tolist()
         return table

@@ -11,7 +11,7 @@ from gptlit.weights.files import find_files
 
 
 def check_ckpt(ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]) -> None:
-    """Raises UserError where there is none. Arguments as in `checkpoint.open_task`."""
+    """Raises UserError where there is none. Arguments as in `checkpoint.open_trained`."""
     published = source.get("models", {})
     if ckpt not in published:
         find_checkpoint(ckpt, task, outputs, published)

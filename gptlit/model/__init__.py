@@ -1,6 +1,8 @@
 """The network and its parts. Imports torch, and nothing else of ours."""
 
+from gptlit.model.blank import blank_parameters
 from gptlit.model.cache import KVCache
+from gptlit.model.classifier import TextClassifier
 from gptlit.model.config import GPTConfig
 from gptlit.model.gpt import GPTModel
 from gptlit.model.lora import (
@@ -22,8 +24,10 @@ __all__ = [
     "KVCache",
     "LoRAConfig",
     "LoRALinear",
+    "TextClassifier",
     "add_lora",
     "base_fingerprint",
+    "blank_parameters",
     "cross_entropy_sum",
     "is_lora_parameter",
     "load_lora_state_dict",

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gptlit.model import GPTConfig, GPTModel
+from gptlit.model import GPTConfig, GPTModel, TextClassifier, blank_parameters
 from gptlit.tasks.sharding import local, shard, whole_state
 
 
@@ -48,6 +48,8 @@ class Task(LightningModule, ABC):
     name: ClassVar[str]
     command: ClassVar[str] = "generate.py"
     """What a trained model is used with."""
+    classifier: TextClassifier | None = None
+    """What says the class of a text, if the task is about that."""
     token_bytes: Tensor | None
 
     def __init__(
@@ -93,7 +95,11 @@ class Task(LightningModule, ABC):
         """The loss summed over the batch's targets (scalar, nats), and the number of targets."""
 
     def wrap_prompt(self, text: str, input: str = "") -> str:
-        """What stands before the model's answer to `text`; a language model just continues it."""
+        """What stands before the model's answer to `text`; a language model just continues it.
+
+        Once trained, a model is used without its task: what wraps its prompts then are the fields
+        of a `PromptFormat`, as `prompt` in the settings.
+        """
         return text
 
     @property
@@ -193,7 +199,7 @@ class Task(LightningModule, ABC):
         if state is None:
             return self
         arguments = {name: value for name, value in self.hparams.items() if name != "task"}
-        with torch.device("meta"):  # no weights are drawn just to be replaced
+        with blank_parameters():
             copy = task_class(self.name)(**arguments)
         copy.load_state_dict(state, assign=True)
         return copy.eval()

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptlit.model import LoRAConfig, add_lora
-from gptlit.model.gpt import TransformerBlock
+from gptlit.model import LoRAConfig, TextClassifier, add_lora
 from gptlit.tasks.base import Task
 from gptlit.tasks.class_metrics import classification_metrics
 from gptlit.tasks.features import FeatureCache
@@ -31,8 +30,7 @@ class ClassificationTask(Task):
     """One class for each text, from the hidden state at its pooled position.
 
     Batches have `input_ids` (batch, time) int64, padded on the right, `lengths` (batch,), `labels`
-    (batch,) and `rows` (batch,), the place of each text in its split. Padding is never looked at:
-    what a text is taken for depends on nothing else in its batch.
+    (batch,) and `rows` (batch,), the place of each text in its split.
 
     Settings: `labels` (names of the classes), `trainable`, `pool`, `causal`, `label_smoothing`,
     `class_weights` (one per class, or None), `cache_features`, and `lora` for trainable=lora.
@@ -43,6 +41,7 @@ class ClassificationTask(Task):
 
     name = "classification"
     command = "classify.py"
+    classifier: TextClassifier
     class_weights: Tensor | None
 
     def __init__(self, **arguments: Any) -> None:
@@ -52,7 +51,9 @@ class ClassificationTask(Task):
         self.head = nn.Linear(self.model.cfg.emb_dim, len(self.labels), bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
         self.first_trainable = self._freeze(settings["trainable"])
-        self.pool, self.causal = settings["pool"], settings["causal"]
+        self.classifier = TextClassifier(
+            self.model, self.head, settings["pool"], settings["causal"], self.first_trainable
+        )
         weights = settings.get("class_weights")
         self.register_buffer(
             "class_weights", None if weights is None else torch.tensor(weights), persistent=False
@@ -98,59 +99,6 @@ class ClassificationTask(Task):
         """Depends on the length of the texts and on what is computed once: not known."""
         return 0.0
 
-    # ---- from ids to logits ----
-
-    def lower(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """What is frozen: input_ids (B, T), lengths (B,) -> residual stream (B, T, C)."""
-        x = self.model.embed(input_ids)
-        mask = self._mask(lengths, input_ids.shape[1])
-        return self.model.run_blocks(x, stop=self.first_trainable, mask=mask)
-
-    def upper(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """What trains: residual stream (B, T, C), lengths (B,) -> logits (B, classes)."""
-        model, T = self.model, x.shape[1]  # noqa: N806
-        last, mask = model.cfg.n_layers - 1, self._mask(lengths, T)
-        one = self.pool != "mean" and self.first_trainable <= last
-        x = model.run_blocks(x, start=self.first_trainable, stop=last if one else None, mask=mask)
-        positions = lengths - 1 if self.pool == "last" else torch.zeros_like(lengths)
-        columns = torch.arange(T, device=x.device)
-        block = model.trf_blocks[last]
-        # A packed block, or one with LoRA, has no projection that could be cut in parts.
-        if one and isinstance(block, TransformerBlock) and type(block.att.qkv) is nn.Linear:
-            reach = positions + 1 if self.causal else lengths
-            x = block.at(x, positions, columns < reach[:, None])[:, 0]
-        else:
-            if one:
-                x = model.run_blocks(x, start=last, mask=mask)
-            if self.pool == "mean":
-                real = (columns < lengths[:, None])[..., None]
-                x = (model.final_norm(x) * real).sum(dim=1) / lengths[:, None]
-                return self.head(x)
-            x = x[torch.arange(len(x), device=x.device), positions]
-        return self.head(model.final_norm(x))
-
-    def logits(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """input_ids (B, T) padded on the right, lengths (B,) -> logits (B, classes), fp32."""
-        return self.upper(self.lower(input_ids, lengths), lengths).float()
-
-    def _mask(self, lengths: Tensor, time: int) -> Tensor | None:
-        """None for causal attention, in which no text can see what is behind it; otherwise every
-        text sees the whole of itself: (B, 1, 1, T)."""
-        if self.causal:
-            return None
-        columns = torch.arange(time, device=lengths.device)
-        mask = columns < lengths[:, None]
-        # A query needs a key, or its softmax would be over nothing.
-        return mask[:, None, None].expand(-1, 1, time, -1)
-
-    def _logits(self, batch: Any, split: str) -> Tensor:
-        if self._features is None:
-            return self.logits(batch.input_ids, batch.lengths)
-        x = self._features.batch(batch.rows + self._first[split], batch.input_ids.shape[1])
-        return self.upper(x.to(self.device), batch.lengths).float()
-
-    # ---- training and evaluation ----
-
     def on_train_start(self) -> None:
         """Compute once what is frozen."""
         self.cache_features()
@@ -177,7 +125,7 @@ class ClassificationTask(Task):
         assert isinstance(whole, ClassificationTask)
         with self.trainer.precision_plugin.forward_context():
             self._features = FeatureCache.compute(
-                whole.lower,
+                whole.classifier.lower,
                 ids,
                 self.model.cfg.emb_dim,
                 self.device,
@@ -185,6 +133,12 @@ class ClassificationTask(Task):
                 self.global_rank,
                 self.trainer.world_size,
             )
+
+    def _logits(self, batch: Any, split: str) -> Tensor:
+        if self._features is None:
+            return self.classifier.logits(batch.input_ids, batch.lengths)
+        x = self._features.batch(batch.rows + self._first[split], batch.input_ids.shape[1])
+        return self.classifier.upper(x.to(self.device), batch.lengths).float()
 
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor | int]:
         """Cross entropy, each text weighted by its class, and the sum of the weights."""

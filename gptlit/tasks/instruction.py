@@ -47,8 +47,7 @@ class InstructionTask(Task):
     @property
     def stop(self) -> list[str]:
         """What ends an answer, besides end-of-text."""
-        suffix = self.prompt_format.response_suffix
-        return [suffix] if suffix.strip() else []
+        return self.prompt_format.stop
 
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Cross entropy over the targets; logits are computed only there."""

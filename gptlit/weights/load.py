@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gptlit.errors import UserError
-from gptlit.model import GPTConfig, GPTModel
+from gptlit.model import GPTConfig, GPTModel, blank_parameters
 from gptlit.options import option_names, read_option
 from gptlit.weights.files import open_weights
 from gptlit.weights.formats import WeightFile
@@ -205,7 +205,7 @@ class _Weights:
     def _check_names_and_shapes(self) -> None:
         """All that the table asks for is there, in the right shape, and nothing unknown is."""
         config, known = self.found.config, set()
-        with torch.device("meta"):
+        with blank_parameters():
             ours = GPTModel(config).state_dict()
         for row, block in rows(config.n_layers):
             if row.ours.endswith("qkv.bias") and not config.qkv_bias:

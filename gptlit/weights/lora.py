@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gptlit.model import GPTConfig, GPTModel, LoRAConfig, add_lora, merge_lora
+from gptlit.model import (
+    GPTConfig,
+    GPTModel,
+    LoRAConfig,
+    add_lora,
+    blank_parameters,
+    merge_lora,
+)
 
 PREFIX = "model."
 """What a task puts before the names of its model."""
@@ -23,7 +29,7 @@ def merged_lora(tensors: Mapping[str, Tensor], hparams: Mapping[str, Any]) -> di
         RuntimeError, TypeError, ValueError, LookupError: the two do not go together.
     """
     own = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
-    with torch.device("meta"):
+    with blank_parameters():
         model = GPTModel(GPTConfig(**hparams["model"]))
         add_lora(model, LoRAConfig.from_dict(hparams["settings"]["lora"]))
     model.load_state_dict(own, assign=True)

@@ -1,5 +1,7 @@
 """Which file a user means, and what comes out of it."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from gptlit.data.batch import TextBatch
 from gptlit.errors import UserError
-from gptlit.inference.checkpoint import load_task
+from gptlit.inference.checkpoint import load_trained
 from gptlit.inference.lookup import find_checkpoint
 from gptlit.tasks.pretrain import PretrainTask
 from gptlit.training.checkpoints import AtomicCheckpointIO
@@ -46,13 +48,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PretrainTask, Pat
 
 def test_a_checkpoint_alone_gives_the_model_back(trained: tuple[PretrainTask, Path]) -> None:
     task, path = trained
-    loaded = load_task(path)
-    assert type(loaded) is PretrainTask and not loaded.training
+    loaded = load_trained(path)
+    assert loaded.name == "pretrain" and not loaded.training
     assert loaded.model.cfg == task.model.cfg
-    assert (loaded.hparams["tokenizer"], loaded.seed) == ("byte", 3)
+    assert loaded.hparams == {key: task.hparams[key] for key in loaded.hparams}
+    assert (loaded.hparams["tokenizer"], loaded.hparams["seed"]) == ("byte", 3)
     ids = torch.arange(10)[None]
     with torch.no_grad():
         assert torch.equal(loaded.model(ids), task.eval().model(ids))
+
+
+def test_using_a_model_imports_neither_lightning_nor_the_compiler(
+    trained: tuple[PretrainTask, Path],
+) -> None:
+    code = f"""if True:
+        import gptlit, sys
+        gptlit.load({str(trained[1])!r}, device="cpu").generate("a", 3)
+        print(*({{"lightning", "torch._dynamo", "pandas", "torchmetrics"}} & set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def write(folder: Path, *names: str) -> None:
@@ -123,8 +138,6 @@ DAMAGE: dict[str, Callable[[dict[str, Any], Path], object]] = {
     "other width": with_hparams(model={**SHAPE, "emb_dim": 32}),
     "unknown shape": with_hparams(model={**SHAPE, "wings": 2}),
     "no shape": with_hparams(model=5),
-    "unknown task": with_hparams(task="flying"),
-    "task by path": with_hparams(task="os.system"),
     "unknown tokenizer": with_hparams(tokenizer="runes"),
     "unknown argument": with_hparams(mood="good"),
     "empty": lambda content, path: path.write_bytes(b""),
@@ -142,5 +155,5 @@ def test_a_damaged_file_is_named_in_one_line(
     path = tmp_path / "damaged.ckpt"
     damage(torch.load(trained[1], weights_only=True), path)
     with pytest.raises(UserError, match=r"damaged\.ckpt") as caught:
-        load_task(path)
+        load_trained(path)
     assert "\n" not in str(caught.value)

@@ -66,7 +66,8 @@ def test_it_says_what_the_task_computes(choice: dict[str, Any]) -> None:
     for text, prediction in zip(TEXTS, found, strict=True):
         ids = get_tokenizer("byte").encode(text)[: SHAPE["context_length"]] or [256]
         with torch.no_grad():
-            expected = task.logits(torch.tensor([ids]), torch.tensor([len(ids)])).softmax(dim=1)
+            logits = task.classifier.logits(torch.tensor([ids]), torch.tensor([len(ids)]))
+        expected = logits.softmax(dim=1)
         got = torch.tensor([list(prediction.probabilities.values())])
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
@@ -100,13 +101,13 @@ def test_batches_hold_texts_of_about_one_length(
     task: ClassificationTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier, shapes = Classifier(task, "cpu", "fp32"), []
-    logits = task.logits
+    logits = task.classifier.logits
 
     def watched(ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         shapes.append(tuple(ids.shape))
         return logits(ids, lengths)
 
-    monkeypatch.setattr(task, "logits", watched)
+    monkeypatch.setattr(task.classifier, "logits", watched)
     classifier.predict(["a", "b" * 30, "c", "d" * 30, "e"], batch_size=2)
     assert shapes == [(2, 30), (2, 1), (1, 1)]
 

@@ -71,7 +71,7 @@ def test_the_short_way_is_the_plain_equation(choice: dict[str, Any]) -> None:
     texts = [[5, 6, 7, 8], [9] * 11, [70]]
     ids, lengths = batch_of(texts)
     with torch.no_grad():
-        got = task.logits(ids, lengths)
+        got = task.classifier.logits(ids, lengths)
         for row, text in enumerate(texts):  # one by one, without padding or a short way
             alone, T = torch.tensor([text]), len(text)  # noqa: N806
             mask = None if choice["causal"] else torch.ones(T, T, dtype=torch.bool)
@@ -98,9 +98,9 @@ def test_a_prediction_depends_on_nothing_else_in_the_batch(
 ) -> None:
     task = TASKS[choice]
     with torch.no_grad():
-        together = task.logits(*batch_of(texts, max(map(len, texts)) + padding))
+        together = task.classifier.logits(*batch_of(texts, max(map(len, texts)) + padding))
         for row, text in enumerate(texts):
-            alone = task.logits(*batch_of([text]))[0]
+            alone = task.classifier.logits(*batch_of([text]))[0]
             torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -257,5 +257,6 @@ def test_the_checkpoint_stands_alone(tmp_path: Path) -> None:
     again.load_state_dict(task.state_dict())
     ids, lengths = batch_of([[1, 2, 3], [4]])
     assert again.labels == ["a", "b", "c"]
-    assert torch.equal(again.eval().logits(ids, lengths), task.logits(ids, lengths))
+    got = again.eval().classifier.logits(ids, lengths)
+    assert torch.equal(got, task.classifier.logits(ids, lengths))
     assert GPTConfig(**again.hparams["model"]).n_layers == 3

@@ -9,7 +9,7 @@ import torch
 import gptlit
 from gptlit import Classifier, LanguageModel
 from gptlit.errors import UserError
-from gptlit.inference.checkpoint import load_task
+from gptlit.inference.checkpoint import load_trained
 from gptlit.model import GPTModel, LoRAConfig, add_lora, base_fingerprint, merge_lora
 from gptlit.options import read_option
 from gptlit.tasks import Task
@@ -77,7 +77,7 @@ def test_an_adapter_comes_back_onto_its_weights(tmp_path: Path, base: Path, kind
     names = {name for name, p in task.named_parameters() if p.requires_grad}
     assert saved.keys() == names
     assert path.stat().st_size < base.stat().st_size / 2
-    back = load_task(path)
+    back = load_trained(path)
     assert back.state_dict().keys() == task.state_dict().keys()
     for name, tensor in task.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor), name
@@ -112,7 +112,7 @@ def test_python_loads_it_like_any_other(tmp_path: Path, base: Path, kind: str) -
 
 def test_the_fingerprint_is_of_the_numbers_not_of_the_file(tmp_path: Path, base: Path) -> None:
     task = trained("instruction", base)
-    plain = load_task(base).model
+    plain = load_trained(base).model
     mark = base_fingerprint(plain)
     assert base_fingerprint(task.model) == mark
     export_safetensors(plain, "byte", tmp_path / "out.safetensors")
@@ -149,10 +149,10 @@ def test_other_weights_are_refused(tmp_path: Path, base: Path) -> None:
     torch.manual_seed(5)
     save(PretrainTask(model=SHAPE, tokenizer="byte"), base)
     with pytest.raises(UserError, match=r"a LoRA adapter to other weights than those in .*base\.c"):
-        load_task(path)
+        load_trained(path)
     small = PretrainTask(model=SHAPE | {"n_layers": 1}, tokenizer="byte")
     with pytest.raises(UserError, match=r"have emb_dim 32, n_layers 1, .* the model has emb_dim"):
-        load_task(path, str(save(small, tmp_path / "small.ckpt")))
+        load_trained(path, str(save(small, tmp_path / "small.ckpt")))
 
 
 def test_published_weights_are_fetched_again(
@@ -163,17 +163,17 @@ def test_published_weights_are_fetched_again(
     node = {"folder": "", "files": {"base.safetensors": None}}
     source |= {"cache_dir": str(tmp_path / "cache"), "urls": [tmp_path.as_uri()]}
     source["models"] = {"gpt2-nano": node, "gpt2-small": node}
-    export_safetensors(load_task(base).model, "byte", tmp_path / "base.safetensors")
+    export_safetensors(load_trained(base).model, "byte", tmp_path / "base.safetensors")
     task = trained("instruction", base, source)
     assert task.base is not None and task.base["source"]["models"] == {"gpt2-nano": node}
     path = save_adapter(task, tmp_path / "a.ckpt")
     for _ in range(2):  # downloaded, then from the cache
-        back = load_task(path)
+        back = load_trained(path)
         assert torch.equal(back.state_dict()["model.tok_emb.weight"], task.model.tok_emb.weight)
         (tmp_path / "base.safetensors").unlink(missing_ok=True)
     (tmp_path / "cache" / "gpt2-nano" / "base.safetensors").unlink()
     with pytest.raises(UserError, match=r"base\.safetensors.*give weights\.path=PATH of the weigh"):
-        load_task(path)
+        load_trained(path)
 
 
 def test_an_adapter_is_no_weights_for_another_run(tmp_path: Path, base: Path) -> None:

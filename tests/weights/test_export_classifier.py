@@ -76,7 +76,8 @@ def our_scores(task: ClassificationTask, texts: list[str]) -> torch.Tensor:
     tokenizer, context = gptlit.get_tokenizer("gpt2"), SHAPE["context_length"]
     rows = [torch.tensor([tokenizer.encode(text)[:context]]) for text in texts]
     with torch.no_grad():
-        return torch.cat([task.logits(row, torch.tensor([row.shape[1]])) for row in rows])
+        logits = [task.classifier.logits(row, torch.tensor([row.shape[1]])) for row in rows]
+    return torch.cat(logits)
 
 
 def test_transformers_gives_our_scores_in_padded_batches(
@@ -105,7 +106,7 @@ def test_an_end_of_text_inside_ends_nothing(pair: tuple[ClassificationTask, Path
     lengths = torch.tensor([3, 5])
     with torch.no_grad():
         theirs = model(ids, attention_mask=torch.arange(5) < lengths[:, None]).logits
-        torch.testing.assert_close(theirs, task.logits(ids, lengths), atol=1e-5, rtol=0)
+        torch.testing.assert_close(theirs, task.classifier.logits(ids, lengths), atol=1e-5, rtol=0)
 
 
 def test_the_pipeline_names_our_classes(pair: tuple[ClassificationTask, Path]) -> None:
@@ -140,7 +141,7 @@ def test_we_take_it_back(pair: tuple[ClassificationTask, Path], tmp_path: Path) 
         found = torch.tensor([list(p.probabilities.values()) for p in loaded.predict(TEXTS)])
         expected = our_scores(task, TEXTS).softmax(dim=1)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    again = exported(back.task, tmp_path)
+    again = exported(back.trained, tmp_path)
     first, second = (load_file(path / "model.safetensors") for path in (folder, again))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -172,7 +172,7 @@ def test_we_take_it_back_with_its_prompt_format(
     task, folder = pair
     back = gptlit.load(folder.with_name(name), device="cpu", precision="fp32")
     assert isinstance(back, LanguageModel)
-    assert back.task.hparams["settings"]["prompt"] == task.settings["prompt"]
+    assert back.trained.hparams["settings"]["prompt"] == task.settings["prompt"]
     ours = LanguageModel(task, "cpu", "fp32")
     for instruction, input in ENTRIES:
         given = {"input": input, "max_new_tokens": 20}

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 import torch
 from gptlit.inference.api import LanguageModel
-from gptlit.inference.checkpoint import load_task
+from gptlit.inference.checkpoint import load_trained
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.tasks import task_class
 from gptlit.weights.load import load_weights
@@ -35,7 +35,7 @@ if how == "train":
     model = GPTModel(GPTConfig())
     load_weights(model, path)
 else:
-    model = load_task(path).model
+    model = load_trained(path).model
 own = sum(p.nbytes for p in model.parameters())
 print((status("VmHWM") - before) / own)
 """

@@ -1,0 +1,77 @@
+"""From hidden states to classes: where a text is read off, and who may look at whom.
+
+Shapes: B batch, T time (tokens), C emb_dim.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from gptlit.model.gpt import GPTModel, TransformerBlock
+
+
+class TextClassifier:
+    """A GPT and a head that says which class a text is of, from the hidden state at its pooled
+    position. It owns no weights: both parts belong to whoever trains or uses them.
+
+    Padding is never looked at: what a text is taken for depends on nothing else in its batch.
+
+    Args:
+        model: the body.
+        head: C -> classes.
+        pool: the position that the head sees: "last" (of the text's tokens), "first" or "mean".
+        causal: whether a token sees only those before it; otherwise the whole of its text.
+        split: the block before which `lower` ends and `upper` begins.
+    """
+
+    def __init__(
+        self, model: GPTModel, head: nn.Linear, pool: str, causal: bool, split: int = 0
+    ) -> None:
+        self.model, self.head = model, head
+        self.pool, self.causal, self.split = pool, causal, split
+
+    def logits(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """input_ids (B, T) padded on the right, lengths (B,) -> logits (B, classes), fp32."""
+        return self.upper(self.lower(input_ids, lengths), lengths).float()
+
+    def lower(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """input_ids (B, T), lengths (B,) -> residual stream before block `split` (B, T, C)."""
+        x = self.model.embed(input_ids)
+        mask = self._mask(lengths, input_ids.shape[1])
+        return self.model.run_blocks(x, stop=self.split, mask=mask)
+
+    def upper(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Residual stream before block `split` (B, T, C), lengths (B,) -> logits (B, classes)."""
+        model, T = self.model, x.shape[1]  # noqa: N806
+        last, mask = model.cfg.n_layers - 1, self._mask(lengths, T)
+        one = self.pool != "mean" and self.split <= last
+        x = model.run_blocks(x, start=self.split, stop=last if one else None, mask=mask)
+        positions = lengths - 1 if self.pool == "last" else torch.zeros_like(lengths)
+        columns = torch.arange(T, device=x.device)
+        block = model.trf_blocks[last]
+        # A packed block, or one with LoRA, has no projection that could be cut in parts.
+        if one and isinstance(block, TransformerBlock) and type(block.att.qkv) is nn.Linear:
+            reach = positions + 1 if self.causal else lengths
+            x = block.at(x, positions, columns < reach[:, None])[:, 0]
+        else:
+            if one:
+                x = model.run_blocks(x, start=last, mask=mask)
+            if self.pool == "mean":
+                real = (columns < lengths[:, None])[..., None]
+                x = (model.final_norm(x) * real).sum(dim=1) / lengths[:, None]
+                return self._classes(x)
+            x = x[torch.arange(len(x), device=x.device), positions]
+        return self._classes(model.final_norm(x))
+
+    def _classes(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x)
+        return logits
+
+    def _mask(self, lengths: Tensor, time: int) -> Tensor | None:
+        """None for causal attention, in which no text can see what is behind it; otherwise every
+        text sees the whole of itself: (B, 1, 1, T)."""
+        if self.causal:
+            return None
+        columns = torch.arange(time, device=lengths.device)
+        mask = columns < lengths[:, None]
+        # A query needs a key, or its softmax would be over nothing.
+        return mask[:, None, None].expand(-1, 1, time, -1)
