@@ -6,10 +6,11 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Collection, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from gptlit.cli import arguments
+from gptlit.cli import arguments, helping
 from gptlit.cli.checking import nearest, unknown_key
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
@@ -61,8 +62,11 @@ def run(
             known=lambda: config_keys(config_name),
         )
         # Its parser takes no flags between overrides.
-        sys.argv[1:] = sorted(rewrite(args), key=lambda arg: not arg.startswith("-"))
-        code = _run_hydra(config_name, check_config, job, debug)
+        args = sorted(rewrite(args), key=lambda arg: not arg.startswith("-"))
+        sys.argv[1:] = [helping.CONFIG if arg == helping.HELP else arg for arg in args]
+        compose = partial(_run_hydra, config_name, check_config, job, debug)
+        asks = helping.HELP in args
+        code = helping.print_help(config_name, args, compose) if asks else compose()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -213,6 +217,7 @@ def _hydra_line(error: Exception, config_name: str) -> str:
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
+@cache
 def config_keys(config_name: str) -> list[str]:
     """Dotted names of all keys of all options of a command, for the nearest match."""
     from omegaconf import OmegaConf

@@ -1,9 +1,11 @@
-"""Seconds until a command answers, and until a module is there."""
+"""Seconds until a command answers, a module is there, a model has written its first token."""
 
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from benchmarks.common import ROOT, Contestant, Measurement
 
@@ -32,6 +34,32 @@ def _command(*command: str, expected: int = 0) -> Contestant:
     return measure
 
 
+def _with_model(*command: str) -> Contestant:
+    """Wall time of `python COMMAND...`, where MODEL is a folder of random weights of GPT-2 small's
+    shape, which has just been written and so need not come from the disk."""
+
+    def measure(args: argparse.Namespace) -> Measurement:
+        from gptlit.model import GPTConfig, GPTModel
+        from gptlit.tokenizer import get_tokenizer
+        from gptlit.weights.export import export_huggingface
+
+        tokenizer = get_tokenizer("gpt2")
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "model"
+            export_huggingface(GPTModel(GPTConfig()), tokenizer.name, out, tokenizer.eot_id, {})
+            return _command(*(part.replace("MODEL", str(out)) for part in command))(args)
+
+    return measure
+
+
+THEIR_FIRST_TOKEN = """
+import torch
+from transformers import GPT2LMHeadModel
+model = GPT2LMHeadModel.from_pretrained("MODEL", dtype=torch.bfloat16)
+ids = torch.tensor([[464]])
+model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=1)
+"""
+
 CONTESTANTS: dict[str, Contestant] = {
     "python": _command("-c", "pass"),
     "import gptlit": _command("-c", "import gptlit"),
@@ -39,6 +67,11 @@ CONTESTANTS: dict[str, Contestant] = {
     "import for training": _command(
         "-c", "import gptlit.training.run, gptlit.tasks.pretrain, gptlit.data.pydocs"
     ),
+    "import for using a model": _command("-c", "from gptlit import load"),
+    "generate.py, first token": _with_model(
+        "generate.py", "ckpt=MODEL", "prompt=The", "max_new_tokens=1"
+    ),
+    "transformers, first token": _with_model("-c", THEIR_FIRST_TOKEN),
     "train.py --help": _command("train.py", "--help"),
     "train.py modle=x": _command("train.py", "modle=x", expected=2),
     "generate.py --help": _command("generate.py", "--help"),

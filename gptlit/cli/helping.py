@@ -1,0 +1,46 @@
+"""`--help`. Hydra's own copies all of its settings anew for each folder of options, for seconds."""
+
+import contextlib
+import io
+import string
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from gptlit.options import conf_dir
+
+HELP, CONFIG = "--help", "--cfg=job"
+"""The flag, and what Hydra is told instead, which composes the same config and shows it."""
+
+
+def print_help(config_name: str, args: Iterable[str], show_config: Callable[[], int]) -> int:
+    """Print the text `hydra.help.template` of a command, with what it asks for filled in.
+
+    Args:
+        config_name: file in `conf/`.
+        args: the command's, as Hydra is to see them.
+        show_config: prints the config.
+
+    Returns:
+        what `show_config` returns.
+    """
+    from omegaconf import OmegaConf
+
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        result = show_config()
+    if config := shown.getvalue():
+        main: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
+        own = (arg.partition("=")[2] for arg in args if arg.startswith("--config-dir="))
+        groups = _groups([conf_dir(), *map(Path, own)])
+        template = string.Template(main.hydra.help.template)
+        print(template.substitute(APP_CONFIG_GROUPS=groups, CONFIG=config))
+    return result
+
+
+def _groups(folders: Iterable[Path]) -> str:
+    """The options of each group, a line each."""
+    options: dict[str, set[str]] = {}
+    for folder in folders:
+        for path in folder.glob("*/**/*.yaml"):
+            options.setdefault(path.parent.relative_to(folder).as_posix(), set()).add(path.stem)
+    return "".join(f"{group}: {', '.join(sorted(options[group]))}\n" for group in sorted(options))
