@@ -17,6 +17,8 @@ from gptlit.weights.files import kind
 from gptlit.weights.formats import read_torch
 from gptlit.weights.load import inspect, load_weights
 
+LONGEST_TOLD = 200
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What one of our checkpoints holds; tensors are mapped from the file, not copied.
@@ -59,9 +61,15 @@ def load_trained(path: Path, base: str | None = None) -> TrainedModel:
             state = trained.state_dict() | state
         trained.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise UserError(f"{path} does not fit the model it describes: {first_line}") from error
+        raise UserError(f"{path} does not fit the model it describes: {_told(error)}") from error
     return trained.eval()
+
+
+def _told(error: Exception) -> str:
+    """What an error says first; of PyTorch's lists of what does not fit, their beginning."""
+    heading, *items = (line.strip() for line in str(error).splitlines() or [repr(error)])
+    told = items[0] if items else heading
+    return told if len(told) <= LONGEST_TOLD else f"{told[:LONGEST_TOLD]}..."
 
 
 def _checkpoint_in(path: Path) -> dict[str, Any] | None:

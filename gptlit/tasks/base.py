@@ -249,7 +249,7 @@ def task_class(name: str) -> type[Task]:
     Raises:
         ValueError: there is no such module, or it defines no task of that name.
     """
-    if not name.isidentifier():  # names come out of checkpoints too
+    if not name.isidentifier():  # it becomes part of what is imported
         raise ValueError(f"{name!r} is not the name of a task")
     try:
         module = importlib.import_module(f"gptlit.tasks.{name}")

@@ -52,7 +52,10 @@ GENERATE = {
     "other torch file": (["ckpt=other.pt"], r"other.pt is not a gptlit checkpoint"),
     "hostile pickle": (["ckpt=hostile.ckpt"], r"hostile.ckpt is refused.*nothing in it was exec"),
     "hostile bare pickle": (["ckpt=bare.ckpt"], r"bare.ckpt is not a gptlit checkpoint"),
-    "hostile task name": (["ckpt=name.ckpt"], r"'os.system' is not the name of a task"),
+    "hostile task name": (
+        ["ckpt=name.ckpt"],
+        r"name.ckpt does not fit.*: Missing key.*tok_emb",
+    ),
     "folder without run": (["ckpt=."], r"without checkpoints/best.ckpt"),
     "unknown key": (["temprature=1"], r"did you mean 'temperature'"),
     "out of range": (["top_p=1.5"], r"top_p=1.5: must be > 0 and <= 1"),
