@@ -1,4 +1,4 @@
-"""`--help`. Hydra's own copies all of its settings anew for each folder of options, for seconds."""
+"""`--help`. Hydra's own copies all of its settings anew for each folder of options: a second."""
 
 import contextlib
 import io
