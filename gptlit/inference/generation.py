@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gptlit.inference.drafting import PromptLookup
 from gptlit.model import GPTModel, KVCache
 from gptlit.tokenizer import Tokenizer
 
@@ -90,6 +91,7 @@ def stream_ids(
     max_new_tokens: int,
     sampling: Sampling,
     use_cache: bool = True,
+    guess: bool = True,
 ) -> Iterator[list[int]]:
     """Continue prompts of any lengths, one token a step.
 
@@ -97,12 +99,18 @@ def stream_ids(
     first token. Once the text is longer than the context, the window slides: each new token sees
     the last `context_length` tokens, at positions counted from 0, as if they were all there is.
 
+    A single prompt's next tokens are guessed from its text, so that a pass of the model may give
+    several. They are those that would come without guesses, drawn with the same random numbers,
+    but for the rounding of logits that a pass over more positions computes in another order.
+
     Args:
         model: in any mode; it is left in the mode it came in.
         prompts: token ids, at least one each.
         max_new_tokens: steps.
         sampling: how tokens are drawn.
         use_cache: off computes every position anew at each step, to check the cache against.
+        guess: off takes a pass for each token. Several prompts and a window that slides have no
+            guesses anyway.
 
     Yields:
         one token id for each prompt.
@@ -120,25 +128,43 @@ def stream_ids(
         row[longest - len(prompt) : longest] = torch.tensor(prompt, device=device)
     sampler = Sampler(sampling, len(prompts), device)
     cache = KVCache(model.cfg, longest + max_new_tokens)
+    lookup = PromptLookup(prompts[0]) if guess and use_cache and len(prompts) == 1 else None
     training = model.training
     model.eval()
     try:
-        for stop in range(longest, longest + max_new_tokens):
+        stop, end = longest, longest + max_new_tokens
+        while stop < end:
             start = max(0, stop - window)
             if start > 0 or not use_cache:
-                cache.reset()  # every position has moved
+                cache.truncate(0)  # every position has moved
+            # A pass ends in a token of its own, and fits into the window.
+            room = min(end - 1, window) - stop
+            draft = lookup.draft(room) if lookup and room > 0 else []
+            if draft:
+                ids[:, stop : stop + len(draft)] = torch.tensor(draft, device=device)
             past = cache.length
             left = (padding - start).clamp(min=0)  # padding columns inside the window
             positions, mask = _positions_and_mask(left, past, stop - start)
             h = model.hidden(
-                ids[:, start + past : stop],
+                ids[:, start + past : stop + len(draft)],
                 positions=positions,
                 mask=mask,
                 cache=cache if use_cache else None,
             )
-            tokens = sampler(model.logits(h[:, -1]))
-            ids[:, stop] = tokens
-            yield tokens.tolist()
+            kept = 0
+            for logits in model.logits(h[:, -1 - len(draft) :]).unbind(dim=1):
+                tokens = sampler(logits)
+                ids[:, stop] = tokens
+                stop += 1
+                yield (step := tokens.tolist())
+                if lookup:
+                    lookup.append(step[0])
+                if kept == len(draft) or step[0] != draft[kept]:
+                    break
+                kept += 1
+            cache.truncate(stop - 1)  # keys and values of guesses that did not come true
+            if lookup:
+                lookup.judge(len(draft), kept)
     finally:
         model.train(training)
 

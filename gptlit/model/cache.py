@@ -39,6 +39,6 @@ class KVCache:
         self._store[layer].narrow(3, self.length, T).copy_(kv)
         return self._store[layer].narrow(3, 0, stop)
 
-    def reset(self) -> None:
-        """Forget everything; the memory stays."""
-        self.length = 0
+    def truncate(self, length: int) -> None:
+        """Forget all tokens behind the first `length`; the memory stays."""
+        self.length = min(self.length, length)

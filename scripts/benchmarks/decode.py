@@ -4,6 +4,9 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import (
     Contestant,
@@ -14,6 +17,11 @@ from benchmarks.common import (
     resolved_for_decoding,
     transformers_model,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gptlit.model import GPTModel
 
 BASELINE = "transformers"
 COSTS: dict[str, tuple[str, str]] = {}
@@ -26,10 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=1, help="prompts at once")
     parser.add_argument("--prompt-tokens", type=positive, default=32, help="per prompt")
     parser.add_argument("--new-tokens", type=positive, default=128, help="per prompt")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="what gptlit-guessing has to write; by default the Python reference",
+    )
 
 
 def gptlit(args: argparse.Namespace) -> Measurement:
-    """The way of generate.py: `place`, then `stream_ids`."""
+    """The way of generate.py, `place`, then `stream_ids`, but a pass for each token: random
+    weights repeat themselves, and every guess would come true."""
     from gptlit.inference.generation import Sampling, stream_ids
     from gptlit.inference.placement import place
     from gptlit.model import GPTModel
@@ -41,8 +55,70 @@ def gptlit(args: argparse.Namespace) -> Measurement:
         args,
         device,
         precision,
-        lambda: list(stream_ids(model, prompts, args.new_tokens, Sampling())),
+        lambda: list(stream_ids(model, prompts, args.new_tokens, Sampling(), guess=False)),
     )
+
+
+def gptlit_guessing(args: argparse.Namespace) -> Measurement:
+    """The same with guesses, while it writes a text that somebody has written. One prompt."""
+    from gptlit.inference.generation import Sampling, stream_ids
+    from gptlit.inference.placement import place
+    from gptlit.model import GPTModel
+
+    ids = _text(args)
+    prompt, text = ids[: args.prompt_tokens], ids[args.prompt_tokens :]
+    model = GPTModel(model_config(args, _length(args)))
+    model, device, precision = place(model, args.device, args.precision)
+    passes = _dictate(model, ids)
+
+    def decode() -> list[list[int]]:
+        passes.clear()
+        tokens = list(stream_ids(model, [prompt], len(text), Sampling()))
+        assert tokens == [[token] for token in text]
+        return tokens
+
+    measurement = _measure(args, device, precision, decode)
+    return replace(measurement, note=f"{len(text) / len(passes):.2f} tokens a pass")
+
+
+def _text(args: argparse.Namespace) -> list[int]:
+    """Ids of the text, prompt and new tokens."""
+    from pydoc_data.topics import topics
+
+    from gptlit.tokenizer import get_tokenizer
+
+    text = args.text.read_text() if args.text else max(topics.values(), key=len)
+    ids: list[int] = get_tokenizer(args.tokenizer).encode_to_numpy(text).tolist()
+    if len(ids) < (needed := args.prompt_tokens + args.new_tokens):
+        raise SystemExit(f"error: the text has {len(ids)} tokens, {needed} are needed")
+    return ids[:needed]
+
+
+def _dictate(model: "GPTModel", ids: list[int]) -> list[int]:
+    """Make a model find the next token of a text the likeliest, whatever its weights say.
+
+    Returns:
+        a list that grows by the text's length at each pass of the model.
+    """
+    import torch
+
+    text = torch.tensor(ids, device=model.tok_emb.weight.device)
+    hidden, logits = model.hidden, model.logits
+    seen: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> "Tensor":
+        out: Tensor = hidden(*args, **kwargs)
+        seen.append(kwargs["cache"].length)
+        return out
+
+    def dictated(h: "Tensor") -> "Tensor":
+        n = h.shape[1]
+        wanted = text[seen[-1] - n + 1 : seen[-1] + 1]
+        return logits(h).scatter(-1, wanted[None, :, None], torch.inf)
+
+    model.hidden = counted  # type: ignore[method-assign]
+    model.logits = dictated  # type: ignore[method-assign, assignment]
+    return seen
 
 
 def transformers(args: argparse.Namespace) -> Measurement:
@@ -82,6 +158,7 @@ def transformers_fp32(args: argparse.Namespace) -> Measurement:
 
 CONTESTANTS: dict[str, Contestant] = {
     "gptlit": gptlit,
+    "gptlit-guessing": gptlit_guessing,
     "gptlit-fp32": gptlit_fp32,
     "transformers": transformers,
     "transformers-fp32": transformers_fp32,

@@ -157,12 +157,19 @@ def transformers_tuned(args: argparse.Namespace) -> Measurement:
     return transformers(args)
 
 
+def transformers_bf16_tuned(args: argparse.Namespace) -> Measurement:
+    """Both."""
+    allocator.restart_with_tuned_malloc()
+    return transformers_bf16(args)
+
+
 CONTESTANTS: dict[str, Contestant] = {
     "gptlit": gptlit,
     "gptlit-raw": gptlit_raw,
     "transformers": transformers,
     "transformers-bf16": transformers_bf16,
     "transformers-tuned": transformers_tuned,
+    "transformers-bf16-tuned": transformers_bf16_tuned,
 }
 
 
