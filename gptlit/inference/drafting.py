@@ -37,11 +37,13 @@ class PromptLookup:
         self._ids.append(token)
 
     def draft(self, limit: int) -> list[int]:
-        """At most `limit` tokens that may come next; none where the newest are new together."""
+        """At most `limit` tokens that may come next; none where the newest two never stood together
+        before, or where `limit` is not above 0."""
         at = self._followed.get(tuple(self._ids[-LOOKED_UP:]))
         if at is None:
             return []
-        period = self._ids[at:]  # guessed again from its start where it reaches the text's end
+        # What is guessed goes round again where it reaches the end of the text.
+        period = self._ids[at : at + self._size]
         return [period[i % len(period)] for i in range(min(self._size, limit))]
 
     def judge(self, drafted: int, kept: int) -> None:

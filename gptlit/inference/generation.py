@@ -1,4 +1,4 @@
-"""From a prompt to text: sampling, the KV cache, sliding windows, stop strings."""
+"""From a prompt to text: sampling, the KV cache, guesses, sliding windows, stop strings."""
 
 import codecs
 from collections.abc import Iterator, Sequence
@@ -93,7 +93,7 @@ def stream_ids(
     use_cache: bool = True,
     guess: bool = True,
 ) -> Iterator[list[int]]:
-    """Continue prompts of any lengths, one token a step.
+    """Continue prompts of any lengths, a token of each at a time.
 
     Prompts are padded on the left; padding is masked, and positions count from each prompt's
     first token. Once the text is longer than the context, the window slides: each new token sees
@@ -106,11 +106,11 @@ def stream_ids(
     Args:
         model: in any mode; it is left in the mode it came in.
         prompts: token ids, at least one each.
-        max_new_tokens: steps.
+        max_new_tokens: how many tokens each gets.
         sampling: how tokens are drawn.
         use_cache: off computes every position anew at each step, to check the cache against.
-        guess: off takes a pass for each token. Several prompts and a window that slides have no
-            guesses anyway.
+        guess: off takes a pass for each token. Without the cache, for several prompts, and while
+            the window slides there are no guesses anyway.
 
     Yields:
         one token id for each prompt.
@@ -137,9 +137,8 @@ def stream_ids(
             start = max(0, stop - window)
             if start > 0 or not use_cache:
                 cache.truncate(0)  # every position has moved
-            # A pass ends in a token of its own, and fits into the window.
-            room = min(end - 1, window) - stop
-            draft = lookup.draft(room) if lookup and room > 0 else []
+            # A pass ends in a token that nobody guessed, and fits into the window.
+            draft = lookup.draft(min(end - 1, window) - stop) if lookup else []
             if draft:
                 ids[:, stop : stop + len(draft)] = torch.tensor(draft, device=device)
             past = cache.length
@@ -156,10 +155,12 @@ def stream_ids(
                 tokens = sampler(logits)
                 ids[:, stop] = tokens
                 stop += 1
-                yield (step := tokens.tolist())
+                step = tokens.tolist()
+                newest = step[0]
+                yield step
                 if lookup:
-                    lookup.append(step[0])
-                if kept == len(draft) or step[0] != draft[kept]:
+                    lookup.append(newest)
+                if kept == len(draft) or newest != draft[kept]:
                     break
                 kept += 1
             cache.truncate(stop - 1)  # keys and values of guesses that did not come true

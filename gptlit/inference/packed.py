@@ -1,8 +1,8 @@
 """16-bit weights for decoding on a CPU.
 
-Decoding reads every weight once for each token, so its speed is that of memory. PyTorch's own
-bf16 matrix-vector product reaches half of it; oneDNN's blocked layout, which torch.compile's CPU
-backend uses too, reaches it, and is as fast with many rows.
+Decoding reads every weight once for each pass, which mostly gives one token, so its speed is that
+of memory. PyTorch's own bf16 matrix-vector product reaches half of it; oneDNN's blocked layout,
+which torch.compile's CPU backend uses too, reaches it, and is as fast with many rows.
 """
 
 import torch

@@ -10,7 +10,7 @@ from torch import Tensor
 PLAIN_UP_TO = 512
 """Longest sequence for which the CPU's 16-bit path may hold (heads, T, T) weights."""
 FEW = 16
-"""Queries for which that path would spend its time on copies."""
+"""Queries up to which the fused kernel is the faster one in 16 bits, too."""
 
 
 def attention(
@@ -33,6 +33,10 @@ def attention(
     # bf16 products are three to five times as fast, forward and backward; but not for few queries.
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and T > FEW and S <= PLAIN_UP_TO:
         return _plain(q, k, v, mask, drop_rate)
+    if q.device.type == "mps":
+        # For few queries, PyTorch's kernel there has taken strided tensors for contiguous ones
+        # (its issue 181133), and given wrong numbers without a word.
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     causal = mask is None and T > 1
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=drop_rate, is_causal=causal

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens already seen, so that each new token costs one position."""
+"""Keys and values of the tokens already seen, so that no pass computes them again."""
 
 from torch import Tensor
 

@@ -1,5 +1,6 @@
 """A look at what the model writes while it trains."""
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
@@ -54,9 +55,12 @@ class TextSamples(Callback):
 
     def _write(self, trainer: Trainer, task: Task) -> None:
         prompt = task.wrap_prompt(self.prompt)
-        [text] = generate_text(
-            task.model, self.tokenizer, [prompt], self.max_new_tokens, self.sampling, task.stop
-        )
+        # Blocks that are compiled for training would be so again for each layer of the cache and
+        # each number of tokens, up to the limit beyond which nothing new is compiled at all.
+        with torch.compiler.set_stance("force_eager"):
+            [text] = generate_text(
+                task.model, self.tokenizer, [prompt], self.max_new_tokens, self.sampling, task.stop
+            )
         self.console.print(Text(f"sample: {prompt}{text}", style="dim"))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new-tokens", type=positive, default=128, help="per prompt")
     parser.add_argument(
         "--text",
-        type=Path,
-        help="what gptlit-guessing has to write; by default the Python reference",
+        metavar="FILE",
+        help="what gptlit-guessing has to write; by default a chapter of the Python reference",
     )
 
 
@@ -60,7 +60,9 @@ def gptlit(args: argparse.Namespace) -> Measurement:
 
 
 def gptlit_guessing(args: argparse.Namespace) -> Measurement:
-    """The same with guesses, while it writes a text that somebody has written. One prompt."""
+    """The same with guesses, while it writes a text that somebody has written; always for one
+    prompt, as several have no guesses."""
+    args.batch_size = 1
     from gptlit.inference.generation import Sampling, stream_ids
     from gptlit.inference.placement import place
     from gptlit.model import GPTModel
@@ -83,11 +85,14 @@ def gptlit_guessing(args: argparse.Namespace) -> Measurement:
 
 def _text(args: argparse.Namespace) -> list[int]:
     """Ids of the text, prompt and new tokens."""
-    from pydoc_data.topics import topics
-
     from gptlit.tokenizer import get_tokenizer
 
-    text = args.text.read_text() if args.text else max(topics.values(), key=len)
+    if args.text:
+        text = Path(args.text).read_text(encoding="utf-8")
+    else:
+        from pydoc_data.topics import topics
+
+        text = max(topics.values(), key=len)
     ids: list[int] = get_tokenizer(args.tokenizer).encode_to_numpy(text).tolist()
     if len(ids) < (needed := args.prompt_tokens + args.new_tokens):
         raise SystemExit(f"error: the text has {len(ids)} tokens, {needed} are needed")
@@ -98,7 +103,7 @@ def _dictate(model: "GPTModel", ids: list[int]) -> list[int]:
     """Make a model find the next token of a text the likeliest, whatever its weights say.
 
     Returns:
-        a list that grows by the text's length at each pass of the model.
+        a list to which each pass adds the number of tokens that the cache then holds.
     """
     import torch
 

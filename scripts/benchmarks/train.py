@@ -158,7 +158,7 @@ def transformers_tuned(args: argparse.Namespace) -> Measurement:
 
 
 def transformers_bf16_tuned(args: argparse.Namespace) -> Measurement:
-    """Both."""
+    """transformers in bf16 autocast with gptlit's allocator settings."""
     allocator.restart_with_tuned_malloc()
     return transformers_bf16(args)
 

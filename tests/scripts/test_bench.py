@@ -26,7 +26,10 @@ CONTESTANTS = {
 }
 OPTIONS = {
     "train": (*NANO, "--context", "16", "--batch-size", "2", "--steps", "2", "--warmup", "1"),
-    "decode": (*NANO, "--prompt-tokens", "4", "--new-tokens", "4", "--batch-size", "2"),
+    "decode": (
+        *(*NANO, "--prompt-tokens", "4", "--new-tokens", "4", "--batch-size", "2"),
+        *("--text", str(BENCH)),
+    ),
     "instruct": (*NANO[:2], *NANO[4:], "--data", "FILE", "--steps", "2", "--warmup", "1"),
     "answers": (*NANO, "--data", "FILE", "--new-tokens", "4", "--sample", "2"),
     "data": ("--mb", "1", "--context", "64", "--seconds", "0.1", "--rounds", "1"),
