@@ -17,6 +17,7 @@ SHAPE = {"vocab_size": 257, "context_length": 32, "emb_dim": 16, "n_heads": 2, "
 
 
 def test_a_compiled_model_is_not_compiled_again_for_them() -> None:
+    torch.compiler.reset()  # of what other tests have compiled
     compiled: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
