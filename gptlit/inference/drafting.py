@@ -46,7 +46,7 @@ class PromptLookup:
         period = self._ids[at : at + self._size]
         return [period[i % len(period)] for i in range(min(self._size, limit))]
 
-    def judge(self, drafted: int, kept: int) -> None:
+    def adapt(self, drafted: int, kept: int) -> None:
         """Of so many drafted tokens, so many came true: guess more after a success, less after a
         failure."""
         if drafted:

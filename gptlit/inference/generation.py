@@ -91,7 +91,7 @@ def stream_ids(
     max_new_tokens: int,
     sampling: Sampling,
     use_cache: bool = True,
-    guess: bool = True,
+    prompt_lookup: bool = True,
 ) -> Iterator[list[int]]:
     """Continue prompts of any lengths, a token of each at a time.
 
@@ -109,8 +109,8 @@ def stream_ids(
         max_new_tokens: how many tokens each gets.
         sampling: how tokens are drawn.
         use_cache: off computes every position anew at each step, to check the cache against.
-        guess: off takes a pass for each token. Without the cache, for several prompts, and while
-            the window slides there are no guesses anyway.
+        prompt_lookup: off guesses nothing and takes a pass for each token. Without the cache, for
+            several prompts, and while the window slides there are no guesses anyway.
 
     Yields:
         one token id for each prompt.
@@ -128,7 +128,8 @@ def stream_ids(
         row[longest - len(prompt) : longest] = torch.tensor(prompt, device=device)
     sampler = Sampler(sampling, len(prompts), device)
     cache = KVCache(model.cfg, longest + max_new_tokens)
-    lookup = PromptLookup(prompts[0]) if guess and use_cache and len(prompts) == 1 else None
+    guessing = prompt_lookup and use_cache and len(prompts) == 1
+    lookup = PromptLookup(prompts[0]) if guessing else None
     training = model.training
     model.eval()
     try:
@@ -165,7 +166,7 @@ def stream_ids(
                 kept += 1
             cache.truncate(stop - 1)  # keys and values of guesses that did not come true
             if lookup:
-                lookup.judge(len(draft), kept)
+                lookup.adapt(len(draft), kept)
     finally:
         model.train(training)
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text",
         metavar="FILE",
-        help="what gptlit-guessing has to write; by default a chapter of the Python reference",
+        help="what gptlit-prompt-lookup has to write; by default a chapter of the Python reference",
     )
 
 
@@ -55,11 +55,11 @@ def gptlit(args: argparse.Namespace) -> Measurement:
         args,
         device,
         precision,
-        lambda: list(stream_ids(model, prompts, args.new_tokens, Sampling(), guess=False)),
+        lambda: list(stream_ids(model, prompts, args.new_tokens, Sampling(), prompt_lookup=False)),
     )
 
 
-def gptlit_guessing(args: argparse.Namespace) -> Measurement:
+def gptlit_prompt_lookup(args: argparse.Namespace) -> Measurement:
     """The same with guesses, while it writes a text that somebody has written; always for one
     prompt, as several have no guesses."""
     args.batch_size = 1
@@ -163,7 +163,7 @@ def transformers_fp32(args: argparse.Namespace) -> Measurement:
 
 CONTESTANTS: dict[str, Contestant] = {
     "gptlit": gptlit,
-    "gptlit-guessing": gptlit_guessing,
+    "gptlit-prompt-lookup": gptlit_prompt_lookup,
     "gptlit-fp32": gptlit_fp32,
     "transformers": transformers,
     "transformers-fp32": transformers_fp32,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from gptlit.errors import UserError
 from gptlit.evaluation import answers as module
@@ -14,6 +13,7 @@ from gptlit.evaluation.answers import Journal, progress_path, write_answers, wri
 from gptlit.inference.generation import Sampling, generate_text
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.tokenizer import get_tokenizer
+from tests.inference.decisive import decisive_model
 
 CFG = GPTConfig(vocab_size=257, context_length=48, emb_dim=32, n_heads=4, n_layers=2)
 TOKENIZER = get_tokenizer("byte")
@@ -24,12 +24,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def model() -> GPTModel:
-    torch.manual_seed(0)
-    model = GPTModel(CFG)
-    with torch.no_grad():  # far from uniform, so that greedy choices are no coin tosses
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-    return model.eval()
+    return decisive_model(CFG).eval()
 
 
 @pytest.fixture

@@ -12,18 +12,14 @@ from gptlit.inference.generation import (
 )
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.tokenizer import get_tokenizer
+from tests.inference.decisive import decisive_model
 
 CFG = GPTConfig(vocab_size=257, context_length=16, emb_dim=32, n_heads=4, n_layers=2)
 
 
 @pytest.fixture(scope="module")
 def model() -> GPTModel:
-    torch.manual_seed(0)
-    model = GPTModel(CFG)
-    with torch.no_grad():  # far from uniform, so that greedy choices are no coin tosses
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.2)
-    return model
+    return decisive_model(CFG)
 
 
 def book_loop(model: GPTModel, prompt: list[int], steps: int) -> list[int]:

@@ -18,7 +18,7 @@ NANO = ("--model", "gpt2-nano", "--tokenizer", "byte", "--device", "cpu", "--rou
 
 CONTESTANTS = {
     "train": ["gptlit", "gptlit-raw", "transformers-tuned"],
-    "decode": ["gptlit-fp32", "gptlit-guessing", "transformers-fp32"],
+    "decode": ["gptlit-fp32", "gptlit-prompt-lookup", "transformers-fp32"],
     "instruct": ["packed"],
     "answers": ["gptlit", "transformers"],
     "data": ["gptlit", "tiktoken", "loader"],
