@@ -70,6 +70,8 @@ def run(
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
+        if _is_interruption(error):
+            sys.exit(INTERRUPTED)
         line = _one_line(error, config_name)
         if line is None or debug:
             raise
@@ -170,6 +172,13 @@ def _remove_if_unused(folder: Path) -> None:
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # made for it too, if it is empty
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: a compiled module that is being imported makes it an error."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _own_error(error: Exception) -> Exception:

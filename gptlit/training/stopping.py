@@ -40,6 +40,7 @@ class _State:
     held: bool = False
     """Whether someone will ask for it."""
     raised: bool = False
+    """Whether `Stopped` is on its way."""
     saved_step: int | None = None
 
 
@@ -101,10 +102,12 @@ def saved_step() -> int | None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Take the signals, and say where the run was stopped; without effect inside another one, or
-    in a thread. Signals that the process was told to ignore are left alone."""
+    """Take the signals, and say where the run was stopped. Signals that the process was told to
+    ignore are left alone. Inside another one, or in a thread, it only tells what a library made of
+    a stop."""
     if _now.handled or threading.current_thread() is not threading.main_thread():
-        yield
+        with _unmasked():
+            yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     ours = [number for number, handler in before.items() if handler != signal.SIG_IGN]
@@ -112,7 +115,8 @@ def stoppable() -> Iterator[None]:
         signal.signal(number, _handle)
     vars(_now).update(vars(_State(handled=True)))
     try:
-        yield
+        with _unmasked():
+            yield
     except Stopped:
         if first_process():
             print(_where(), file=sys.stderr, flush=True)
@@ -121,6 +125,18 @@ def stoppable() -> Iterator[None]:
         for number in ours:
             signal.signal(number, before[number])
         vars(_now).update(vars(_State()))
+
+
+@contextmanager
+def _unmasked() -> Iterator[None]:
+    """An error after `Stopped` was raised is what became of it: a compiled module that was being
+    imported turns it into an ImportError."""
+    try:
+        yield
+    except Exception as error:
+        if _now.raised:
+            raise Stopped from error
+        raise
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

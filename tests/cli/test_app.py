@@ -10,8 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from gptlit.cli import app
 from gptlit.cli.arguments import quote
 from gptlit.options import conf_dir
+from gptlit.training.stopping import INTERRUPTED
 
 SPECIAL = r"""'"\${}[](),=:~+*?|/#%@!<>; """ + "\t\n\r\\\\"
 
@@ -163,3 +165,20 @@ def test_conf_is_found_wherever_the_command_runs(
     monkeypatch.chdir(tmp_path)
     assert (conf_dir() / "train.yaml").is_file()
     assert conf_dir().is_absolute()
+
+
+@pytest.mark.parametrize("key", [True, False])
+def test_ctrl_c_that_a_library_made_an_error_is_ctrl_c(
+    key: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As compiled modules do that are being imported."""
+
+    def importing(_: list[str]) -> list[str]:
+        raise ImportError("initialization failed") from (KeyboardInterrupt() if key else KeyError())
+
+    monkeypatch.setattr("sys.argv", ["generate.py"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit if key else ImportError) as caught:
+        app.run("generate", lambda _: None, lambda *_: None, rewrite=importing)
+    assert not key or caught.value.code == INTERRUPTED

@@ -93,6 +93,37 @@ def test_the_next_run_of_a_sweep_does_not_begin() -> None:
         stopping.begin(None)
 
 
+@pytest.mark.parametrize("cause", [True, False])
+def test_an_error_that_a_library_made_of_it_is_no_error(
+    cause: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As compiled modules do that are being imported; not all of them name the cause."""
+
+    def imported() -> None:
+        try:
+            send(signal.SIGTERM)
+        except BaseException as error:
+            raise ImportError("initialization failed") from (error if cause else None)
+
+    caught = []
+    with pytest.raises(Stopped), stoppable():
+        stopping.begin(30)
+        try:
+            with stoppable():  # of one run, in a sweep that goes on after errors
+                imported()
+        except Exception as error:
+            caught.append(error)
+    assert not caught
+    assert capfd.readouterr().err == "stopped by SIGTERM after step 30; go on with resume=auto\n"
+
+
+def test_errors_of_a_run_that_nobody_stopped_are_errors() -> None:
+    with pytest.raises(ImportError), stoppable(), stoppable():
+        stopping.hold()
+        send(signal.SIGTERM)
+        raise ImportError
+
+
 def test_it_ends_a_process_past_everything_that_catches_errors() -> None:
     assert issubclass(Stopped, SystemExit) and not issubclass(Stopped, Exception)
 
