@@ -79,6 +79,16 @@ def resolve_precision(name: str, device: str) -> str:
     return name
 
 
+def products(precision: str, device: str) -> str:
+    """The format of the products in a training precision, neither of them "auto".
+
+    A CPU that multiplies bf16 no faster than fp32 is best left to multiply fp32; what bf16 saves
+    there is memory, see `gptlit.model.saved`.
+    """
+    slow = precision == "bf16" and device == "cpu" and not fast_bf16("cpu")
+    return "fp32" if slow else precision
+
+
 def device_name(device: str) -> str:
     """The device as its maker calls it, for reports."""
     if device == "cuda":
@@ -103,7 +113,8 @@ def peak_flops(device: str, precision: str) -> float:
 
     Published figures for known GPUs; elsewhere the best of a few large matrix products.
     """
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    formats = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = formats[products(precision, device)]
     if device == "cuda":
         from lightning.fabric.utilities.throughput import get_available_flops
 

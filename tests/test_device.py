@@ -12,6 +12,7 @@ from gptlit.device import (
     device_name,
     peak_flops,
     peak_memory_gb,
+    products,
     resolve_device,
     resolve_precision,
 )
@@ -112,6 +113,8 @@ def test_instructions_for_bf16_are_not_always_faster(
     machine(bf16=bf16, amx=amx, vendor=vendor)
     assert resolve_precision("auto", "cpu") == given
     assert cpu_has_bf16() == bf16
+    assert (products("bf16", "cpu"), products("fp32", "cpu")) == (given, "fp32")
+    assert products("bf16", "cuda") == "bf16"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -8,6 +8,8 @@ Shapes: B batch, T time (tokens), C emb_dim, V vocabulary.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from gptlit.model.attention import attention
 from gptlit.model.cache import KVCache
 from gptlit.model.config import GPTConfig
 from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum
+from gptlit.model.saved import saved_in
 
 
 class MultiHeadAttention(nn.Module):
@@ -119,11 +122,14 @@ class GPTModel(nn.Module):
 
     Embedding and head have `cfg.padded_vocab_size` rows, so that matrix products run on round
     sizes; the rows past `cfg.vocab_size` never appear in logits or losses.
+
+    Where `saved_dtype` is set, the blocks keep in it what the backward pass needs of them.
     """
 
     def __init__(self, cfg: GPTConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        self.saved_dtype: torch.dtype | None = None
         self.tok_emb = nn.Embedding(cfg.padded_vocab_size, cfg.emb_dim)
         self.pos_emb = nn.Embedding(cfg.context_length, cfg.emb_dim)
         self.drop_emb = nn.Dropout(cfg.drop_rate)
@@ -238,14 +244,20 @@ class GPTModel(nn.Module):
             keys = torch.arange(past + T, device=x.device)
             mask = keys <= keys[past:, None]
         blocks = list(enumerate(self.trf_blocks))[start:stop]
-        for layer, block in blocks:
-            if self.cfg.activation_checkpointing and self.training:
-                x = checkpoint(block, x, mask, use_reentrant=False)
-            else:
-                x = block(x, mask, cache, layer)
+        with self._saving(x):
+            for layer, block in blocks:
+                if self.cfg.activation_checkpointing and self.training:
+                    x = checkpoint(block, x, mask, use_reentrant=False)
+                else:
+                    x = block(x, mask, cache, layer)
         if cache is not None:
             cache.length = past + T
         return x
+
+    def _saving(self, x: Tensor) -> AbstractContextManager[Any]:
+        if self.saved_dtype is None or not torch.is_grad_enabled():
+            return nullcontext()
+        return saved_in(self.saved_dtype, self.parameters(), at_least=x.numel())
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., C) -> unnormalised log-probabilities (..., V)."""

@@ -30,6 +30,7 @@ from gptlit.training.setup import (
     count_steps,
     make_trainer,
     optimizer_factory,
+    saved_dtype,
     set_lengths,
 )
 from gptlit.training.summary import mark_latest, write_summary
@@ -86,6 +87,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             return saved_best_score(start_from.content)
     monitor.flops_per_target = task.flops_per_target()
     task.optimizer_factory = optimizer_factory(config, precision, total_steps)
+    task.model.saved_dtype = saved_dtype(config, device, precision)
     if config["compile"]:
         task.model.compile_blocks()
     progress.total_steps = monitor.total_steps = total_steps

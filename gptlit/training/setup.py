@@ -9,7 +9,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from gptlit.device import PRECISIONS
+from gptlit.device import PRECISIONS, products
 from gptlit.errors import UserError
 from gptlit.tasks import Task, task_class
 from gptlit.tokenizer import Tokenizer
@@ -62,7 +62,7 @@ def make_trainer(
             num_nodes=num_nodes,
             strategy=make_strategy(settings["strategy"], settings["timeout_s"]),
             plugins=plugins,
-            precision=PRECISIONS[precision],
+            precision=PRECISIONS[_products(config, device, precision)],
             max_epochs=-1,  # see `set_lengths`
             accumulate_grad_batches=settings["accumulate_grad_batches"],
             gradient_clip_val=settings["gradient_clip_val"],
@@ -87,6 +87,17 @@ def make_trainer(
     # Lightning's would take the place of ours, see `gptlit.training.stopping`.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def saved_dtype(config: dict[str, Any], device: str, precision: str) -> torch.dtype | None:
+    """In which type the blocks keep what the backward pass needs, where it is not as it comes."""
+    return None if _products(config, device, precision) == precision else torch.bfloat16
+
+
+def _products(config: dict[str, Any], device: str, precision: str) -> str:
+    """FSDP, which moves the weights about, has its own way with precisions."""
+    fsdp = config["trainer"]["strategy"] == "fsdp"
+    return precision if fsdp else products(precision, device)
 
 
 def count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[int, int]:

@@ -115,11 +115,14 @@ def gptlit_raw(args: argparse.Namespace) -> Measurement:
     allocator.restart_with_tuned_malloc()
     import torch
 
+    from gptlit.device import products
     from gptlit.model import GPTModel
 
     device, precision = resolved(args)
     torch.set_float32_matmul_precision("high")
     model = GPTModel(model_config(args, args.context)).to(device)
+    multiplied = products(precision, device)
+    model.saved_dtype = torch.bfloat16 if multiplied != precision else None
     if args.compile:
         model.compile_blocks()
     optimizer = torch.optim.AdamW(model.parameters(), fused=precision != "fp16")
@@ -127,14 +130,14 @@ def gptlit_raw(args: argparse.Namespace) -> Measurement:
     def loss(inputs: "Tensor", targets: "Tensor") -> "Tensor":
         return model.loss_sum(inputs, targets, dense=True) / targets.numel()
 
-    return _loop(args, model, optimizer, loss, clip=1.0)
+    return _loop(args, model, optimizer, loss, multiplied, clip=1.0)
 
 
 def transformers(args: argparse.Namespace) -> Measurement:
     """GPT2LMHeadModel in a plain loop without clipping, torch's defaults for the rest."""
     import torch
 
-    device, _ = resolved(args)
+    device, precision = resolved(args)
     model = transformers_model(model_config(args, args.context)).to(device)
     optimizer = torch.optim.AdamW(model.parameters())
 
@@ -142,7 +145,7 @@ def transformers(args: argparse.Namespace) -> Measurement:
         out: Tensor = model(inputs, labels=inputs, use_cache=False).loss
         return out
 
-    return _loop(args, model, optimizer, loss, clip=None)
+    return _loop(args, model, optimizer, loss, precision, clip=None)
 
 
 def transformers_bf16(args: argparse.Namespace) -> Measurement:
@@ -199,12 +202,13 @@ def _loop(
     model: "nn.Module",
     optimizer: "Optimizer",
     loss: Callable[["Tensor", "Tensor"], "Tensor"],
+    precision: str,
     clip: float | None,
 ) -> Measurement:
-    """Forward, backward, clip, step."""
+    """Forward in the precision's autocast, backward, clip, step."""
     import torch
 
-    device, precision = resolved(args)
+    device, _ = resolved(args)
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
     clock = Clock(args)

@@ -9,11 +9,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from gptlit import device
 from gptlit.cli.train import train
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
 from gptlit.training import monitor, run
 from gptlit.training.metrics_csv import read_metrics
+from gptlit.training.setup import saved_dtype
 
 torch.set_num_threads(1)
 
@@ -130,6 +132,26 @@ def test_a_finished_run_can_be_made_longer(capsys: pytest.CaptureFixture[str]) -
     assert rates[5] == pytest.approx(2e-3 * (0.1 + 0.9 * 0.5))  # half way of the longer run
     assert list(measured(folder, "val/loss"))[-2:] == [4, 8]
     assert (summary(folder)["steps"], summary(folder)["tokens"]) == (8, 8 * 64)
+
+
+@pytest.mark.parametrize(("fast", "strategy"), [(False, "auto"), (True, "auto"), (False, "fsdp")])
+def test_a_cpu_with_slow_bf16_multiplies_fp32_and_keeps_bf16(
+    fast: bool, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "fast_bf16", lambda name: fast)
+    config: Any = {"trainer": {"strategy": strategy}}
+    kept = not fast and strategy == "auto"
+    assert saved_dtype(config, "cpu", "bf16") == (torch.bfloat16 if kept else None)
+    assert saved_dtype(config, "cpu", "fp32") is None
+    if strategy == "fsdp":  # needs several processes
+        return
+    options = ("trainer.max_steps=2", "trainer.val_at_start=false")
+    exact, rounded = (fit(name, *options, f"precision={name}") for name in ("fp32", "bf16"))
+    assert summary(rounded)["precision"] == "bf16"
+    for name, same in (("loss", kept), ("grad_norm", False)):
+        there, here = (measured(folder, f"train/{name}")[1] for folder in (exact, rounded))
+        assert here == pytest.approx(there, rel=0.01)
+        assert (here == there) == same, name
 
 
 def killed(*_: Any) -> None:
