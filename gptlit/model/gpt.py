@@ -40,10 +40,13 @@ class MultiHeadAttention(nn.Module):
         """x (B, T, C) -> (B, T, C); `mask` as in `GPTModel.hidden`."""
         B, T, C = x.shape  # noqa: N806
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim)
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, n_heads, T, head_dim)
-        q, kv = qkv[0], qkv[1:]
-        # each (B, n_heads, T of the past and now, head_dim)
-        k, v = kv if cache is None else cache.append(layer, kv)
+        if cache is None:
+            # The gradient is stacked from three, where slices would be padded with zeros and added.
+            q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+        else:
+            qkv = qkv.permute(2, 0, 3, 1, 4)
+            # keys and values of the past and now
+            q, (k, v) = qkv[0], cache.append(layer, qkv[1:])
         y = attention(q, k, v, mask, self.drop_rate if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.dropout(self.out_proj(y))
@@ -190,7 +193,7 @@ class GPTModel(nn.Module):
         *,
         positions: Tensor | None = None,
         past: int = 0,
-        sparse_grad: bool = False,
+        table: Tensor | None = None,
     ) -> Tensor:
         """What goes into the first block.
 
@@ -199,8 +202,7 @@ class GPTModel(nn.Module):
             positions: (B, T) or (T,) int64, below the context length; T may then be greater.
                 Default: counted on from `past`.
             past: tokens that came before these.
-            sparse_grad: the token embedding's gradient as a sparse tensor, which is cheaper where
-                it is added to another one of the same weight.
+            table: the token embedding's weight, to take a sparse gradient. Default: dense.
 
         Returns:
             (B, T, C).
@@ -216,7 +218,8 @@ class GPTModel(nn.Module):
                     f"{end} tokens exceed the model's context of {self.cfg.context_length}"
                 )
             positions = torch.arange(past, end, device=input_ids.device)
-        tokens = F.embedding(input_ids, self.tok_emb.weight, sparse=sparse_grad)
+        sparse, weight = table is not None, self.tok_emb.weight if table is None else table
+        tokens = F.embedding(input_ids, weight, sparse=sparse)
         return self.drop_emb(tokens + self.pos_emb(positions))
 
     def run_blocks(
@@ -298,16 +301,16 @@ class GPTModel(nn.Module):
         Returns:
             a scalar in fp32; divide by the number of targets for the mean.
         """
-        # The tied head's gradient fills the whole table: the embedding's adds a few rows to it.
-        sparse = self.out_head is None and input_ids.device.type == "cpu"
-        x = self.embed(input_ids, positions=positions, sparse_grad=sparse)
+        head = self.tok_emb if self.out_head is None else self.out_head
+        weight, table = head.get_parameter("weight"), None
+        if self.out_head is None and input_ids.device.type == "cpu":
+            table, weight = _Tied.apply(weight)
+        x = self.embed(input_ids, positions=positions, table=table)
         h = self.final_norm(self.run_blocks(x, mask=mask)).flatten(0, 1)  # (B T, C)
         targets = targets.flatten()
         if not dense:
             keep = targets != IGNORE_INDEX
             h, targets = h[keep], targets[keep]
-        head = self.tok_emb if self.out_head is None else self.out_head
-        weight = head.get_parameter("weight")
         return cross_entropy_sum(h, weight, targets, self.cfg.vocab_size)
 
     def compile_blocks(self) -> None:
@@ -326,3 +329,16 @@ class GPTModel(nn.Module):
         if not embeddings:
             total -= (cfg.vocab_size + cfg.context_length) * cfg.emb_dim
         return total
+
+
+class _Tied(torch.autograd.Function):
+    """The tied table, as embedding and as head. The head's gradient fills the whole table, the
+    embedding's a few rows: they are added to it where it is, where autograd would copy it."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor) -> tuple[Tensor, Tensor]:
+        return table.view_as(table), table.view_as(table)
+
+    @staticmethod
+    def backward(ctx: Any, few_rows: Tensor, all_rows: Tensor) -> Tensor:
+        return all_rows.add_(few_rows)

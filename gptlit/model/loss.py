@@ -8,6 +8,7 @@ hidden states and of the weight, and freed. (batch x time x vocabulary) never ex
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE_INDEX = -100
@@ -67,7 +68,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(h), rows):
             part = slice(start, start + rows)
             logits = h[part] @ w.T  # (rows, V padded)
-            loss += _softmax_minus_onehot_(logits, targets[part], vocab_size)
+            loss += _softmax_minus_onehot_(logits, h[part], w, targets[part], vocab_size)
             if grad_h is not None:
                 # This way round, oneDNN is a fifth faster than for logits @ w.
                 grad_h[part] = (w.T @ logits.T).T
@@ -89,22 +90,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grads[0], grads[1], None, None, None
 
 
-def _softmax_minus_onehot_(logits: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
-    """Turn logits (N, V padded) into softmax - onehot in place; return the summed loss (fp32)."""
+def _softmax_minus_onehot_(
+    logits: Tensor, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int
+) -> Tensor:
+    """Turn logits = hidden @ weight.T (N, V padded) into softmax - onehot in place; return the
+    summed loss (fp32)."""
     loss = torch.zeros((), dtype=torch.float32, device=logits.device)
+    logits[:, vocab_size:] = -torch.inf
     # A GPU takes the chunk in a few large kernels; a CPU is faster while its caches hold the rows.
     n_rows = len(logits) if logits.is_cuda else max(1, SOFTMAX_ELEMENTS // logits.shape[1])
-    for rows, target in zip(logits.split(n_rows), targets.split(n_rows), strict=True):
-        real, index = rows[:, :vocab_size], target[:, None]
-        p = torch.softmax(real, dim=1, dtype=torch.float32)
-        p_target = p.gather(1, index)[:, 0]
-        if p.is_cuda or bool(p_target.min() < SMALL):
+    parts = (x.split(n_rows) for x in (logits, hidden, targets))
+    for rows, h, target in zip(*parts, strict=True):
+        index = target[:, None]
+        if rows.is_cuda:
+            p = torch.softmax(rows, dim=1, dtype=torch.float32)
             # log(sum exp) from the likeliest class, whose probability cannot underflow.
-            log_z = real.amax(dim=1).float() - p.amax(dim=1).log()
-            loss += (log_z - real.gather(1, index)[:, 0]).sum()
+            log_z = rows.amax(dim=1).float() - p.amax(dim=1).log()
+            loss += (log_z - rows.gather(1, index)[:, 0]).sum()
         else:
-            loss -= p_target.log().sum()
+            in_place = rows if rows.dtype == torch.float32 else None
+            p = torch.softmax(rows, dim=1, dtype=torch.float32, out=in_place)
+            p_target = p.gather(1, index)[:, 0]
+            tiny = p_target < SMALL
+            loss -= p_target[~tiny].log().sum()
+            if tiny.any():
+                again = (h[tiny] @ weight.T)[:, :vocab_size].float()
+                loss += F.cross_entropy(again, target[tiny], reduction="sum")
         p.scatter_add_(1, index, p.new_full(index.shape, -1.0))
-        rows[:, :vocab_size] = p
-        rows[:, vocab_size:] = 0
+        rows.copy_(p)
     return loss

@@ -35,12 +35,16 @@ def test_chunks_give_the_loss_and_gradients_of_the_plain_formula(
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-def test_extreme_logits_stay_finite() -> None:
-    hidden = torch.tensor([[200.0], [-200.0]], requires_grad=True)
-    weight = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)
-    value = cross_entropy_sum(hidden, weight, torch.tensor([1, 0]), 3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_logits_stay_finite(dtype: torch.dtype) -> None:
+    hidden = torch.tensor([[200.0], [-200.0], [1.0]], requires_grad=True)
+    weight = torch.tensor([[1.0], [-1.0], [0.0], [300.0]], requires_grad=True)
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        value = cross_entropy_sum(hidden, weight, torch.tensor([1, 0, 2]), 3)
     value.backward()
-    torch.testing.assert_close(value, torch.tensor(800.0))
+    last = -torch.tensor([1.0, -1.0, 0.0]).log_softmax(0)[2]
+    torch.testing.assert_close(value, 800 + last)
+    assert hidden.grad is not None and weight.grad is not None
     assert torch.isfinite(hidden.grad).all() and torch.isfinite(weight.grad).all()
 
 
