@@ -82,11 +82,12 @@ def resolve_precision(name: str, device: str) -> str:
 def products(precision: str, device: str) -> str:
     """The format of the products in a training precision, neither of them "auto".
 
-    A CPU that multiplies bf16 no faster than fp32 is best left to multiply fp32; what bf16 saves
-    there is memory, see `gptlit.model.saved`.
+    An x86 CPU that multiplies bf16 no faster than fp32 is best left to multiply fp32; what bf16
+    saves there is memory, see `gptlit.model.saved`. Of others it is not known.
     """
-    slow = precision == "bf16" and device == "cpu" and not fast_bf16("cpu")
-    return "fp32" if slow else precision
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    slow = device == "cpu" and x86 and not fast_bf16("cpu")
+    return "fp32" if slow and precision == "bf16" else precision
 
 
 def device_name(device: str) -> str:

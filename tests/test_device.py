@@ -108,13 +108,16 @@ def test_the_format_that_trains_well(
     ],
 )
 def test_instructions_for_bf16_are_not_always_faster(
-    machine: Any, vendor: str, bf16: bool, amx: bool, given: str
+    machine: Any, vendor: str, bf16: bool, amx: bool, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(bf16=bf16, amx=amx, vendor=vendor)
+    monkeypatch.setattr("platform.machine", lambda: "AMD64")  # as Windows has it
     assert resolve_precision("auto", "cpu") == given
     assert cpu_has_bf16() == bf16
     assert (products("bf16", "cpu"), products("fp32", "cpu")) == (given, "fp32")
     assert products("bf16", "cuda") == "bf16"
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert products("bf16", "cpu") == "bf16"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -1,7 +1,6 @@
 """New tokens per second of greedy decoding, the prompt's pass included."""
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 
 BASELINE = "transformers"
 COSTS: dict[str, tuple[str, str]] = {}
-CALLS = 3
+CALLS = 4
+"""That are timed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-tokens", type=positive, default=32, help="per prompt")
     parser.add_argument("--new-tokens", type=positive, default=128, help="per prompt")
     parser.add_argument(
+        "--weights",
+        metavar="FOLDER",
+        help="of a trained model, from scripts/export.py; by default random weights of --model",
+    )
+    parser.add_argument(
         "--text",
         metavar="FILE",
-        help="what gptlit-prompt-lookup has to write; by default a chapter of the Python reference",
+        help="what prompts are taken from, and what gptlit-prompt-lookup has to write where weights"
+        " are random; by default a chapter of the Python reference",
     )
 
 
@@ -45,70 +51,55 @@ def gptlit(args: argparse.Namespace) -> Measurement:
     """The way of generate.py, `place`, then `stream_ids`, but a pass for each token: random
     weights repeat themselves, and every guess would come true."""
     from gptlit.inference.generation import Sampling, stream_ids
-    from gptlit.inference.placement import place
-    from gptlit.model import GPTModel
 
-    model = GPTModel(model_config(args, _length(args)))
-    model, device, precision = place(model, args.device, args.precision)
-    prompts = _prompts(args)
-    return _measure(
-        args,
-        device,
-        precision,
-        lambda: list(stream_ids(model, prompts, args.new_tokens, Sampling(), prompt_lookup=False)),
-    )
+    model, device, precision = _placed(args)
+
+    def decode(ids: list[list[int]]) -> None:
+        list(stream_ids(model, ids, args.new_tokens, Sampling(), prompt_lookup=False))
+
+    return _measure(args, device, precision, _prompts(args), decode)
 
 
 def gptlit_prompt_lookup(args: argparse.Namespace) -> Measurement:
-    """The same with guesses, while it writes a text that somebody has written; always for one
-    prompt, as several have no guesses."""
+    """The same with guesses, as generate.py does; always for one prompt, as several have no
+    guesses. Random weights are made to write what somebody has written."""
     args.batch_size = 1
     from gptlit.inference.generation import Sampling, stream_ids
+
+    model, device, precision = _placed(args)
+    passes, prompts = _count_passes(model), _prompts(args)
+    text: list[int] = []
+    if not args.weights:
+        text = _text(args)[: args.prompt_tokens + args.new_tokens]
+        prompts = [[text[: args.prompt_tokens]]] * CALLS
+        _dictate(model, text, passes)
+
+    def decode(ids: list[list[int]]) -> None:
+        written = [token for [token] in stream_ids(model, ids, args.new_tokens, Sampling())]
+        assert not text or ids[0] + written == text
+
+    measurement = _measure(args, device, precision, prompts, decode)
+    tokens = (CALLS + 1) * args.new_tokens
+    return replace(measurement, note=f"{tokens / len(passes):.2f} tokens a pass")
+
+
+def _placed(args: argparse.Namespace) -> "tuple[GPTModel, str, str]":
+    """The model, its device and its precision."""
+    from gptlit.inference.checkpoint import open_trained
     from gptlit.inference.placement import place
     from gptlit.model import GPTModel
 
-    ids = _text(args)
-    prompt, text = ids[: args.prompt_tokens], ids[args.prompt_tokens :]
-    model = GPTModel(model_config(args, _length(args)))
-    model, device, precision = place(model, args.device, args.precision)
-    passes = _dictate(model, ids)
-
-    def decode() -> list[list[int]]:
-        passes.clear()
-        tokens = list(stream_ids(model, [prompt], len(text), Sampling()))
-        assert tokens == [[token] for token in text]
-        return tokens
-
-    measurement = _measure(args, device, precision, decode)
-    return replace(measurement, note=f"{len(text) / len(passes):.2f} tokens a pass")
-
-
-def _text(args: argparse.Namespace) -> list[int]:
-    """Ids of the text, prompt and new tokens."""
-    from gptlit.tokenizer import get_tokenizer
-
-    if args.text:
-        text = Path(args.text).read_text(encoding="utf-8")
+    if args.weights:
+        model = open_trained(args.weights, "pretrain", "outputs", {})[0].model
     else:
-        from pydoc_data.topics import topics
-
-        text = max(topics.values(), key=len)
-    ids: list[int] = get_tokenizer(args.tokenizer).encode_to_numpy(text).tolist()
-    if len(ids) < (needed := args.prompt_tokens + args.new_tokens):
-        raise SystemExit(f"error: the text has {len(ids)} tokens, {needed} are needed")
-    return ids[:needed]
+        model = GPTModel(model_config(args, _length(args)))
+    return place(model, args.device, args.precision)
 
 
-def _dictate(model: "GPTModel", ids: list[int]) -> list[int]:
-    """Make a model find the next token of a text the likeliest, whatever its weights say.
-
-    Returns:
-        a list to which each pass adds the number of tokens that the cache then holds.
-    """
-    import torch
-
-    text = torch.tensor(ids, device=model.tok_emb.weight.device)
-    hidden, logits = model.hidden, model.logits
+def _count_passes(model: "GPTModel") -> list[int]:
+    """A list to which each pass of the model adds the number of tokens that the cache then
+    holds."""
+    hidden = model.hidden
     seen: list[int] = []
 
     def counted(*args: Any, **kwargs: Any) -> "Tensor":
@@ -116,14 +107,23 @@ def _dictate(model: "GPTModel", ids: list[int]) -> list[int]:
         seen.append(kwargs["cache"].length)
         return out
 
+    model.hidden = counted  # type: ignore[method-assign]
+    return seen
+
+
+def _dictate(model: "GPTModel", ids: list[int], seen: list[int]) -> None:
+    """Make a model find the next token of a text the likeliest, whatever its weights say."""
+    import torch
+
+    text = torch.tensor(ids, device=model.tok_emb.weight.device)
+    logits = model.logits
+
     def dictated(h: "Tensor") -> "Tensor":
         n = h.shape[1]
         wanted = text[seen[-1] - n + 1 : seen[-1] + 1]
         return logits(h).scatter(-1, wanted[None, :, None], torch.inf)
 
-    model.hidden = counted  # type: ignore[method-assign]
     model.logits = dictated  # type: ignore[method-assign, assignment]
-    return seen
 
 
 def transformers(args: argparse.Namespace) -> Measurement:
@@ -132,11 +132,17 @@ def transformers(args: argparse.Namespace) -> Measurement:
 
     device, precision = resolved_for_decoding(args)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    model = transformers_model(model_config(args, _length(args))).to(device, dtype).eval()
-    prompts = torch.tensor(_prompts(args), device=device)
+    if args.weights:
+        from transformers import GPT2LMHeadModel
 
-    def decode() -> list[list[int]]:
-        out: list[list[int]] = model.generate(
+        model: Any = GPT2LMHeadModel.from_pretrained(args.weights)
+    else:
+        model = transformers_model(model_config(args, _length(args)))
+    model = model.to(device, dtype).eval()
+
+    def decode(ids: list[list[int]]) -> None:
+        prompts = torch.tensor(ids, device=device)
+        model.generate(
             prompts,
             attention_mask=torch.ones_like(prompts),
             do_sample=False,
@@ -144,9 +150,8 @@ def transformers(args: argparse.Namespace) -> Measurement:
             min_new_tokens=args.new_tokens,
             pad_token_id=model.config.eos_token_id,
         ).tolist()
-        return out
 
-    return _measure(args, device, precision, decode)
+    return _measure(args, device, precision, _prompts(args), decode)
 
 
 def gptlit_fp32(args: argparse.Namespace) -> Measurement:
@@ -175,26 +180,51 @@ def _length(args: argparse.Namespace) -> int:
     return max(1024, args.prompt_tokens + args.new_tokens)
 
 
-def _prompts(args: argparse.Namespace) -> list[list[int]]:
-    """Random ids that both tokenizers have, (batch, prompt tokens)."""
+def _prompts(args: argparse.Namespace) -> list[list[list[int]]]:
+    """For each call (batch, prompt tokens): from all over the text if there are trained weights to
+    go on with it; otherwise the same random ids, which both tokenizers have."""
+    n = CALLS * args.batch_size
+    if args.weights:
+        ids = _text(args)
+        starts = [i * (len(ids) - args.prompt_tokens) // n for i in range(n)]
+        prompts = [ids[start : start + args.prompt_tokens] for start in starts]
+        return [prompts[call::CALLS] for call in range(CALLS)]
     import numpy as np
 
     shape = (args.batch_size, args.prompt_tokens)
-    prompts: list[list[int]] = np.random.default_rng(0).integers(256, size=shape).tolist()
-    return prompts
+    return [np.random.default_rng(0).integers(256, size=shape).tolist()] * CALLS
+
+
+def _text(args: argparse.Namespace) -> list[int]:
+    """Its ids, enough for a prompt and its new tokens."""
+    from gptlit.tokenizer import get_tokenizer
+
+    if args.text:
+        text = Path(args.text).read_text(encoding="utf-8")
+    else:
+        from pydoc_data.topics import topics
+
+        text = max(topics.values(), key=len)
+    ids: list[int] = get_tokenizer(args.tokenizer).encode_to_numpy(text).tolist()
+    if len(ids) < (needed := args.prompt_tokens + args.new_tokens):
+        raise SystemExit(f"error: the text has {len(ids)} tokens, {needed} are needed")
+    return ids
 
 
 def _measure(
-    args: argparse.Namespace, device: str, precision: str, decode: Callable[[], list[list[int]]]
+    args: argparse.Namespace,
+    device: str,
+    precision: str,
+    prompts: list[list[list[int]]],
+    decode: Callable[[list[list[int]]], Any],
 ) -> Measurement:
-    """The median of some calls after a first one; `decode` ends when its tokens are there."""
+    """The rate over all calls, after one that is not timed; `decode` ends when its tokens are
+    there."""
     from gptlit.device import peak_memory_gb
 
-    decode()
-    seconds = []
-    for _ in range(CALLS):
-        start = time.perf_counter()
-        decode()
-        seconds.append(time.perf_counter() - start)
-    rate = args.batch_size * args.new_tokens / statistics.median(seconds)
+    decode(prompts[0])
+    start = time.perf_counter()
+    for ids in prompts:
+        decode(ids)
+    rate = len(prompts) * args.batch_size * args.new_tokens / (time.perf_counter() - start)
     return Measurement(rate, "tokens/s", precision, peak_memory_gb(device))

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from gptlit.model import GPTConfig, GPTModel
+from gptlit.weights.export import export_huggingface
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench.py"
 NANO = ("--model", "gpt2-nano", "--tokenizer", "byte", "--device", "cpu", "--rounds", "1")
@@ -82,6 +86,20 @@ def test_each_kind_reports_its_contestants(kind: str, benches: dict[str, Future[
         assert name in run.output
         assert (row["memory_gb"] is not None) == (kind != "startup")
         assert (row["mfu"] is not None) == (kind == "train")
+
+
+def test_trained_weights_are_those_of_an_exported_folder(tmp_path: Path) -> None:
+    model = GPTModel(GPTConfig(257, context_length=64, emb_dim=32, n_heads=2, n_layers=1))
+    for weight in model.parameters():
+        torch.nn.init.zeros_(weight)  # then it writes the first token of all for ever
+    export_huggingface(model, "byte", tmp_path / "trained", 256, {})
+    contestants = ["gptlit-fp32", "gptlit-prompt-lookup", "transformers-fp32"]
+    options = ("--prompt-tokens", "4", "--new-tokens", "32", "--weights", tmp_path / "trained")
+    run = bench(tmp_path, "decode", contestants, *NANO, *map(str, options))
+    assert run.exit_code == 0, run.report
+    [measured] = run.report["contestants"]["gptlit-prompt-lookup"]["rounds"]
+    per_pass, what = measured["note"].split(maxsplit=1)
+    assert what == "tokens a pass" and float(per_pass) > 3, "every guess comes true"
 
 
 def test_ratios_are_those_of_the_medians_and_of_the_rounds(

@@ -139,6 +139,7 @@ def test_a_cpu_with_slow_bf16_multiplies_fp32_and_keeps_bf16(
     fast: bool, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "fast_bf16", lambda name: fast)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     config: Any = {"trainer": {"strategy": strategy}}
     kept = not fast and strategy == "auto"
     assert saved_dtype(config, "cpu", "bf16") == (torch.bfloat16 if kept else None)
