@@ -95,20 +95,20 @@ def _softmax_minus_onehot_(
 ) -> Tensor:
     """Turn logits = hidden @ weight.T (N, V padded) into softmax - onehot in place; return the
     summed loss (fp32)."""
-    loss = torch.zeros((), dtype=torch.float32, device=logits.device)
+    loss, device = logits.new_zeros((), dtype=torch.float32), logits.device.type
     logits[:, vocab_size:] = -torch.inf
     # A GPU takes the chunk in a few large kernels; a CPU is faster while its caches hold the rows.
-    n_rows = len(logits) if logits.is_cuda else max(1, SOFTMAX_ELEMENTS // logits.shape[1])
+    n_rows = len(logits) if device == "cuda" else max(1, SOFTMAX_ELEMENTS // logits.shape[1])
     parts = (x.split(n_rows) for x in (logits, hidden, targets))
     for rows, h, target in zip(*parts, strict=True):
         index = target[:, None]
-        if rows.is_cuda:
+        if device == "cuda":
             p = torch.softmax(rows, dim=1, dtype=torch.float32)
             # log(sum exp) from the likeliest class, whose probability cannot underflow.
             log_z = rows.amax(dim=1).float() - p.amax(dim=1).log()
             loss += (log_z - rows.gather(1, index)[:, 0]).sum()
         else:
-            in_place = rows if rows.dtype == torch.float32 else None
+            in_place = rows if rows.dtype == torch.float32 and device == "cpu" else None
             p = torch.softmax(rows, dim=1, dtype=torch.float32, out=in_place)
             p_target = p.gather(1, index)[:, 0]
             tiny = p_target < SMALL

@@ -1,7 +1,8 @@
 """Stopping when asked to: by SIGTERM, by Slurm before its time limit (SIGUSR1), by Ctrl-C.
 
 A signal is only noted while a step is being taken: whoever trains asks for it once the step is
-done, saves, and stops. At any other time there is nothing to lose, and the process stops at once.
+done, saves, and stops. At any other time there is nothing to lose, and the process stops at once,
+or as soon as the module that it is importing is there.
 Lightning has handlers of its own; they talk to the other processes, and save, from inside of the
 signal handler, in the middle of a step. So they are left out, see `gptlit.training.setup`.
 """
@@ -25,6 +26,9 @@ INTERRUPTED = 130
 
 _NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
 SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+REMINDER = getattr(signal, "SIGALRM", None)
+"""Signal that the process sends to itself while it waits for the end of an import."""
+REMIND_S = 0.05
 
 
 @dataclass
@@ -110,9 +114,11 @@ def stoppable() -> Iterator[None]:
             yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    ours = [number for number, handler in before.items() if handler != signal.SIG_IGN]
-    for number in ours:
-        signal.signal(number, _handle)
+    ours = {number: _handle for number in SIGNALS if before[number] != signal.SIG_IGN}
+    if REMINDER:
+        before[REMINDER], ours[REMINDER] = signal.getsignal(REMINDER), _remind
+    for number, handler in ours.items():
+        signal.signal(number, handler)
     vars(_now).update(vars(_State(handled=True)))
     try:
         with _unmasked():
@@ -122,6 +128,8 @@ def stoppable() -> Iterator[None]:
             print(_where(), file=sys.stderr, flush=True)
         raise
     finally:
+        if REMINDER:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number in ours:
             signal.signal(number, before[number])
         vars(_now).update(vars(_State()))
@@ -145,8 +153,33 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _now.raised:
         if impatient:
             raise KeyboardInterrupt
-    elif impatient or not _now.held:
+    elif impatient:
         raise Stopped
+    else:
+        _stop(frame)
+
+
+def _remind(number: int, frame: FrameType | None) -> None:
+    if _now.asked and not _now.raised:
+        _stop(frame)
+
+
+def _stop(frame: FrameType | None) -> None:
+    """At once, or as soon as an import is through, where nobody will ask."""
+    if _now.held:
+        return
+    if REMINDER and _is_importing(frame):
+        signal.setitimer(signal.ITIMER_REAL, REMIND_S)
+        return
+    raise Stopped
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported, which the exception would leave half made: the module's
+    C code turns it into an ImportError, and others take that for a package that is missing."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _where() -> str:

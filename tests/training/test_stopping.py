@@ -1,9 +1,12 @@
 """Signals are noted while a step is taken, and end the process at any other time."""
 
+import importlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from lightning.pytorch import Trainer
@@ -166,3 +169,31 @@ def test_a_child_of_lightning_leaves_without_a_code(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
     assert Stopped().code == RESUME_ME
+
+
+@pytest.mark.skipif(stopping.REMINDER is None, reason="no timer to wait with")
+def test_an_import_is_not_left_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    module = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.2)\n"
+    (tmp_path / "interrupted_module.py").write_text(module + "whole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Stopped) as caught, stoppable():
+        imported = importlib.import_module("interrupted_module")
+        assert imported.whole and stopping.asked()
+        time.sleep(5)
+        raise AssertionError("nobody stopped it")
+    assert caught.value.code == INTERRUPTED
+    assert capfd.readouterr().err.startswith("stopped by SIGINT before the run began")
+
+
+@pytest.mark.skipif(stopping.REMINDER is None, reason="no timer to wait with")
+def test_nothing_reminds_of_a_signal_once_all_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n"
+    (tmp_path / "last_module.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    with stoppable():
+        importlib.import_module("last_module")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
