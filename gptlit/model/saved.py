@@ -16,7 +16,7 @@ def saved_in(dtype: torch.dtype, weights: Iterable[Tensor], at_least: int) -> sa
     """Meanwhile, tensors in fp32 that autograd saves are kept in `dtype`.
 
     Args:
-        dtype: a type of 16 bits, in which nothing else is saved.
+        dtype: a type of 16 bits.
         weights: they and their views are no copies and stay as they are.
         at_least: elements of the smallest tensor that is kept so, those of the residual stream:
             what is summed over a dimension (the norms' means, the logarithms of attention's sums)
@@ -27,11 +27,16 @@ def saved_in(dtype: torch.dtype, weights: Iterable[Tensor], at_least: int) -> sa
     """
     apart = {weight.untyped_storage().data_ptr() for weight in weights}
 
-    def pack(x: Tensor) -> Tensor:
+    def pack(x: Tensor) -> Tensor | tuple[Tensor, tuple[int, ...]]:
         narrow = x.dtype == torch.float32 and x.numel() >= at_least
-        return x.to(dtype) if narrow and x.untyped_storage().data_ptr() not in apart else x
+        if not narrow or x.untyped_storage().data_ptr() in apart:
+            return x
+        return x.to(dtype), x.stride()
 
-    def unpack(x: Tensor) -> Tensor:
-        return x.float() if x.dtype == dtype else x
+    def unpack(kept: Tensor | tuple[Tensor, tuple[int, ...]]) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        x, stride = kept  # compiled code relies on it
+        return torch.empty_strided(x.shape, stride, dtype=torch.float32, device=x.device).copy_(x)
 
     return saved_tensors_hooks(pack, unpack)
