@@ -67,9 +67,10 @@ def transformers(args: argparse.Namespace) -> Measurement:
 
     from gptlit.tokenizer import get_tokenizer
 
-    device, precision = resolved_for_decoding(args)
+    cfg = model_config(args, CONTEXT)
+    device, precision = resolved_for_decoding(args, cfg.emb_dim)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    model = transformers_model(model_config(args, CONTEXT)).to(device, dtype).eval()
+    model = transformers_model(cfg).to(device, dtype).eval()
     tokenizer = get_tokenizer(args.tokenizer)
     prompts = sorted(_prompts(args), key=len)
     sample = [prompts[i * len(prompts) // args.sample] for i in range(args.sample)]

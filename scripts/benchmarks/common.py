@@ -63,13 +63,13 @@ def resolved(args: argparse.Namespace) -> tuple[str, str]:
     return device, resolve_precision(args.precision, device)
 
 
-def resolved_for_decoding(args: argparse.Namespace) -> tuple[str, str]:
-    """The device and the number format of weights that "auto" means here."""
+def resolved_for_decoding(args: argparse.Namespace, emb_dim: int) -> tuple[str, str]:
+    """The device and the number format of weights that "auto" means here for a model's width."""
     from gptlit.device import resolve_device
     from gptlit.inference.placement import decoding_precision
 
     device = resolve_device(args.device)
-    return device, decoding_precision(args.precision, device, model_config(args, 1).emb_dim)
+    return device, decoding_precision(args.precision, device, emb_dim)
 
 
 def model_config(args: argparse.Namespace, context_length: int) -> "GPTConfig":

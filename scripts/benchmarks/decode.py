@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="FOLDER",
-        help="of a trained model, from scripts/export.py; by default random weights of --model",
+        help="of a trained model, from scripts/export.py, with its own shape and tokenizer; by"
+        " default random weights of --model",
     )
     parser.add_argument(
         "--text",
@@ -130,14 +131,14 @@ def transformers(args: argparse.Namespace) -> Measurement:
     """`generate` of a GPT2LMHeadModel whose weights are all in the precision."""
     import torch
 
-    device, precision = resolved_for_decoding(args)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if args.weights:
         from transformers import GPT2LMHeadModel
 
         model: Any = GPT2LMHeadModel.from_pretrained(args.weights)
     else:
         model = transformers_model(model_config(args, _length(args)))
+    device, precision = resolved_for_decoding(args, model.config.n_embd)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     model = model.to(device, dtype).eval()
 
     def decode(ids: list[list[int]]) -> None:
@@ -198,6 +199,7 @@ def _prompts(args: argparse.Namespace) -> list[list[list[int]]]:
 def _text(args: argparse.Namespace) -> list[int]:
     """Its ids, enough for a prompt and its new tokens."""
     from gptlit.tokenizer import get_tokenizer
+    from gptlit.weights.load import inspect
 
     if args.text:
         text = Path(args.text).read_text(encoding="utf-8")
@@ -205,7 +207,8 @@ def _text(args: argparse.Namespace) -> list[int]:
         from pydoc_data.topics import topics
 
         text = max(topics.values(), key=len)
-    ids: list[int] = get_tokenizer(args.tokenizer).encode_to_numpy(text).tolist()
+    name = inspect(Path(args.weights)).tokenizer if args.weights else args.tokenizer
+    ids: list[int] = get_tokenizer(name).encode_to_numpy(text).tolist()
     if len(ids) < (needed := args.prompt_tokens + args.new_tokens):
         raise SystemExit(f"error: the text has {len(ids)} tokens, {needed} are needed")
     return ids
