@@ -42,11 +42,10 @@ class MultiHeadAttention(nn.Module):
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim)
         if cache is None:
             # The gradient is stacked from three, where slices would be padded with zeros and added.
-            q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+            q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, n_heads, T, head_dim)
         else:
-            qkv = qkv.permute(2, 0, 3, 1, 4)
-            # keys and values of the past and now
-            q, (k, v) = qkv[0], cache.append(layer, qkv[1:])
+            qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, n_heads, T, head_dim)
+            q, (k, v) = qkv[0], cache.append(layer, qkv[1:])  # of the past and now
         y = attention(q, k, v, mask, self.drop_rate if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.dropout(self.out_proj(y))

@@ -68,9 +68,11 @@ def gptlit_prompt_lookup(args: argparse.Namespace) -> Measurement:
     from gptlit.inference.generation import Sampling, stream_ids
 
     model, device, precision = _placed(args)
-    passes, prompts = _count_passes(model), _prompts(args)
-    text: list[int] = []
-    if not args.weights:
+    passes = _count_passes(model)
+    text: list[int] = []  # that has to be written
+    if args.weights:
+        prompts = _prompts(args)
+    else:
         text = _text(args)[: args.prompt_tokens + args.new_tokens]
         prompts = [[text[: args.prompt_tokens]]] * CALLS
         _dictate(model, text, passes)
