@@ -90,6 +90,8 @@ def about_the_disk(error: OSError, folder: Path | str) -> str | None:
 
 def _about_memory(config: dict[str, Any], error: BaseException) -> str:
     """The first three of what helps, what changes the result least coming first."""
+    from gptlit.device import fast_bf16, resolve_device, resolve_precision
+
     data, model, trainer = config["data"], config["model"], config["trainer"]
     batch, length = data.get("batch_size", 1), model["context_length"]
     helps = []
@@ -104,8 +106,10 @@ def _about_memory(config: dict[str, Any], error: BaseException) -> str:
         helps.append(f"model.context_length={length // 2}")
     if not model["activation_checkpointing"]:
         helps.append("model.activation_checkpointing=true (the same steps, slower)")
-    if config["precision"]["name"] == "fp32":
-        helps.append("precision=bf16")
+    device = resolve_device(config["device"]["name"])
+    if resolve_precision(config["precision"]["name"], device) == "fp32":
+        half = "fp16" if device == "cuda" and not fast_bf16(device) else "bf16"
+        helps.append(f"precision={half}")
     helps.append("a smaller model=...")
     order = "; ".join(f"{number}. {what}" for number, what in enumerate(helps[:3], 1))
     return f"out of memory ({_amount(error)}); what takes less, in this order: {order}"

@@ -23,6 +23,7 @@ def config(**changes: Any) -> dict[str, Any]:
             "context_length": values["length"],
             "activation_checkpointing": values["checkpointing"],
         },
+        "device": {"name": "cpu"},
         "precision": {"name": values["precision"]},
     }
 
@@ -85,6 +86,14 @@ def test_out_of_memory_names_three_options_in_order(error: BaseException, said: 
 )
 def test_what_is_done_already_is_not_named(changes: dict[str, Any], expected: str) -> None:
     assert expected in line(MemoryError(), config(**changes))
+
+
+@pytest.mark.parametrize(("fast", "named"), [(False, "3. precision=bf16"), (True, "3. a smaller")])
+def test_auto_that_became_fp32_may_still_become_bf16(
+    fast: bool, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptlit.device.fast_bf16", lambda device: fast)
+    assert named in line(MemoryError(), config(checkpointing=True, precision="auto"))
 
 
 def test_data_of_other_kinds_may_have_no_batch_size() -> None:
