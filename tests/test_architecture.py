@@ -171,3 +171,29 @@ def test_every_option_says_what_it_is(file: Path) -> None:
             break
         comments.append(line)
     assert any(not line.startswith("# @package") for line in comments)
+
+
+def test_it_starts_where_pytorch_has_no_onednn() -> None:
+    """As PyTorch for Apple's processors."""
+    code = """
+import torch
+from torch._ops import _OpNamespace
+class Empty(_OpNamespace):
+    def __getattr__(self, name):
+        raise AttributeError(name)
+torch.ops.__dict__["mkldnn"] = Empty("mkldnn")
+import gptlit.training.run
+from gptlit.errors import UserError
+from gptlit.inference.placement import place
+from gptlit.model import GPTConfig, GPTModel
+model = GPTModel(GPTConfig(vocab_size=9, context_length=8, emb_dim=8, n_heads=1, n_layers=1))
+try:
+    place(model, "cpu", "bf16")
+except UserError as error:
+    print(error)
+print(place(model, "cpu", "auto")[1:])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "precision=bf16 needs AVX-512" in done.stdout and "('cpu', 'fp32')" in done.stdout

@@ -12,7 +12,11 @@ from gptlit.model import GPTModel, KVCache, merge_lora
 from gptlit.model.attention import attention
 from gptlit.model.gpt import TransformerBlock
 
-_linear = torch.ops.mkldnn._linear_pointwise.default
+
+def can_pack() -> bool:
+    """Whether this PyTorch has oneDNN (that for Apple's processors has not) and this CPU bf16."""
+    ops = torch.ops.mkldnn
+    return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
 
 
 class PackedLinear:
@@ -25,6 +29,7 @@ class PackedLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> None:
+        self._linear = torch.ops.mkldnn._linear_pointwise.default
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().bfloat16(), 1)
         self.bias = None if bias is None else bias.detach().bfloat16()
         self.activation = activation
@@ -32,7 +37,7 @@ class PackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., in) of any float type -> (..., out) bf16."""
-        return _linear(
+        return self._linear(
             x.bfloat16(), self.weight, self.bias, self.activation, [], self.approximation
         )
 

@@ -4,7 +4,7 @@ import torch
 
 from gptlit.device import PRECISIONS, cpu_has_bf16, fast_bf16, resolve_device
 from gptlit.errors import UserError
-from gptlit.inference.packed import pack_linears
+from gptlit.inference.packed import can_pack, pack_linears
 from gptlit.model import GPTModel, merge_lora
 
 
@@ -26,7 +26,7 @@ def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, 
     if precision == "fp16" and device == "cpu":
         raise UserError("precision=fp16 is slow on a CPU; use precision=bf16 or fp32")
     if precision == "bf16" and device == "cpu":
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if not can_pack():
             raise UserError("precision=bf16 needs AVX-512 or newer, which this CPU lacks; use fp32")
         return pack_linears(model), device, precision
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
