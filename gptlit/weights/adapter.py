@@ -7,6 +7,7 @@ from typing import Any
 
 from gptlit.errors import UserError
 from gptlit.model import GPTModel, base_fingerprint
+from gptlit.options import read_option
 from gptlit.weights.fetch import fetch
 from gptlit.weights.load import load_weights
 
@@ -19,18 +20,19 @@ def describe_base(model: GPTModel, source: Mapping[str, Any], name: str) -> dict
         source: the option of `conf/weights` that they came from.
         name: of the published model, if they are one.
     """
-    node = dict(source)
-    if node["path"]:
-        node["path"] = str(Path(node["path"]).expanduser().resolve())
-    if name in node.get("models", {}):
-        node["models"] = {name: node["models"][name]}
-    return {"source": node, "model": name, "fingerprint": base_fingerprint(model)}
+    path = source["path"] and str(Path(source["path"]).expanduser().resolve())
+    return {
+        "source": {"name": source["name"], "path": path},
+        "model": name,
+        "fingerprint": base_fingerprint(model),
+    }
 
 
 def load_base(
     model: GPTModel, base: Mapping[str, Any], ckpt: Path, elsewhere: str | None = None
 ) -> None:
     """Load the weights that an adapter was trained on; published ones are fetched, if need be.
+    What is downloaded from where is not the checkpoint's to say: it may come from anybody.
 
     Args:
         model: with LoRA; its own parameters stay as they are.
@@ -41,7 +43,8 @@ def load_base(
     Raises:
         UserError: they are not there, or have other numbers than those that it was trained on.
     """
-    source = {**base["source"], **({"path": elsewhere} if elsewhere else {})}
+    said = base["source"]
+    source = {**read_option("weights", said["name"]), "path": elsewhere or said["path"]}
     cure = "give weights.path=PATH of the weights that it was trained on"
     if source["path"] and not Path(source["path"]).expanduser().exists():
         raise UserError(

@@ -20,8 +20,8 @@ def fetch(
     """The weights of a published model, on the disk; downloaded if they are not there yet.
 
     Args:
-        source: an option of `conf/weights`. With `path`, that is what is returned; with `repos`,
-            the files come through huggingface_hub; with `urls`, from mirrors.
+        source: an option of `conf/weights`. With `path`, that is what is returned; with `urls`,
+            the files come from mirrors; otherwise through huggingface_hub.
         model: "gpt2-small" and so on; must be among the source's.
         instead: what a user without network can add to the command, for messages.
         to_read: make sure before a download that this machine can read what it brings.

@@ -165,7 +165,8 @@ def test_published_weights_are_fetched_again(
     source["models"] = {"gpt2-nano": node, "gpt2-small": node}
     export_safetensors(load_trained(base).model, "byte", tmp_path / "base.safetensors")
     task = trained("instruction", base, source)
-    assert task.base is not None and task.base["source"]["models"] == {"gpt2-nano": node}
+    assert task.base is not None and task.base["source"] == {"name": "book", "path": None}
+    monkeypatch.setattr("gptlit.weights.adapter.read_option", lambda group, name: source)
     path = save_adapter(task, tmp_path / "a.ckpt")
     for _ in range(2):  # downloaded, then from the cache
         back = load_trained(path)
@@ -174,6 +175,27 @@ def test_published_weights_are_fetched_again(
     (tmp_path / "cache" / "gpt2-nano" / "base.safetensors").unlink()
     with pytest.raises(UserError, match=r"base\.safetensors.*give weights\.path=PATH of the weigh"):
         load_trained(path)
+
+
+def test_a_checkpoint_does_not_say_what_is_downloaded(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTLIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "evil").write_text("import os")
+    task = trained("instruction", base)
+    assert task.base is not None
+    files = {str(tmp_path / "victim" / "sitecustomize.py"): None}
+    task.base["source"] = {
+        "name": "book",
+        "path": None,
+        "cache_dir": str(tmp_path / "victim"),
+        "urls": [(tmp_path / "evil").as_uri()],
+        "models": {"gpt2-nano": {"folder": "", "files": files}},
+    }
+    path = save_adapter(task, tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=r"weights=book has .*, but no gpt2-nano"):
+        load_trained(path)
+    assert not (tmp_path / "victim").exists()
 
 
 def test_an_adapter_is_no_weights_for_another_run(tmp_path: Path, base: Path) -> None:
