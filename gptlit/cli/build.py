@@ -19,19 +19,26 @@ def build_data(config: dict[str, Any]) -> Any:
         context_length=config["model"]["context_length"],
         seed=config["seed"],
         _convert_="all",
+        _recursive_=False,  # values are data, whatever they say
     )
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
-    """The config of a run, as it was composed.
+    """The config of a run, as it was composed. The folder may come from anybody: its data module
+    must be one of gptlit's.
 
     Raises:
-        UserError: the folder has none.
+        UserError: the folder has none, or it names another class.
     """
     from omegaconf import OmegaConf
+
+    from gptlit.cli.schema_data import DATA
 
     path = folder / "config" / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path} is missing: the run's data are not known; give data=FILE")
     config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    target = config["data"].get("_target_")
+    if target not in DATA:
+        raise UserError(f"{path}: data._target_={target} is no class of gptlit's data")
     return {str(name): value for name, value in config.items()}

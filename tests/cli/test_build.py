@@ -1,0 +1,42 @@
+"""A run folder may come from anybody: its config names data, and runs nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from gptlit.cli.build import build_data, read_run_config
+from gptlit.errors import UserError
+
+TEXT = "gptlit.data.text.TextDataModule"
+
+
+def config(target: str, path: Any) -> dict[str, Any]:
+    return {
+        "data": {"_target_": target, "path": path, "batch_size": 1},
+        "tokenizer": {"name": "byte"},
+        "model": {"context_length": 8},
+        "seed": 0,
+    }
+
+
+def test_values_are_not_called(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    call = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": []}}
+    call["self"]["_args_"] = [str(victim)]  # type: ignore[index]
+    data = build_data(config(TEXT, call))
+    assert data.path == call and not victim.exists()
+
+
+@pytest.mark.parametrize("target", ["os.system", "gptlit.data.text.default_cache_dir", None])
+def test_a_run_whose_data_are_of_another_class_is_refused(
+    target: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config").mkdir()
+    file = tmp_path / "config" / "config.yaml"
+    OmegaConf.save(config(TEXT, "a.txt"), file)
+    assert read_run_config(tmp_path)["data"]["path"] == "a.txt"
+    OmegaConf.save({"data": {"_target_": target} if target else {}}, file)
+    with pytest.raises(UserError, match="is no class of gptlit's data"):
+        read_run_config(tmp_path)
