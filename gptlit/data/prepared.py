@@ -58,13 +58,17 @@ def prepare_corpus(
         try:
             draft.mkdir(parents=True, exist_ok=True)
             with FileLock(draft / ".lock", timeout=0):
-                plan = Plan(sources, tokenizer, draft, bar=bar, **settings)
-                journal = plan.journal(draft)
-                _tell(journal, plan.size, say)
-                plan.write(draft, journal)
-                for extra in (".lock", "hashes.json"):
-                    (draft / extra).unlink(missing_ok=True)
-                draft.replace(out)
+                try:
+                    plan = Plan(sources, tokenizer, draft, bar=bar, **settings)
+                    journal = plan.journal(draft)
+                    _tell(journal, plan.size, say)
+                    plan.write(draft, journal)
+                    for extra in (".lock", "hashes.json"):
+                        (draft / extra).unlink(missing_ok=True)
+                    draft.replace(out)
+                finally:
+                    if not (draft / PROGRESS).exists():
+                        shutil.rmtree(draft, ignore_errors=True)
         except Timeout:
             raise UserError(
                 f"another process is preparing {out}; wait for it, or choose another out=..."
@@ -74,9 +78,6 @@ def prepare_corpus(
                 f"cannot write {out}: {error.strerror or error}; make room and give the same "
                 "command, which goes on where it stopped, or choose another out=..."
             ) from error
-        finally:
-            if not (draft / PROGRESS).exists():
-                shutil.rmtree(draft, ignore_errors=True)
     corpus = open_corpus(out, cached=False)
     assert corpus is not None, f"{out} was written a moment ago"
     return corpus

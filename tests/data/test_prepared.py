@@ -167,6 +167,7 @@ def test_a_folder_that_is_being_prepared_is_refused(texts: Path, tmp_path: Path)
     draft.mkdir()
     with FileLock(draft / ".lock"), pytest.raises(UserError, match="another process is preparing"):
         prepare(texts, tmp_path / "out")
+    assert (draft / ".lock").exists()  # the other one's work
 
 
 def test_a_folder_that_is_not_whole_is_not_trained_on(texts: Path, tmp_path: Path) -> None:
