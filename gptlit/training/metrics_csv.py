@@ -15,7 +15,7 @@ class MetricsCSV(Logger):
     Args:
         path: the file; its folder exists.
         keep_until: on a resumed run, the step resumed from: later rows, which will be measured
-            again, are dropped. None starts a new file.
+            again, are dropped with the first that is. None starts a new file.
     """
 
     def __init__(self, path: Path, keep_until: int | None = None) -> None:
@@ -24,8 +24,7 @@ class MetricsCSV(Logger):
         self._columns = ["step"]
         self._row: dict[str, Any] = {}
         self._row_start = 0
-        if keep_until is not None and path.exists():
-            self._go_on(keep_until)
+        self._keep_until = keep_until if path.exists() else None
 
     @property
     def name(self) -> str:
@@ -44,6 +43,9 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add the metrics to the row of the step, and write it."""
+        if self._keep_until is not None:  # not earlier: a resume may still be refused
+            self._go_on(self._keep_until)
+            self._keep_until = None
         new = sorted(name for name in metrics if name not in self._columns)
         if new or not self._row:
             self._columns += new
@@ -58,7 +60,6 @@ class MetricsCSV(Logger):
             csv.DictWriter(file, self._columns, restval="").writerow(self._row)
             file.truncate()
 
-    @rank_zero_only
     def _go_on(self, keep_until: int) -> None:
         columns, rows = read_metrics(self.path)
         self._columns = columns or self._columns

@@ -194,14 +194,16 @@ def optimizer_factory(config: dict[str, Any], precision: str, total_steps: int) 
 
 
 def check_same_run(path: Path, content: dict[str, Any], task: Task) -> None:
-    """Refuse a checkpoint of another task, tokenizer or shape, or of an adapter to other
-    weights."""
+    """Refuse a checkpoint of another task, tokenizer or shape, of other trained parameters, or of
+    an adapter to other weights."""
     saved, given = content["hyper_parameters"], task.hparams
     pairs = {name: (saved.get(name), given[name]) for name in ("task", "tokenizer")}
     for name in ("context_length", "emb_dim", "n_heads", "n_layers", "qkv_bias", "tied_head"):
         pairs[f"model.{name}"] = saved["model"].get(name), given["model"][name]
     labels = [there["settings"].get("labels") for there in (saved, given)]
     pairs["labels"] = labels[0], labels[1]  # other data may have other classes
+    before, now = (_what_is_trained(there["settings"]) for there in (saved, given))
+    pairs |= {f"task.{name}": (before[name], now[name]) for name in before.keys() & now.keys()}
     apart = "base" in content, task.base is not None
     pairs["task.adapter_only"] = str(apart[0]).lower(), str(apart[1]).lower()
     for name, (before, now) in pairs.items():
@@ -209,3 +211,11 @@ def check_same_run(path: Path, content: dict[str, Any], task: Task) -> None:
             raise UserError(f"resume={path}: the run has {name}={before}, not {now}; leave it so")
     if task.base is not None:
         check_base(task.model, content["base"], path, "the command")
+
+
+def _what_is_trained(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that say which parameters there are, and what they are trained for."""
+    names = ["trainable", "pool", "causal"]
+    if settings.get("trainable") == "lora":
+        names.append("lora")
+    return {name: settings[name] for name in names if name in settings}

@@ -92,3 +92,12 @@ def test_what_was_logged_can_be_read_at_once(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         logger.log_metrics({"train/loss": float(step)}, step)
         assert rows(tmp_path / "metrics.csv")[-1]["step"] == str(step)
+
+
+def test_a_resume_that_logs_nothing_drops_nothing(tmp_path: Path) -> None:
+    """It may have been refused."""
+    path = tmp_path / "metrics.csv"
+    log(MetricsCSV(path), [(1, {"a": 1.0}), (2, {"a": 2.0})])
+    before = path.read_bytes()
+    MetricsCSV(path, keep_until=1)
+    assert path.read_bytes() == before

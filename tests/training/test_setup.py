@@ -1,0 +1,65 @@
+"""A run goes on as what it was, or not at all."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptlit.errors import UserError
+from gptlit.tasks.pretrain import PretrainTask
+from gptlit.training.setup import check_same_run
+from tests.inference.classifiers import SHAPE, make_task
+
+CLASSIFIER: list[tuple[str, str, Any]] = [
+    ("labels", "settings", ["ham", "eggs"]),
+    ("task.trainable", "settings", "all"),
+    ("task.pool", "settings", "mean"),
+    ("task.causal", "settings", False),
+    *(
+        (f"model.{name}", "model", value)
+        for name, value in {
+            "context_length": 20,
+            "emb_dim": 64,
+            "n_heads": 2,
+            "n_layers": 1,
+            "qkv_bias": False,
+            "tied_head": False,
+        }.items()
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "where", "other"), CLASSIFIER, ids=str)
+def test_what_a_checkpoint_must_have_in_common_with_its_run(
+    key: str, where: str, other: Any
+) -> None:
+    task = make_task()
+    saved = copy.deepcopy(dict(task.hparams))
+    saved["model"] |= {name: task.model.cfg.__dict__[name] for name in ("qkv_bias", "tied_head")}
+    task.hparams["model"] = dict(saved["model"])
+    content = {"hyper_parameters": saved}
+    check_same_run(Path("a.ckpt"), content, task)
+    saved[where][key.partition(".")[2] or key] = other
+    with pytest.raises(UserError, match=rf"resume=a\.ckpt: the run has {key}=.*leave it so"):
+        check_same_run(Path("a.ckpt"), content, task)
+
+
+@pytest.mark.parametrize(("key", "other"), [("task", "instruction"), ("tokenizer", "gpt2")])
+def test_another_task_or_tokenizer_is_refused(key: str, other: str) -> None:
+    task = PretrainTask(model=SHAPE, tokenizer="byte")
+    saved = dict(task.hparams)
+    check_same_run(Path("a.ckpt"), {"hyper_parameters": saved}, task)
+    with pytest.raises(UserError, match=f"the run has {key}={other}, not "):
+        check_same_run(Path("a.ckpt"), {"hyper_parameters": saved | {key: other}}, task)
+
+
+def test_the_adapter_counts_where_there_is_one() -> None:
+    task = make_task(trainable="lora")
+    saved = copy.deepcopy(dict(task.hparams))
+    saved["settings"]["lora"]["rank"] = 5
+    with pytest.raises(UserError, match=r"the run has task\.lora=.*'rank': 5"):
+        check_same_run(Path("a.ckpt"), {"hyper_parameters": saved}, task)
+    frozen = make_task(trainable="head")
+    saved["settings"]["trainable"] = "head"
+    check_same_run(Path("a.ckpt"), {"hyper_parameters": saved}, frozen)
