@@ -1,6 +1,7 @@
 """The report on a classifier: its predictions, the most wrong ones first, and its plots."""
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,11 @@ import numpy as np
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_roc
 
 from gptlit.tasks.classification import ClassificationTask, Predictions
+
+MATRIX_INCHES, MATRIX_NUMBERS = 12, 30
+"""The largest side of a confusion matrix, and the most classes whose counts can be read in it."""
+ROC_NAMES = 12
+"""Curves that are named."""
 
 
 def write_classification_report(task: ClassificationTask, data: Any, folder: Path) -> None:
@@ -53,18 +59,22 @@ def write_predictions(
 def plot_confusion(
     folder: Path, title: str, names: Sequence[str], found: Predictions
 ) -> list[Path]:
-    """How many texts of each class were taken for which: `confusion.png` and `.pdf`."""
+    """How many texts of each class were taken for which: `confusion.png` and `.pdf`. Of many
+    classes, the colours alone tell, and every so many has its name."""
     counts = multiclass_confusion_matrix(found.probabilities, found.labels, len(names)).numpy()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     plt = _pyplot()
-    side = 1.1 * len(names)
+    side = min(1.1 * len(names), MATRIX_INCHES)
     figure, axes = plt.subplots(figsize=(side + 3.4, side + 2.4), layout="constrained")
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
+    few = len(names) <= MATRIX_NUMBERS
+    for (row, column), count in np.ndenumerate(counts) if few else ():
         colour = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(names)), names)
+    named = range(0, len(names), math.ceil(len(names) / MATRIX_NUMBERS))
+    labels = [names[index] for index in named]
+    axes.set_xticks(named, labels, rotation=0 if few else 90)
+    axes.set_yticks(named, labels)
     axes.set(xlabel="predicted class", ylabel="true class", title=f"number of texts\n{title}")
     figure.colorbar(image, label="share of the true class")
     return _save(figure, folder / "confusion")
@@ -72,10 +82,12 @@ def plot_confusion(
 
 def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions) -> list[Path]:
     """Each class against the rest: `roc.png` and `.pdf`. Classes that do not occur are left out;
-    of two classes only the second is drawn, since the first mirrors it."""
+    of two classes only the second is drawn, since the first mirrors it. The classes with the
+    smallest areas are named, and come first."""
     rates = multiclass_roc(found.probabilities, found.labels, len(names))
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
+    curves = []
     for index, name in enumerate(names):
         mirrored = len(names) == 2 and index == 0
         n = int((found.labels == index).sum())
@@ -83,7 +95,11 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
             continue
         false_positive, true_positive = (rate[index].numpy() for rate in rates[:2])
         area = float(np.trapezoid(true_positive, false_positive))
-        axes.plot(false_positive, true_positive, label=f"{name}, area {area:.4f}")
+        curves.append((area, name, false_positive, true_positive))
+    curves.sort(key=lambda curve: curve[0])
+    for place, (area, name, false_positive, true_positive) in enumerate(curves):
+        label = f"{name}, area {area:.4f}" if place < ROC_NAMES else None
+        axes.plot(false_positive, true_positive, label=label)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
     axes.set(
         xlabel="false positive rate (share of the other texts)",
