@@ -128,7 +128,7 @@ class Task(LightningModule, ABC):
             torch.distributed.all_reduce(sums)
         if self._reference is None or self._sums is None:
             # Targets per process of the first micro-batch; equal on all processes.
-            self._reference = (sums[1] / self.trainer.world_size).clamp_(min=1)
+            self._reference = _or_one(sums[1] / self.trainer.world_size)
             self._sums = sums
         else:
             self._sums = self._sums + sums
@@ -142,10 +142,10 @@ class Task(LightningModule, ABC):
         loss_sum, count = self._sums
         if accumulate > 1:
             # The Trainer divides by `accumulate` and averages over processes.
-            factor = self._reference * (accumulate * world) / count.clamp(min=1)
+            factor = self._reference * (accumulate * world) / _or_one(count)
             torch._foreach_mul_(self._gradients(), factor)
         lr = optimizer.param_groups[0]["lr"]
-        self.stats = StepStats(loss=loss_sum / count.clamp(min=1), targets=count, lr=lr)
+        self.stats = StepStats(loss=loss_sum / _or_one(count), targets=count, lr=lr)
         self._micro_batches, self._reference, self._sums = 0, None, None
 
     def configure_gradient_clipping(
@@ -222,6 +222,11 @@ class Task(LightningModule, ABC):
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
         return sums
+
+
+def _or_one(count: Tensor) -> Tensor:
+    """A divisor: 1 in place of 0. Where classes have weights, a count may lie between."""
+    return count.masked_fill(count == 0, 1)
 
 
 def _total_norm(tensors: list[Tensor]) -> Tensor:

@@ -184,3 +184,38 @@ def test_a_task_that_misses_a_package_says_which(
     monkeypatch.setattr(gptlit.tasks, "__path__", [*gptlit.tasks.__path__, str(tmp_path)])
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
         task_class("needy")
+
+
+class WeightedTask(RaggedTask):
+    """Targets that count a tenth each."""
+
+    name = "weighted"
+
+    def loss_sum(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
+        loss, count = super().loss_sum(batch)
+        return loss * 0.1, count * 0.1
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_weights_that_all_targets_share_change_nothing(accumulate: int) -> None:
+    batches = [make_batch(i, 3) for i in range(accumulate)]
+    plain = make_task()
+    weighted = WeightedTask(model={**SHAPE, "drop_rate": 0.0}, tokenizer="byte", seed=0)
+    weighted.load_state_dict(plain.state_dict())
+    weighted.optimizer_factory = lambda task: torch.optim.SGD(task.parameters(), lr=1.0)
+    for task in (plain, weighted):
+        fit(task, batches, accumulate_grad_batches=accumulate)
+    assert plain.stats is not None and weighted.stats is not None
+    assert float(weighted.stats.loss) == pytest.approx(float(plain.stats.loss), rel=1e-5)
+    torch.testing.assert_close(change(weighted), change(plain), rtol=1e-4, atol=1e-6)
+
+
+def test_each_process_has_its_own_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for rank in (0, 1, 0):
+        task = make_task(drop_rate=0.5)
+        monkeypatch.setattr(RaggedTask, "global_rank", rank)
+        fit(task, [make_batch(0, 20)])
+        drawn.append(change(task))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.allclose(drawn[0], drawn[1])
