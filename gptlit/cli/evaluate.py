@@ -25,7 +25,13 @@ def main() -> None:
         "evaluate",
         check_config,
         evaluate,
-        free_text=("ckpt", "output", "data.column", *(f"judge.{name}" for name in JUDGE_TEXTS)),
+        free_text=(
+            "ckpt",
+            "output",
+            "weights.path",
+            "data.column",
+            *(f"judge.{name}" for name in JUDGE_TEXTS),
+        ),
         text_lists=("data", "data.path"),
         short={"data": "data.path", "task": "task.name"},
     )

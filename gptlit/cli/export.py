@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `python scripts/export.py`."""
-    app.run("export", check_config, export, free_text=("ckpt", "out"), short={"task": "task.name"})
+    free_text = ("ckpt", "out", "weights.path")
+    app.run("export", check_config, export, free_text=free_text, short={"task": "task.name"})
 
 
 def check_config(config: dict[str, Any]) -> None:
@@ -96,9 +97,7 @@ def _classes(trained: "TrainedModel", origin: str, form: str) -> "Classes | None
 
 def _summary_of(checkpoint: Path) -> dict[str, Any] | None:
     """The training summary of the run that a checkpoint lies in."""
-    for folder in checkpoint.parents[:2]:
-        path = folder / "summary.json"
-        if path.is_file():
-            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return summary
-    return None
+    if checkpoint.parent.name != "checkpoints":
+        return None
+    path = checkpoint.parent.parent / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `python generate.py` and `gptlit-generate`."""
-    free_text = ("prompt", "input", "ckpt", "prompts", "output")
+    free_text = ("prompt", "input", "ckpt", "weights.path", "prompts", "output")
     app.run(
         "generate",
         check_config,

@@ -22,6 +22,7 @@ FREE_TEXT = (
     "prompt_format.template",
     "prompt_format.template_with_input",
     "task.sample.prompt",
+    "weights.path",
 )
 """Keys whose values may hold braces, quotes and commas."""
 

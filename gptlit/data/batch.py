@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+NO_TARGET = -100
+"""The target that carries no loss."""
+
 
 class TextBatch(NamedTuple):
     """Windows of running text.

@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptlit.data.batch import InstructionBatch
+from gptlit.data.batch import NO_TARGET, InstructionBatch
 from gptlit.data.buckets import BucketLoader
 from gptlit.data.instruction_files import Entry
 from gptlit.data.sampler import Permutation
 from gptlit.prompts import PromptFormat
 from gptlit.tokenizer import Tokenizer
-
-NO_TARGET = -100
 
 
 class TokenizedEntries:

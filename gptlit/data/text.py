@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gptlit.data.batch import TextBatch
+from gptlit.data.batch import NO_TARGET, TextBatch
 from gptlit.data.corpus import Source, TextFiles
 from gptlit.data.module import OnChange, ResumableDataModule
 from gptlit.data.prepared import is_prepared, open_prepared
@@ -17,8 +17,6 @@ from gptlit.data.stream import TokenStream
 from gptlit.data.tokenizing import tokenize_corpus
 from gptlit.errors import UserError
 from gptlit.tokenizer import Tokenizer
-
-NO_TARGET = -100
 
 
 def default_cache_dir() -> Path:
@@ -77,7 +75,7 @@ class TextDataModule(ResumableDataModule):
         corpus that was tokenized ahead, see `prepared`, and split then; without it, the file
         published at `urls` (mirrors) is downloaded as `file_name`, and checked with `sha256`
     column: the field of a .jsonl, .csv or .parquet row that holds its text
-    val_fraction, val_path: what is for validation, see `shards.tokenize_corpus`
+    val_fraction, val_path: what is for validation, see `tokenizing.tokenize_corpus`
     cache_dir: for downloads and tokenized corpora, see `default_cache_dir`
     num_workers: processes that read batches ahead; reading is fast enough without
     on_change: see `ResumableDataModule`
