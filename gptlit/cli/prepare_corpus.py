@@ -70,6 +70,5 @@ def prepare(config: dict[str, Any], _folder: Path) -> None:
         f"{out}: {train.documents + validation.documents:,} documents, "
         f"{(train.bytes + validation.bytes) / 1e6:,.1f} MB, {train.tokens:,} training and "
         f"{validation.tokens:,} validation tokens ({corpus.settings.tokenizer}), {done}\n"
-        f"next: python train.py data.path={out}"
-        + ("" if corpus.settings.tokenizer == "gpt2" else f" tokenizer={corpus.settings.tokenizer}")
+        f"next: python train.py data.path={out} tokenizer={corpus.settings.tokenizer}"
     )
