@@ -1,6 +1,7 @@
 """python generate.py: continue text, or answer instructions, with a trained model."""
 
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -130,27 +131,45 @@ def _read_prompts(path: str) -> list[str]:
 def _answer_file(
     model: "LanguageModel", prompts: list[str], config: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    """Continue each prompt `num_samples` times, in batches, into a JSONL file."""
+    """Continue each prompt `num_samples` times, in batches, into a JSONL file.
+
+    The file has its name once it is whole. What was done before an end that came too early stays
+    in its draft, which is told.
+    """
     from rich.progress import track
 
     jobs = [prompt for prompt in prompts for _ in range(config["num_samples"])]
     output = Path(config["output"])
-    temporary = output.with_name(f".{output.name}.tmp")
+    draft = output.with_name(f"{output.name}.unfinished")
     starts = range(0, len(jobs), config["batch_size"])
+    done = size = 0
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with draft.open("wb") as file:
             for start in track(starts, "generating", disable=not sys.stdout.isatty()):
                 batch = jobs[start : start + config["batch_size"]]
                 texts = model.generate(batch, **options, seed=config["seed"] + start)
                 for prompt, text in zip(batch, texts, strict=True):
                     line = {"prompt": prompt, "completion": text}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        temporary.replace(output)
-    except OSError as error:
-        raise UserError(
-            f"cannot write output={output}: {error.strerror}; choose another file"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                file.flush()
+                done, size = done + len(batch), file.tell()
+        draft.replace(output)
+    except BaseException as error:
+        _keep(draft, size)
+        kept = f"{done} of {len(jobs)} completions are in {draft}" if done else ""
+        if isinstance(error, OSError):
+            why = f"cannot write output={output}: {error.strerror}; choose another file"
+            raise UserError(f"{why}; {kept}" if kept else why) from error
+        if kept:
+            print(f"interrupted: {kept}", file=sys.stderr)
+        raise
     print(f"{len(jobs)} completions written to {output}")
+
+
+def _keep(draft: Path, size: int) -> None:
+    """Leave the whole batches in a draft, and no draft where there are none."""
+    with suppress(OSError):
+        if size:
+            os.truncate(draft, size)
+        else:
+            draft.unlink(missing_ok=True)

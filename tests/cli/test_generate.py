@@ -1,0 +1,73 @@
+"""What generate.py writes into files, in this process."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptlit.cli.generate import _answer_file
+from gptlit.errors import UserError
+
+CONFIG: dict[str, Any] = {"num_samples": 1, "batch_size": 2, "seed": 0}
+
+
+class Model:
+    """Answers in capitals; the third batch ends otherwise."""
+
+    def __init__(self, end: BaseException | None = None) -> None:
+        self.end = end
+        self.batches = 0
+
+    def generate(self, prompts: list[str], seed: int) -> list[str]:
+        self.batches += 1
+        if self.end is not None and self.batches == 3:
+            raise self.end
+        return [prompt.upper() for prompt in prompts]
+
+
+def answer(model: Any, output: Path, prompts: str) -> None:
+    _answer_file(model, list(prompts), {**CONFIG, "output": str(output)}, {})
+
+
+def lines(file: Path) -> list[dict[str, str]]:
+    assert file.read_bytes().endswith(b"\n")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_each_prompt_has_its_completion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer(Model(), tmp_path / "out.jsonl", "abcdé")
+    assert [line["completion"] for line in lines(tmp_path / "out.jsonl")] == list("ABCDÉ")
+    assert capsys.readouterr().out == f"5 completions written to {tmp_path / 'out.jsonl'}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), RuntimeError("out of memory")])
+def test_what_was_done_before_an_interruption_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], end: BaseException
+) -> None:
+    (tmp_path / "out.jsonl").write_text("of before\n")
+    with pytest.raises(type(end)):
+        answer(Model(end), tmp_path / "out.jsonl", "abcdefg")
+    draft = tmp_path / "out.jsonl.unfinished"
+    assert [line["completion"] for line in lines(draft)] == list("ABCD")
+    assert capsys.readouterr().err == f"interrupted: 4 of 7 completions are in {draft}\n"
+    assert (tmp_path / "out.jsonl").read_text() == "of before\n"
+
+
+def test_what_was_done_before_a_full_disk_is_kept(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(UserError, match=r"No space left.*; 4 of 7 completions are in .*unfinished"):
+        answer(Model(full), tmp_path / "out.jsonl", "abcdefg")
+    assert len(lines(tmp_path / "out.jsonl.unfinished")) == 4
+
+
+def test_an_interruption_before_the_first_batch_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Model(KeyboardInterrupt())
+    model.batches = 2
+    with pytest.raises(KeyboardInterrupt):
+        answer(model, tmp_path / "out.jsonl", "ab")
+    assert capsys.readouterr().err == "" and list(tmp_path.iterdir()) == []
