@@ -6,7 +6,7 @@ Hydra's own answers to a broken command line are a parser's; those given here na
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from gptlit.cli.checking import nearest
+from gptlit.cli.checking import empty, nearest
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
 
@@ -36,6 +36,8 @@ ALONE = ("--help", "--hydra-help", "--version", "--resolve", "--run", "--multiru
 SHOWS = ("--help", "--hydra-help", "--version", "--cfg", "--info", "--shell-completion")
 """Nothing is done but to show something; Hydra takes one of them."""
 MEANS_A_SWEEP = ("hydra.mode=", "launcher=", "hparams_search=")
+MADE_FIRST = ("output_root", "hydra.run.dir", "hydra.sweep.dir")
+"""Folders that Hydra makes before the config is checked."""
 KEY = re.compile(r"[A-Za-z_$][\w$-]*(?:[./][\w$-]+)*(?:@[\w.$-]*(?::[\w.$-]*)?)?", re.ASCII)
 PLAIN = re.compile(r"""[^'"\[\]{}(),\\$=]*""")
 """A value that is no list, quotation, sweep, function or interpolation."""
@@ -152,6 +154,8 @@ def _check_value(arg: str, for_hydra: str, *, sweeps: bool) -> None:
             f"cannot read {_cut(arg)}: close quotes and brackets, and quote a value with special"
             f" characters: '{name}=\"...\"'"
         ) from error
+    if name.lstrip("+") in MADE_FIRST and override.value() == "":
+        raise UserError(empty(name, "a folder"))
     is_name = override.value() is None or isinstance(override.value(), str | list | QuotedString)
     if _is_group(name.lstrip("+~")) and not override.is_sweep_override() and not is_name:
         raise UserError(f"{_cut(arg)}: give the name of an option")

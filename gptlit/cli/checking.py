@@ -19,10 +19,12 @@ def key(
     le: float | None = None,
     lt: float | None = None,
     choices: tuple[str, ...] | None = None,
+    may_be_empty: bool = False,
 ) -> Any:
-    """A field with its meaning (and unit), and bounds or choices."""
+    """A field with its meaning (and unit), and bounds or choices; whether a text may be empty."""
     bounds = {">=": ge, ">": gt, "<=": le, "<": lt}
-    return field(metadata={"meaning": meaning, "bounds": bounds, "choices": choices})
+    more = {"choices": choices, "may_be_empty": may_be_empty}
+    return field(metadata={"meaning": meaning, "bounds": bounds, **more})
 
 
 def check(config: dict[str, Any], schema: type, path: str = "") -> None:
@@ -58,6 +60,11 @@ def unknown_key(name: str, known: Collection[str]) -> str:
     return f"unknown key '{name}'; known are {', '.join(names)}"
 
 
+def empty(name: str, meaning: str) -> str:
+    """The line for a key that is given no value, as in `name=`."""
+    return f"{name} is empty: give a value ({meaning})"
+
+
 def _check_value(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any]) -> None:
     if is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
@@ -72,9 +79,11 @@ def _check_value(name: str, value: Any, hint: Any, metadata: typing.Mapping[str,
         hint_text = f"; did you mean {near}?" if near else ""
         allowed = ", ".join(metadata["choices"])
         raise UserError(f"{name}={value}: allowed are {allowed}{hint_text}")
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, int | float) and not isinstance(number, bool):
-            _check_bounds(name, number, metadata)
+    for item in value if isinstance(value, list) else [value]:
+        if item == "" and not metadata["may_be_empty"]:
+            raise UserError(empty(name, metadata["meaning"]))
+        if isinstance(item, int | float) and not isinstance(item, bool):
+            _check_bounds(name, item, metadata)
     return None
 
 

@@ -37,7 +37,7 @@ class Weights:
 
 @dataclass
 class PublishedFiles:
-    folder: str = key("between the mirror's URL and the file's name")
+    folder: str = key("between the mirror's URL and the file's name", may_be_empty=True)
     files: dict[str, Any] = key("names, and their sizes in bytes or null")
 
 
@@ -148,8 +148,8 @@ class Generate:
     ckpt: str | None = key("published model, checkpoint, run folder, or other weights")
     task: TaskName = key("whose newest run is meant")
     output_root: str = key("folder of all runs")
-    prompt: str | None = key("text to continue, or an instruction")
-    input: str | None = key("what the instruction is about")
+    prompt: str | None = key("text to continue, or an instruction", may_be_empty=True)
+    input: str | None = key("what the instruction is about", may_be_empty=True)
     prompts: str | None = key("file with a prompt on each line")
     output: str = key("JSONL file for prompts=")
     batch_size: int = key("prompts at once", ge=1)
@@ -157,7 +157,7 @@ class Generate:
     temperature: float = key("0: greedy", ge=0)
     top_k: int = key("0: all tokens", ge=0)
     top_p: float = key("1: all tokens", gt=0, le=1)
-    stop: str | list[str] | None = key("ends the text")
+    stop: str | list[str] | None = key("ends the text", may_be_empty=True)
     seed: int = key("of the draws", ge=0, lt=2**62)
     num_samples: int = key("continuations of each prompt", ge=1)
     debug: bool = key("tracebacks")
@@ -175,7 +175,7 @@ class Classify:
     weights: BaseWeights = key("of an adapter that was saved without them")
     ckpt: str | None = key("checkpoint or run folder")
     output_root: str = key("folder of all runs")
-    text: str | None = key("text to classify")
+    text: str | None = key("text to classify", may_be_empty=True)
     input: str | None = key("table of texts")
     output: str | None = key("file for its rows with their labels")
     column: str = key("column with the texts")
@@ -218,7 +218,7 @@ class JudgeServer(Judge):
     retries: int = key("attempts after the first", ge=0)
     timeout_s: float = key("seconds to wait for a connection, and the next word", gt=0)
     prompt: str = key("with {instruction}, {input}, {output} and {response}")
-    reminder: str = key("below the prompt when a reply was no number")
+    reminder: str = key("below the prompt when a reply was no number", may_be_empty=True)
 
 
 @dataclass

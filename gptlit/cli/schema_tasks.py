@@ -8,7 +8,7 @@ from gptlit.cli.checking import key
 @dataclass
 class Sample:
     every_n_validations: int = key("validations between samples; 0: none", ge=0)
-    prompt: str = key("text to continue")
+    prompt: str = key("text to continue", may_be_empty=True)
     max_new_tokens: int = key("tokens to write", ge=1)
     temperature: float = key("0: greedy", ge=0)
     top_k: int = key("0: all tokens", ge=0)

@@ -28,6 +28,7 @@ class Node:
     optional: int | None = key("limit", ge=1)
     either: int | str = key("devices", ge=1, choices=("auto",))
     one_or_more: str | list[str] = key("names")
+    note: str = key("what to say", may_be_empty=True)
     numbers: list[float] = key("moments", ge=0, lt=1)
     anything: dict[str, Any] = key("options")
     inner: Inner = key("a group")
@@ -42,6 +43,7 @@ GOOD: dict[str, Any] = {
     "optional": None,
     "either": "auto",
     "one_or_more": "a",
+    "note": "b",
     "numbers": [0.5, 0],
     "anything": {"x": 1},
     "inner": {"size": 2},
@@ -57,6 +59,7 @@ GOOD: dict[str, Any] = {
         {"either": 4},
         {"one_or_more": ["a", "b"]},
         {"one_or_more": []},
+        {"note": ""},
         {"numbers": []},
         {"anything": {}},
         {"inner": {"size": 9}},
@@ -79,6 +82,8 @@ def test_what_fits_passes(change: dict[str, Any]) -> None:
         ({"number": 1.0}, "number=1.0: must be > 0 and < 1 (rate)"),
         ({"number": float("nan")}, "number=nan: must be > 0 and < 1 (rate)"),
         ({"number": "fast"}, "number=fast: expected a number (rate)"),
+        ({"text": ""}, "text is empty: give a value (title)"),
+        ({"one_or_more": ["a", ""]}, "one_or_more is empty: give a value (names)"),
         ({"text": 3}, "text=3: expected text (title)"),
         ({"choice": "gren"}, "choice=gren: allowed are red, green; did you mean green?"),
         ({"choice": "x"}, "choice=x: allowed are red, green"),
