@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from gptlit.options import conf_dir
 from gptlit.training.faults import DivergedError, about_the_disk
 from gptlit.training.lock import LOCK
 from gptlit.training.reuse import POINTER, RECORD, first_process
-from gptlit.training.stopping import INTERRUPTED, is_child_of_lightning
+from gptlit.training.stopping import INTERRUPTED, is_child_of_lightning, unmasked
 
 Job = Callable[[dict[str, Any], Path], Any]
 """Takes the checked config as plain dicts and the run folder."""
@@ -46,8 +47,8 @@ def run(
             `conf/` is no group; where it is not None, debug is such a name too.
         rewrite: turns the command's arguments into those that Hydra sees.
 
-    A `UserError`, a mistake in the config, or an output folder that cannot be written ends the
-    process with one line on stderr and exit code 2; other exceptions keep their traceback.
+    A `UserError`, a mistake in the config or its files, or an output folder that cannot be written
+    ends the process with one line on stderr and exit code 2; other exceptions keep their traceback.
     In a sweep of trainings neither ends the process before all runs have had their turn: see
     `gptlit.cli.sweep`.
     """
@@ -73,8 +74,10 @@ def run(
         if _is_interruption(error):
             sys.exit(INTERRUPTED)
         line = _one_line(error, config_name)
-        if line is None or debug:
+        if line is None:
             raise
+        if debug and _traceback_helps(error):
+            traceback.print_exception(error)
         if isinstance(error, DivergedError) and is_child_of_lightning():
             sys.exit(0)  # all processes have found the same, and the first one says it
         print(f"error: {arguments.printable(line)}", file=sys.stderr)
@@ -86,6 +89,7 @@ def run(
         sys.exit(code)
 
 
+@unmasked()
 def _run_hydra(
     config_name: str, check_config: Callable[[dict[str, Any]], None], job: Job, debug: bool
 ) -> int:
@@ -112,7 +116,9 @@ def _run_hydra(
         except Exception as raised:
             error = _own_error(raised)
             if in_sweep:
-                sweep.note_failure(folder, error, _one_line(error, config_name), debug)
+                line = _one_line(error, config_name)
+                trace = debug and (line is None or _traceback_helps(error))
+                sweep.note_failure(folder, error, line, trace)
                 return None
             failures.append(error)  # raised below, past Hydra's own report of it
             result, unused = None, isinstance(error, UserError | OmegaConfBaseException)
@@ -192,13 +198,22 @@ def _own_error(error: Exception) -> Exception:
     return error if isinstance(cause, ImportError | AttributeError | TypeError) else cause
 
 
+def _traceback_helps(error: Exception) -> bool:
+    """Whether it says more than the line: where PyTorch ran out of memory, or what it could not
+    load. What was typed wrong stands in the line."""
+    return isinstance(error.__cause__, RuntimeError | MemoryError)
+
+
 def _one_line(error: Exception, config_name: str) -> str | None:
     """The line to print for an error that the user can cure; None for our own mistakes."""
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from yaml import YAMLError
 
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, YAMLError):
+        return _yaml_line(error)
     if isinstance(error, MissingMandatoryValue):
         name = error.full_key or str(error).rpartition(": ")[2]
         return f"{name} must be given: add {name}=... to the command"
@@ -207,6 +222,16 @@ def _one_line(error: Exception, config_name: str) -> str | None:
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
         return f"cannot write to {error.filename}: {error.strerror}; choose output_root=FOLDER"
     return about_the_disk(error, "the disk") if isinstance(error, OSError) else None
+
+
+def _yaml_line(error: Exception) -> str:
+    """Where a file cannot be read, and why."""
+    from yaml import MarkedYAMLError
+
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    return f"{short_path(Path(mark.name))}, line {mark.line + 1} is no YAML: {error.problem}"
 
 
 def _hydra_line(error: Exception, config_name: str) -> str:
@@ -230,6 +255,7 @@ def _hydra_line(error: Exception, config_name: str) -> str:
 def config_keys(config_name: str) -> list[str]:
     """Dotted names of all keys of all options of a command, for the nearest match."""
     from omegaconf import OmegaConf
+    from yaml import YAMLError
 
     def walk(node: Any, path: str) -> list[str]:
         if not isinstance(node, dict):
@@ -244,7 +270,10 @@ def config_keys(config_name: str) -> list[str]:
     groups = [name for entry in main["defaults"] if isinstance(entry, dict) for name in entry]
     for file in [main_file, *(f for name in groups for f in conf_dir().glob(f"{name}/*.yaml"))]:
         group = ".".join(file.parent.relative_to(conf_dir()).parts)
-        node: Any = OmegaConf.to_container(OmegaConf.load(file))
+        try:
+            node: Any = OmegaConf.to_container(OmegaConf.load(file))
+        except YAMLError:  # which is told where it is chosen
+            continue
         for extra in ("defaults", "hydra"):
             node.pop(extra, None)
         names.update(walk(node, "" if "@package _global_" in file.read_text() else group))

@@ -110,7 +110,7 @@ def stoppable() -> Iterator[None]:
     ignore are left alone. Inside another one, or in a thread, it only tells what a library made of
     a stop."""
     if _now.handled or threading.current_thread() is not threading.main_thread():
-        with _unmasked():
+        with unmasked():
             yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -121,7 +121,7 @@ def stoppable() -> Iterator[None]:
         signal.signal(number, handler)
     vars(_now).update(vars(_State(handled=True)))
     try:
-        with _unmasked():
+        with unmasked():
             yield
     except Stopped:
         if first_process():
@@ -136,9 +136,10 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def _unmasked() -> Iterator[None]:
+def unmasked() -> Iterator[None]:
     """An error after `Stopped` was raised is what became of it: a compiled module that was being
-    imported turns it into an ImportError."""
+    imported turns it into an ImportError, and Hydra what is raised while it composes into an error
+    of its own."""
     try:
         yield
     except Exception as error:

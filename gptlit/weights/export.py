@@ -144,6 +144,8 @@ def _save(
 
 def _write_new(out: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file or folder under a temporary name, then give it its own."""
+    from safetensors import SafetensorError
+
     if out.exists():
         raise UserError(f"out={out} exists: delete it, or choose another name")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -151,8 +153,9 @@ def _write_new(out: Path, write: Callable[[Path], None]) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(out)
-    except OSError as error:
-        raise UserError(f"cannot write out={out}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write out={out}: {why}; choose another place") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

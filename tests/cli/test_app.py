@@ -1,19 +1,25 @@
 """From what is typed to what the commands see; and what is left behind when they refuse."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from commands import run as run_command
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
 from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from gptlit.cli import app
 from gptlit.cli.arguments import quote
+from gptlit.errors import UserError
 from gptlit.options import conf_dir
-from gptlit.training.stopping import INTERRUPTED
+from gptlit.training.stopping import INTERRUPTED, stoppable
 
 SPECIAL = r"""'"\${}[](),=:~+*?|/#%@!<>; """ + "\t\n\r\\\\"
 
@@ -169,6 +175,70 @@ def test_conf_is_found_wherever_the_command_runs(
     monkeypatch.chdir(tmp_path)
     assert (conf_dir() / "train.yaml").is_file()
     assert conf_dir().is_absolute()
+
+
+def ending(monkeypatch: pytest.MonkeyPatch, error: Exception, *args: str) -> object:
+    """The exit code of a command in this process that an error ends."""
+
+    def failing(_: list[str]) -> list[str]:
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["generate.py", *args])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit) as caught:
+        app.run("generate", lambda _: None, lambda *_: None, short={}, rewrite=failing)
+    return caught.value.code
+
+
+def test_in_debug_a_mistake_is_told_in_one_line_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ending(monkeypatch, UserError("no such file"), "debug=true") == 2
+    assert capsys.readouterr().err == "error: no such file\n"
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_debug_adds_the_traceback_of_what_pytorch_could_not_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    error = UserError("out of memory")
+    error.__cause__ = RuntimeError("allocate")
+    assert ending(monkeypatch, error, f"debug={str(debug).lower()}") == 2
+    said = capsys.readouterr().err
+    assert said.endswith("error: out of memory\n")
+    assert ("RuntimeError: allocate" in said) == debug == (said.count("\n") > 1)
+
+
+def test_a_file_of_options_that_is_no_yaml_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.yaml"
+    file.write_text("model:\n  emb_dim: [1\n  x: {\n")
+    with pytest.raises(YAMLError) as caught:
+        OmegaConf.load(file)
+    assert ending(monkeypatch, caught.value) == 2
+    assert capsys.readouterr().err.startswith("error: mine.yaml, line 3 is no YAML: expected ")
+
+
+def test_ctrl_c_while_a_command_is_imported_is_quiet() -> None:
+    code = "import gptlit.cli, signal; signal.raise_signal(signal.SIGINT)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_a_stop_that_hydra_made_an_error_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def composing() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except SystemExit as error:
+            raise ConfigCompositionException from error
+
+    monkeypatch.setattr("hydra.main", lambda **_: lambda _: composing)
+    with pytest.raises(SystemExit) as caught, stoppable():
+        app._run_hydra("train", lambda _: None, lambda *_: None, False)
+    assert caught.value.code == INTERRUPTED
 
 
 @pytest.mark.parametrize("key", [True, False])

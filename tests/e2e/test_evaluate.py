@@ -93,9 +93,3 @@ MISTAKES = {
 
 def test_each_mistake_is_answered_in_one_line(trained: Path) -> None:
     check("evaluate", MISTAKES, trained)
-
-
-def test_debug_shows_the_traceback(trained: Path) -> None:
-    done = run("evaluate", "data=nowhere.txt", "debug=true", cwd=trained)
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr and "UserError: data.path=nowhere.txt" in done.stderr

@@ -4,9 +4,11 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from gptlit.errors import UserError
@@ -104,6 +106,16 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path: Path)
     with pytest.raises(UserError, match=r"cannot write out=.*: "):
         export_safetensors(model, "byte", out / "README.md" / "model.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", save)
+    with pytest.raises(UserError, match=r"cannot write out=.*No space left on device; choose"):
+        export(trained(CASES["bytes"]), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_tokenizers_files_are_those_that_openai_published() -> None:
