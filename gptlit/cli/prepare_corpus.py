@@ -64,11 +64,10 @@ def prepare(config: dict[str, Any], _folder: Path) -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         raise
-    train, validation = corpus.train, corpus.validation
     done = "there already, and whole" if corpus.cached else f"{time.monotonic() - start:,.1f} s"
-    print(
-        f"{out}: {train.documents + validation.documents:,} documents, "
-        f"{(train.bytes + validation.bytes) / 1e6:,.1f} MB, {train.tokens:,} training and "
-        f"{validation.tokens:,} validation tokens ({corpus.settings.tokenizer}), {done}\n"
-        f"next: python train.py data.path={out} tokenizer={corpus.settings.tokenizer}"
+    lines = (
+        f"{out}: {corpus.describe()}, {done}",
+        corpus.lopsided("val_input=FILE"),
+        f"next: python train.py data.path={out} tokenizer={corpus.settings.tokenizer}",
     )
+    print("\n".join(filter(None, lines)))

@@ -23,6 +23,8 @@ from gptlit.tokenizer import Tokenizer
 FORMAT = 2
 KIND = "gptlit tokenized corpus"
 MANIFEST = "manifest.json"
+MOST_OFF = 3
+"""So many times more or fewer tokens for validation than were asked for are nothing unusual."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,12 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """What must stay for a run to go on with the same data, by the names of the keys."""
         drawn = {"seed": self.seed, "val_fraction": self.val_fraction}
-        return {"text": self.content, **(drawn if len(self.content) == 1 else {})}
+        return {"text": self.content, **(drawn if self.one_source else {})}
+
+    @property
+    def one_source(self) -> bool:
+        """Whether the validation text is a share of the text, and no text of its own."""
+        return len(self.content) == 1
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,38 @@ class TokenizedCorpus:
     def dtype(self) -> np.dtype:
         """Of the ids on disk."""
         return np.dtype(self.settings.dtype)
+
+    @property
+    def documents(self) -> int:
+        """Of both splits."""
+        return self.train.documents + self.validation.documents
+
+    @property
+    def validation_share(self) -> float:
+        """Of the tokens."""
+        return self.validation.tokens / (self.train.tokens + self.validation.tokens)
+
+    def describe(self) -> str:
+        """Its size in one line."""
+        return (
+            f"{self.documents:,} document{'s' * (self.documents != 1)}, "
+            f"{(self.train.bytes + self.validation.bytes) / 1e6:,.1f} MB, "
+            f"{self.train.tokens:,} training and {self.validation.tokens:,} validation tokens "
+            f"({self.settings.tokenizer})"
+        )
+
+    def lopsided(self, cure: str) -> str:
+        """A warning where the documents drawn for validation, being few or of very different
+        lengths, have far more or fewer of the tokens than was asked for; "" elsewhere. `cure` gives
+        text that validates."""
+        wanted, got = self.settings.val_fraction, self.validation_share
+        drawn = self.settings.one_source and self.documents > 1
+        if not drawn or wanted / MOST_OFF <= got <= wanted * MOST_OFF:
+            return ""
+        return (
+            f"warning: whole documents were drawn for validation, with {got:.1%} of the tokens, not"
+            f" {wanted:.1%}: give more documents, or {cure}"
+        )
 
     def stream(self, split: Split) -> TokenStream:
         """The token ids of `train` or `validation`."""

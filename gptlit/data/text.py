@@ -180,20 +180,22 @@ class TextDataModule(ResumableDataModule):
             raise UserError(
                 f"the training split of {self._name} has {corpus.train.tokens} tokens, but one "
                 f"window takes {self.context_length + 1}: set model.context_length="
-                f"{max(corpus.train.tokens - 1, 1)} or less, give more text, or lower "
-                f"{self._share()}"
+                f"{max(corpus.train.tokens - 1, 1)} or less, {self._more('lower')}"
             )
         if corpus.validation.tokens < 2:
             raise UserError(
                 f"the validation split of {self._name} has {corpus.validation.tokens} tokens, but "
-                f"needs 2: raise {self._share()}, or give more text"
+                f"needs 2: {self._more('raise')}"
             )
 
-    def _share(self) -> str:
-        """What says how much is for validation."""
+    def _more(self, change: str) -> str:
+        """How a split comes to more text; `change` is what to do to the share that validates."""
+        if not self.corpus.settings.one_source:
+            return "give more text"
+        share = f"val_fraction={self.val_fraction}"
         if is_prepared(self.path):
-            return f"val_fraction={self.val_fraction} of scripts/prepare_corpus.py"
-        return f"data.val_fraction={self.val_fraction}"
+            return f"give more text, or {change} {share} of scripts/prepare_corpus.py"
+        return f"give more text, or {change} data.{share}"
 
     @property
     def corpus(self) -> TokenizedCorpus:
@@ -228,18 +230,18 @@ class TextDataModule(ResumableDataModule):
         )
 
     def describe(self) -> str:
-        """The corpus in one line."""
-        train, validation = self.corpus.train, self.corpus.validation
-        return (
-            f"{self._name}: {train.documents + validation.documents:,} documents, "
-            f"{(train.bytes + validation.bytes) / 1e6:.1f} MB, {train.tokens:,} training and "
-            f"{validation.tokens:,} validation tokens ({self.tokenizer.name}), "
-            f"{self._origin()}"
-        )
+        """The corpus in one line; in a second one what is odd about its split."""
+        prepared = is_prepared(self.path)
+        key = "val_input=FILE of scripts/prepare_corpus.py" if prepared else "data.val_path=FILE"
+        size = f"{self._name}: {self.corpus.describe()}, {self._origin()}"
+        lines = (size, self.corpus.lopsided(key))
+        return "\n".join(filter(None, lines))
 
     def _origin(self) -> str:
         if is_prepared(self.path):
-            return f"prepared, {self.val_fraction:g} of it for validation"
+            if not self.corpus.settings.one_source:
+                return "prepared with its own validation text"
+            return f"prepared, {self.corpus.validation_share:.2g} of it for validation"
         return "from the cache" if self.corpus.cached else "tokenized now"
 
     def _windows(self, *, train: bool) -> Windows:

@@ -70,9 +70,22 @@ def test_training_reads_it_as_it_reads_the_text_itself(texts: Path, tmp_path: Pa
     for a, b in zip(read.val_dataloader(), plain.val_dataloader(), strict=True):
         assert a.targets.equal(b.targets)
     assert "20 documents" in read.describe()
-    assert "prepared, 0.1 of it for validation" in read.describe()
+    corpus = read.corpus
+    tokens = corpus.train.tokens, corpus.validation.tokens
+    assert f"prepared, {tokens[1] / sum(tokens):.2g} of it for validation" in read.describe()
     # A run may change from one to the other.
     plain.load_state_dict(read.state_dict())
+
+
+def test_of_separate_validation_text_no_share_is_told(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("Text to validate on. " * 100)
+    sources = [TextFiles(str(path), key="input") for path in (texts, tmp_path / "val.txt")]
+    settings: dict[str, Any] = {"val_fraction": 0.01, "seed": 1, "shard_tokens": 500}
+    prepare_corpus(sources, BYTES, tmp_path / "out", **settings, say=lambda _: None)
+    told = module(tmp_path / "out", tmp_path / "cache").describe()
+    assert told.endswith("prepared with its own validation text")
+    with pytest.raises(UserError, match=r"or less, give more text$"):
+        module(tmp_path / "out", tmp_path / "cache", context_length=10**6)
 
 
 def test_only_a_prepared_folder_is_one(texts: Path, tmp_path: Path) -> None:

@@ -206,11 +206,25 @@ def test_a_corpus_too_short_is_named_with_numbers(
 
 
 def test_describe_is_one_line_that_tells_new_from_cached(path: str, tmp_path: Path) -> None:
-    told = r"text.txt: 1 documents, 0.0 MB, 360 training and 41 validation tokens (byte)"
+    told = r"text.txt: 1 document, 0.0 MB, 360 training and 41 validation tokens (byte)"
     first, second = module(path, tmp_path), module(path, tmp_path)
     assert first.describe().endswith(f"{told}, tokenized now")
     assert second.describe().endswith(f"{told}, from the cache")
     assert "\n" not in first.describe()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "warns"), [((30, 9000), True), ((900, 900), True), ((900,) * 10, False)]
+)
+def test_a_split_by_documents_that_is_far_from_the_share_is_told(
+    tmp_path: Path, sizes: tuple[int, ...], warns: bool
+) -> None:
+    (tmp_path / "texts").mkdir()
+    for number, size in enumerate(sizes):
+        (tmp_path / "texts" / f"{number}.txt").write_text("a" * size)
+    told = module(str(tmp_path / "texts"), tmp_path).describe()
+    assert ("of the tokens, not 10.0%: give more documents, or data.val_path=FILE" in told) == warns
+    assert told.count("\n") == warns
 
 
 def test_a_process_that_did_not_prepare_the_data_finds_them(path: str, tmp_path: Path) -> None:
