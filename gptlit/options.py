@@ -6,6 +6,8 @@ from typing import Any
 
 from gptlit.errors import UserError
 
+_ABSENT = object()
+
 
 def conf_dir() -> Path:
     """`conf/` of the checkout, or its copy inside the installed package."""
@@ -17,6 +19,21 @@ def conf_dir() -> Path:
 def option_names(group: str) -> list[str]:
     """The options of a group, sorted: `option_names("model")` has "gpt2-small"."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def options_with(key: str) -> list[str]:
+    """The options of a key's group that have it; those alone that want it, if there are such:
+    `options_with("data.path")` has "text"."""
+    group, _, inner = key.partition(".")
+    values: dict[str, Any] = {}
+    for name in option_names(group):
+        option = read_option(group, name)
+        node: Any = option.get(group, option)  # some set keys of other groups too
+        for part in inner.split("."):
+            node = node.get(part, _ABSENT) if isinstance(node, dict) else _ABSENT
+        if node is not _ABSENT:
+            values[name] = node
+    return [name for name, value in values.items() if value == "???"] or list(values)
 
 
 def read_option(group: str, name: str) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import gptlit
 from gptlit.cli import arguments, helping
 from gptlit.cli.checking import nearest, unknown_key
 from gptlit.errors import UserError
-from gptlit.options import conf_dir
+from gptlit.options import conf_dir, options_with
 from gptlit.training.faults import DivergedError, about_the_disk
 from gptlit.training.lock import LOCK
 from gptlit.training.reuse import POINTER, RECORD, first_process
@@ -62,6 +63,9 @@ def run(
             short=short,
             known=lambda: config_keys(config_name),
         )
+        if "--version" in args:
+            print(f"gptlit {gptlit.__version__}")
+            return
         # Its parser takes no flags between overrides.
         args = sorted(rewrite(args), key=lambda arg: not arg.startswith("-"))
         sys.argv[1:] = [helping.CONFIG if arg == helping.HELP else arg for arg in args]
@@ -220,7 +224,10 @@ def _one_line(error: Exception, config_name: str) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _hydra_line(error, config_name)
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
-        return f"cannot write to {error.filename}: {error.strerror}; choose output_root=FOLDER"
+        what, cure = ("use", "another file")
+        if config_name == "train":
+            what, cure = ("write to", "output_root=FOLDER")
+        return f"cannot {what} {error.filename}: {error.strerror}; choose {cure}"
     return about_the_disk(error, "the disk") if isinstance(error, OSError) else None
 
 
@@ -238,7 +245,11 @@ def _hydra_line(error: Exception, config_name: str) -> str:
     """Hydra's message in one line, with the nearest name."""
     text = str(error)
     if match := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
-        return unknown_key(match[1].partition("@")[0], config_keys(config_name))
+        key = match[1].partition("@")[0]
+        known = config_keys(config_name)
+        if key in known and (owners := _options_with(key)):
+            return f"the chosen {key.partition('.')[0]} has no key '{key}': add {owners}"
+        return unknown_key(key, known)
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         if group.startswith("hydra/"):
@@ -249,6 +260,18 @@ def _hydra_line(error: Exception, config_name: str) -> str:
         hint = f"; did you mean {near}?" if near else ""
         return f"unknown {group}={option}: allowed are {', '.join(options)}{hint}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _options_with(key: str) -> str:
+    """What to choose in order to have a key, if the task that is typed can read it."""
+    from gptlit.cli.schema_data import task_of
+
+    group, names = key.partition(".")[0], options_with(key)
+    if group == "data":
+        given = [arg.partition("=")[2] for arg in sys.argv if arg.startswith("task=")]
+        task = given[-1].strip("'\"") if given else "pretrain"
+        names = [name for name in names if task_of(name) == task] or names
+    return " or ".join(f"{group}={name}" for name in names)
 
 
 @cache

@@ -10,6 +10,9 @@ from typing import Any
 
 from gptlit.errors import UserError
 
+MOST_MEANT = 3
+"""So many keys with the same last name are told."""
+
 
 def key(
     meaning: str,
@@ -45,14 +48,22 @@ def check(config: dict[str, Any], schema: type, path: str = "") -> None:
         _check_value(f"{path}{name}", config[name], hints[name], spec.metadata)
 
 
+ALSO_CALLED = {"gpu": "cuda"}
+"""Names that others have for what we call otherwise."""
+
+
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
     """The name that was most likely meant, None where nothing is near."""
+    name = ALSO_CALLED.get(name.lower(), name)
     near = get_close_matches(name.lower(), {k.lower(): k for k in known}, n=1, cutoff=cutoff)
     return next((k for k in known if k.lower() == near[0]), None) if near else None
 
 
 def unknown_key(name: str, known: Collection[str]) -> str:
-    """The line for a key that does not exist."""
+    """The line for a key that does not exist: with the keys that end in it, or a near one."""
+    inner = sorted(key for key in known if key.endswith(f".{name}"))
+    if 0 < len(inner) <= MOST_MEANT:
+        return f"unknown key '{name}': did you mean {' or '.join(map(repr, inner))}?"
     if near := nearest(name, [key for key in known if key != name]):
         return f"unknown key '{name}': did you mean '{near}'?"
     depth = min((key.count(".") for key in known), default=0)

@@ -118,10 +118,14 @@ def _converse(model: "LanguageModel", config: dict[str, Any], options: dict[str,
 
 
 def _read_prompts(path: str) -> list[str]:
+    from gptlit.data.readers import existing
+
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts={path} cannot be read as UTF-8 text: {error}") from error
+        lines = existing(path, "prompts").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"prompts={path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompts={path} is not UTF-8 text: {error.reason}") from error
     prompts = [line for line in lines if line.strip()]
     if not prompts:
         raise UserError(f"prompts={path} has no prompt: write one on each line")

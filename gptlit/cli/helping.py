@@ -3,7 +3,7 @@
 import contextlib
 import io
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,25 @@ def print_help(config_name: str, args: Iterable[str], show_config: Callable[[], 
     Returns:
         what `show_config` returns.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         result = show_config()
     if config := shown.getvalue():
         main: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
         own = (arg.partition("=")[2] for arg in args if arg.startswith("--config-dir="))
-        groups = _groups([conf_dir(), *map(Path, own)])
+        named = {name for entry in main.defaults if isinstance(entry, DictConfig) for name in entry}
+        groups = _groups([conf_dir(), *map(Path, own)], named)
         template = string.Template(main.hydra.help.template)
         print(template.substitute(APP_CONFIG_GROUPS=groups, CONFIG=config))
     return result
 
 
-def _groups(folders: Iterable[Path]) -> str:
-    """The options of each group, a line each."""
+def _groups(folders: Iterable[Path], named: Collection[Any]) -> str:
+    """The options of each group that is named, a line each."""
     options: dict[str, set[str]] = {}
     for folder in folders:
         for path in folder.glob("*/**/*.yaml"):
             options.setdefault(path.parent.relative_to(folder).as_posix(), set()).add(path.stem)
-    return "".join(f"{group}: {', '.join(sorted(options[group]))}\n" for group in sorted(options))
+    shown = sorted(options.keys() & named)
+    return "".join(f"{group}: {', '.join(sorted(options[group]))}\n" for group in shown)

@@ -164,7 +164,7 @@ def check_data(node: dict[str, Any], task: str) -> None:
     if kind is None:
         return
     if task in TASKS and task != kind.task:
-        names = (n for n in option_names("data") if _task_of(n) == task)
+        names = (n for n in option_names("data") if task_of(n) == task)
         raise UserError(
             f"data={node.get('name')} is for task={kind.task}; for task={task} choose one of"
             f" data={', '.join(names)}"
@@ -172,6 +172,7 @@ def check_data(node: dict[str, Any], task: str) -> None:
     check(node, kind.published if "urls" in node and kind.published else kind.node, "data.")
 
 
-def _task_of(option: str) -> str | None:
+def task_of(option: str) -> str | None:
+    """The task that an option of `conf/data` is for, None where gptlit does not know its class."""
     kind = DATA.get(read_option("data", option).get("_target_", ""))
     return kind.task if kind else None

@@ -27,6 +27,10 @@ FREE_TEXT = (
 """Keys whose values may hold braces, quotes and commas."""
 
 
+YES = ("yes", "true", "on", "1", "latest", "last")
+"""What is typed where resume=auto is meant."""
+
+
 def main() -> None:
     """Entry point of `python train.py` and `gptlit-train`."""
     allocator.restart_with_tuned_malloc()
@@ -43,7 +47,16 @@ def rewrite(args: list[str]) -> list[str]:
     if settled is not None:
         return settled
     ranks.check_sweep(args)
+    _check_resume(_given(args).get("resume", ""))
     return resume.apply(launchers.apply(with_implied(with_text(args))))
+
+
+def _check_resume(wanted: str) -> None:
+    if wanted.lower() in YES and not Path(wanted).exists():
+        raise UserError(
+            f"resume={wanted}: give resume=auto, which goes on with the newest unfinished run of"
+            " this command, or a run folder"
+        )
 
 
 def with_implied(args: list[str]) -> list[str]:

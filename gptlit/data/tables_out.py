@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,12 @@ def write_table(path: Path, table: Table, more: Columns, key: str) -> None:
         WRITERS[path.suffix.lower()](draft, table, more)
         draft.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {key}={path}: {error.strerror or error}") from error
+        # What pyarrow says instead names the draft.
+        why = os.strerror(error.errno) if error.errno else error
+        raise UserError(f"cannot write {key}={path}: {why}; choose another file") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _write_csv(draft: Path, table: Table, more: Columns) -> None:

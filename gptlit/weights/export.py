@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +158,9 @@ def _write_new(out: Path, write: Callable[[Path], None]) -> None:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write out={out}: {why}; choose another place") from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        elif temporary.exists():
-            temporary.unlink()
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _json(node: dict[str, Any]) -> str:

@@ -32,6 +32,9 @@ def find_files(path: Path) -> list[Path]:
         files = [f for f in sorted(path.iterdir()) if f.is_file() and kind(f) and _is_whole(f)]
         if len(files) == 1:
             return files
+        runs = [run for run in (path / "latest", *sorted(path.glob("*/latest"))) if run.is_dir()]
+        if runs:
+            raise UserError(f"{path} is a folder of runs: give one of them, such as {runs[0]}")
         names = ", ".join(file.name for file in files)
         several = f"; give one of the files in it: {names}" if files else ""
         raise UserError(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+import gptlit
 from gptlit.cli import app
 from gptlit.cli.arguments import quote
 from gptlit.errors import UserError
@@ -132,6 +133,10 @@ ANSWERS = {
     ("train", "optimizer.lr=fast"): "optimizer.lr=fast: expected a number",
     ("train", "optimizer.lr=-1"): "optimizer.lr=-1: must be > 0",
     ("train", "optimiser.lr=1"): "unknown key 'optimiser.lr': did you mean 'optimizer.lr'?",
+    ("train", "lr=1e-3"): "unknown key 'lr': did you mean 'optimizer.lr'?",
+    ("train", "data=pydocs data.path=x"): "the chosen data has no key 'data.path': add data=text\n",
+    ("train", "task.trainable=head"): "the chosen task has no key 'task.trainable': add task=class",
+    ("train", "resume=yes"): "resume=yes: give resume=auto, which goes on with the newest",
     ("train", "data.path=nowhere.txt"): "data.path=nowhere.txt: there is no such file",
     ("train", "weights.path=nowhere task=spam"): "unknown task=spam: allowed are",
     ("train", "data.path="): "data.path is empty: give a value",
@@ -140,6 +145,8 @@ ANSWERS = {
     ("scripts/export", "out="): "out is empty: give a value",
     ("train", "resume=nowhere"): "resume=nowhere: there is no nowhere/checkpoints/last.ckpt",
     ("train", "-m seed=1,2 resume=some/run"): "resume=some/run is one run: in a sweep give",
+    ("generate", "data.path=x"): "unknown key 'data.path'",
+    ("generate", "prompts=nowhere.txt"): "prompts=nowhere.txt: there is no such file",
     ("generate", "max_new_tokens=0"): "max_new_tokens=0: must be >= 1",
     ("generate", "temperature=hot"): "temperature=hot: expected a number",
     ("generate", "top_k"): "'top_k' has no '=': did you mean top_k=...?",
@@ -220,6 +227,24 @@ def test_a_file_of_options_that_is_no_yaml_is_named_with_its_line(
         OmegaConf.load(file)
     assert ending(monkeypatch, caught.value) == 2
     assert capsys.readouterr().err.startswith("error: mine.yaml, line 3 is no YAML: expected ")
+
+
+def test_another_file_is_the_cure_where_nothing_is_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ending(monkeypatch, PermissionError(13, "Permission denied", "/locked/x")) == 2
+    said = capsys.readouterr().err
+    assert said == "error: cannot use /locked/x: Permission denied; choose another file\n"
+
+
+def test_the_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["generate.py", "--version"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    app.run("generate", lambda _: None, lambda *_: None, short={})
+    assert capsys.readouterr().out == f"gptlit {gptlit.__version__}\n"
 
 
 def test_ctrl_c_while_a_command_is_imported_is_quiet() -> None:

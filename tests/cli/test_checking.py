@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gptlit.cli.checking import check, key, unknown_key
+from gptlit.cli.checking import check, key, nearest, unknown_key
 from gptlit.errors import UserError
 
 
@@ -117,6 +117,18 @@ def test_what_does_not_fit_is_named_with_what_would(change: dict[str, Any], line
 def test_every_key_must_be_there(name: str) -> None:
     with pytest.raises(UserError, match=rf"^{name} is missing \(.+\)$"):
         check({k: v for k, v in GOOD.items() if k != name}, Node)
+
+
+def test_of_a_keys_last_name_the_whole_name_is_told() -> None:
+    known = ["model", "optimizer.lr", "data.batch_size", "task.answers.batch_size", "model.name"]
+    assert unknown_key("lr", known) == "unknown key 'lr': did you mean 'optimizer.lr'?"
+    several = "did you mean 'data.batch_size' or 'task.answers.batch_size'?"
+    assert unknown_key("batch_size", known).endswith(several)
+    assert "did you mean" not in unknown_key("kind", [f"group_{name}.kind" for name in "abcdef"])
+
+
+def test_a_gpu_is_cuda() -> None:
+    assert nearest("GPU", ["cpu", "cuda"]) == "cuda" and nearest("gpu", ["cpu"]) is None
 
 
 def test_a_key_is_not_its_own_nearest_match() -> None:

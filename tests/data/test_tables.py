@@ -199,7 +199,10 @@ def test_a_broken_write_leaves_what_was_there(
     table, out = read(given_as(tmp_path, ".csv")), tmp_path / "out.csv"
     out.write_text("before")
     monkeypatch.setitem(WRITERS, ".csv", full)
-    with pytest.raises(UserError, match=r"cannot write output=.*: No space left on device"):
+    with pytest.raises(UserError, match=r"cannot write output=.*: No space left on device; choose"):
         write_table(out, table, MORE, "output")
     assert out.read_text() == "before"
+    broken = tmp_path / "no" / "out.parquet"
+    with pytest.raises(UserError, match=r"cannot write output=.*out.parquet: No such file or dir"):
+        write_table(broken, table, MORE, "output")
     assert {path.name for path in tmp_path.iterdir()} == {"given.csv", "out.csv"}

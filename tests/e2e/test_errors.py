@@ -60,7 +60,7 @@ GENERATE = {
     "unknown key": (["temprature=1"], r"did you mean 'temperature'"),
     "out of range": (["top_p=1.5"], r"top_p=1.5: must be > 0 and <= 1"),
     "two sources": (["prompt=a", "prompts=short.txt"], r"not both"),
-    "missing prompts": (["prompts=nowhere.txt"], r"prompts=nowhere.txt cannot be read"),
+    "missing prompts": (["prompts=nowhere.txt"], r"prompts=nowhere.txt: there is no such file"),
     "empty prompts": (["prompts=empty.txt"], r"has no prompt"),
 }
 

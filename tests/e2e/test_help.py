@@ -29,6 +29,7 @@ def test_groups_and_values_are_those_of_the_command_line(tmp_path: Path) -> None
     shown = run("train", "--help", *args, cwd=tmp_path)
     groups = shown.stdout.partition("options ==\n")[2].partition("\n\n")[0].splitlines()
     assert "model: gpt2-large, gpt2-medium, gpt2-nano, gpt2-small, gpt2-xl, own" in groups
+    assert not any(line.startswith("judge") for line in groups)  # is a group of evaluate.py
     assert "optimizer: adamw" in groups and groups == sorted(groups)
     config = shown.stdout.partition("values now ==\n")[2].partition("Examples:")[0]
     values = yaml.safe_load(config)

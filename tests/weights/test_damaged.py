@@ -165,6 +165,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         inspect(tmp_path / "nowhere.safetensors")
 
 
+def test_of_a_folder_of_runs_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pretrain" / "latest").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "pretrain"):
+        with pytest.raises(UserError, match=r"a folder of runs: .* such as .*pretrain/latest$"):
+            find_files(folder)
+
+
 def test_a_folder_says_what_it_lacks_or_which_to_choose(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"folder without checkpoints/best.ckpt, .*ckpt.index$"):
         find_files(tmp_path)
