@@ -1,6 +1,7 @@
 """What a training needs, looked at before Lightning is imported, which takes seconds."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ MOST_CPU_PROCESSES = 8
 
 
 def check_start(config: dict[str, Any]) -> None:
-    """Files that are named, the device, the precision and the shape of the model.
+    """Loggers, files that are named, the device, the precision and the shape of the model.
 
     Args:
         config: the checked config.
@@ -21,6 +22,7 @@ def check_start(config: dict[str, Any]) -> None:
     Raises:
         UserError: one of them is missing or does not go with the others.
     """
+    _check_loggers(config["logger"])
     _check_files(config)
     from gptlit.device import resolve_device, resolve_precision
 
@@ -29,6 +31,12 @@ def check_start(config: dict[str, Any]) -> None:
     if device == "cpu":
         _check_processes(config["trainer"]["devices"])
     _check_model(config)
+
+
+def _check_loggers(logger: dict[str, Any]) -> None:
+    for name in ("wandb", "mlflow"):
+        if logger[name] is not None and find_spec(name) is None:
+            raise UserError(f"logger={name} is not installed: pip install 'gptlit[loggers]'")
 
 
 def _check_files(config: dict[str, Any]) -> None:
