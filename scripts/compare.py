@@ -24,6 +24,12 @@ from gptlit.training.reuse import result_folder, trained_config, what_counts
 SCORE = "val/loss"
 PICTURES = (".png", ".pdf", ".svg")
 STYLES = ("-", "--", ":", "-.")
+LONGEST_SHOWN = 40
+"""Characters of a value in the table and the picture; the .csv has all of it."""
+NAMED = 40
+"""Runs whose curves have a name and a colour, the best ones."""
+NAMED_INSIDE = 8
+"""So many names stand among the curves, more beside them."""
 WIDEST = 5
 """Runs that stand beside each other; more stand below each other."""
 
@@ -69,7 +75,11 @@ def main() -> int:
         rows = compare(runs)
         show(runs, rows)
         for file in args.out:
-            write_csv(file, runs, rows) if file.suffix == ".csv" else draw(file, runs, rows)
+            try:
+                write_csv(file, runs, rows) if file.suffix == ".csv" else draw(file, runs, rows)
+            except OSError as error:
+                why = error.strerror or error
+                raise UserError(f"cannot write --out {file}: {why}; choose another file") from error
             print(f"written: {file}")
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -88,7 +98,7 @@ def read_runs(places: list[Path]) -> list[Run]:
         found = [folder.resolve() for folder in _finished_in(place)]
         if not found:
             raise UserError(f"{place}: no run has finished here (there is no summary.json)")
-        folders += [folder for folder in found if folder not in folders]
+        folders += [folder for folder in dict.fromkeys(found) if folder not in folders]
     above = Path(os.path.commonpath([folder.parent for folder in folders]))
     runs = [_read_run(folder, str(folder.relative_to(above))) for folder in folders]
     return sorted(runs, key=lambda run: (run.score, run.name))
@@ -172,7 +182,10 @@ def _shown(name: str, value: Any) -> str:
         return "-"
     if name == "tokens per second":
         return f"{value:,.0f}"
-    return f"{value:.4f}" if "/" in name else str(value)
+    if "/" in name:
+        return f"{value:.4f}"
+    text = printable(str(value))
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def write_csv(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
@@ -187,7 +200,8 @@ def write_csv(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
 
 
 def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
-    """The validation loss of all runs over their optimiser steps, in one picture.
+    """The validation loss of all runs over their optimiser steps, in one picture that grows with
+    the names in it.
 
     Raises:
         UserError: no run has written its metrics.
@@ -201,16 +215,24 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
     import matplotlib.pyplot as plt
 
     differ = {key: values for key, values in rows.items() if key in runs[0].settings}
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    inside = len(runs) <= NAMED_INSIDE
+    size = (8, 5) if inside else (11, max(5, min(len(runs), NAMED) / 4))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     for index, (run, points) in enumerate(zip(runs, curves, strict=True)):
-        if points:
-            values = ", ".join(f"{key}={values[index]}" for key, values in differ.items())
+        if points and index < NAMED:
+            values = ", ".join(f"{k}={_shown(k, values[index])}" for k, values in differ.items())
             label = f"{run.name}: {values}" if 0 < len(differ) <= 2 else run.name
             style = STYLES[index // 10 % len(STYLES)]  # there are ten colours
             axes.plot(*zip(*points, strict=True), style, marker=".", label=label)
+        elif points:
+            axes.plot(*zip(*points, strict=True), color="lightgrey", zorder=1)
     axes.set(xlabel="optimiser step", ylabel="validation cross entropy (nats per target token)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    title = f"the best {NAMED} of {len(runs)}" if len(runs) > NAMED else None
+    if inside:
+        axes.legend(fontsize="small")
+    else:
+        figure.legend(loc="outside right upper", fontsize="small", title=title)
     temporary = file.with_name(f".{file.stem}.tmp{file.suffix}")
     figure.savefig(temporary, dpi=150)
     plt.close(figure)

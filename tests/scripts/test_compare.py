@@ -108,6 +108,7 @@ def test_folders_are_searched_and_each_run_counts_once(tmp_path: Path) -> None:
     rows = table(tmp_path, "outputs/pretrain/latest", "outputs", first, again)
     assert [row["val/loss"] for row in rows] == ["1.0", "2.0"]
     assert rows[1]["run"] == str(first)
+    assert len(table(tmp_path, "outputs")) == 2  # where one place has a run and what took it
 
 
 def test_the_config_is_that_of_the_results(tmp_path: Path) -> None:
@@ -134,12 +135,36 @@ def test_one_picture_has_all_curves(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
+def test_a_picture_of_many_runs_has_room_for_their_names(tmp_path: Path) -> None:
+    sizes = []
+    for number in (8, 28, 60):
+        for seed in range(number):
+            if not (tmp_path / "sweep" / str(seed)).exists():
+                make(tmp_path / "sweep" / str(seed), 3.0 - seed / 100, seed=seed)
+        assert compare(tmp_path, "sweep", "--out", "x.png").returncode == 0
+        with Image.open(tmp_path / "x.png") as image:
+            sizes.append(image.size)
+    assert sizes == [(1200, 750), (1650, 1050), (1650, 1500)]
+
+
+def test_long_values_are_cut_in_the_table_alone(tmp_path: Path) -> None:
+    template = "Below is an instruction.\n\n### Instruction:\n{instruction}"
+    for name in ("a", "b"):
+        prompt = {"name": "custom", "template": f"{template} {name}"}
+        make(tmp_path / name, 1.0, prompt_format=prompt)
+    done = compare(tmp_path, "a", "b")
+    assert "{instruction}" not in done.stdout
+    assert done.stdout.count("...") == 2
+    assert table(tmp_path, "a", "b")[0]["prompt_format.template"] == f"{template} a"
+
+
 MISTAKES = {
     "nothing there": (["nowhere"], "nowhere: no run has finished here"),
     "an unfinished run": (["a", "empty"], "empty: no run has finished here"),
     "no config": (["bare"], "is not a whole run folder"),
     "no curve": (["bare", "a", "--out", "x.png"], "is not a whole run folder"),
     "a format that is none": (["a", "--out", "x.gif"], "give a .csv or .png"),
+    "nowhere to write": (["a", "--out", "folder.csv"], "cannot write --out folder.csv: "),
     "a folder that is none": (["a", "--out", "no/x.csv"], "in a folder that exists"),
 }
 
@@ -147,7 +172,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("args", "line"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_told_in_one_line(tmp_path: Path, args: list[str], line: str) -> None:
     make(tmp_path / "a", 1.0)
-    for name in ("empty", "bare"):
+    for name in ("empty", "bare", "folder.csv"):
         (tmp_path / name).mkdir()
     (tmp_path / "bare" / "summary.json").write_text('{"metrics": {}}')
     done = compare(tmp_path, *args)
