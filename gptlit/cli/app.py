@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gptlit
-from gptlit.cli import arguments, helping
+from gptlit.cli import arguments, helping, is_interruption
 from gptlit.cli.checking import nearest, unknown_key
 from gptlit.errors import UserError
 from gptlit.options import conf_dir, options_with
@@ -75,7 +75,7 @@ def run(
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if _is_interruption(error):
+        if is_interruption(error):
             sys.exit(INTERRUPTED)
         line = _one_line(error, config_name)
         if line is None:
@@ -182,13 +182,6 @@ def _remove_if_unused(folder: Path) -> None:
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # made for it too, if it is empty
-
-
-def _is_interruption(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind it: a compiled module that is being imported makes it an error."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _own_error(error: Exception) -> Exception:

@@ -132,7 +132,7 @@ class Train:
     resume: str | None = key("run folder, checkpoint, or auto")
     skip_if_trained: bool = key("take the result of a finished run of the same config")
     output_root: str = key("folder of all runs")
-    debug: bool = key("two steps; tracebacks")
+    debug: bool = key("two steps, to see that all is in place")
 
 
 @dataclass
@@ -160,7 +160,7 @@ class Generate:
     stop: str | list[str] | None = key("ends the text", may_be_empty=True)
     seed: int = key("of the draws", ge=0, lt=2**62)
     num_samples: int = key("continuations of each prompt", ge=1)
-    debug: bool = key("tracebacks")
+    debug: bool = key("tracebacks of what PyTorch could not do")
 
 
 @dataclass
@@ -180,7 +180,7 @@ class Classify:
     output: str | None = key("file for its rows with their labels")
     column: str = key("column with the texts")
     batch_size: int = key("texts at once", ge=1)
-    debug: bool = key("tracebacks")
+    debug: bool = key("tracebacks of what PyTorch could not do")
 
 
 @dataclass
@@ -198,7 +198,7 @@ class Export:
     output_root: str = key("folder of all runs")
     format: str = key("who shall read it", choices=("huggingface", "safetensors"))
     out: str = key("folder or file to write")
-    debug: bool = key("tracebacks")
+    debug: bool = key("tracebacks of what PyTorch could not do")
 
 
 @dataclass
@@ -235,7 +235,7 @@ class Evaluate:
     stride: int | None = key("tokens between the starts of two windows; null: half", ge=1)
     batch_size: int = key("windows at once", ge=1)
     output: str | None = key("JSON file for the result")
-    debug: bool = key("tracebacks")
+    debug: bool = key("tracebacks of what PyTorch could not do")
 
 
 def check_judge(node: dict[str, Any]) -> None:
