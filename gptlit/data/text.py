@@ -192,10 +192,17 @@ class TextDataModule(ResumableDataModule):
         """How a split comes to more text; `change` is what to do to the share that validates."""
         if not self.corpus.settings.one_source:
             return "give more text"
+        if self.corpus.lopsided(self._val_text()):
+            return f"give more documents, or {self._val_text()}"
         share = f"val_fraction={self.val_fraction}"
         if is_prepared(self.path):
             return f"give more text, or {change} {share} of scripts/prepare_corpus.py"
         return f"give more text, or {change} data.{share}"
+
+    def _val_text(self) -> str:
+        """The key for validation text of its own."""
+        prepared = is_prepared(self.path)
+        return "val_input=FILE of scripts/prepare_corpus.py" if prepared else "data.val_path=FILE"
 
     @property
     def corpus(self) -> TokenizedCorpus:
@@ -231,10 +238,8 @@ class TextDataModule(ResumableDataModule):
 
     def describe(self) -> str:
         """The corpus in one line; in a second one what is odd about its split."""
-        prepared = is_prepared(self.path)
-        key = "val_input=FILE of scripts/prepare_corpus.py" if prepared else "data.val_path=FILE"
         size = f"{self._name}: {self.corpus.describe()}, {self._origin()}"
-        lines = (size, self.corpus.lopsided(key))
+        lines = (size, self.corpus.lopsided(self._val_text()))
         return "\n".join(filter(None, lines))
 
     def _origin(self) -> str:

@@ -1,5 +1,6 @@
 """From what is typed to what the commands see; and what is left behind when they refuse."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -168,8 +169,9 @@ def test_a_mistake_is_answered_before_torch_is_imported(
 ) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     script, args = command
+    first = os.pathsep.join([str(tmp_path), str(conf_dir().parent)])
     done = run_command(
-        script, *args.split(), cwd=tmp_path, PYTHONPATH=str(tmp_path), GPTLIT_ALLOCATOR="system"
+        script, *args.split(), cwd=tmp_path, PYTHONPATH=first, GPTLIT_ALLOCATOR="system"
     )
     line = done.stderr
     assert line.startswith(f"error: {expected}") and line.count("\n") == 1

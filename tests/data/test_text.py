@@ -227,6 +227,15 @@ def test_a_split_by_documents_that_is_far_from_the_share_is_told(
     assert told.count("\n") == warns
 
 
+def test_where_the_split_took_it_all_a_text_that_validates_is_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for name, size in (("a", 3), ("b", 900)):
+        (tmp_path / "texts" / f"{name}.txt").write_text("a" * size)
+    with pytest.raises(UserError, match=r"give more documents, or data\.val_path=FILE$"):
+        for seed in range(9):  # one of them draws the long one
+            module(str(tmp_path / "texts"), tmp_path, seed=seed)
+
+
 def test_a_process_that_did_not_prepare_the_data_finds_them(path: str, tmp_path: Path) -> None:
     prepared = module(path, tmp_path)
     other = TextDataModule(
