@@ -14,11 +14,11 @@ from typing import Any
 import gptlit
 from gptlit.cli import arguments, helping, is_interruption
 from gptlit.cli.checking import nearest, unknown_key
-from gptlit.errors import UserError
+from gptlit.errors import UserError, short_path
 from gptlit.options import conf_dir, options_with
+from gptlit.training import reuse
 from gptlit.training.faults import DivergedError, about_the_disk
 from gptlit.training.lock import LOCK
-from gptlit.training.reuse import POINTER, RECORD, first_process
 from gptlit.training.stopping import INTERRUPTED, is_child_of_lightning, unmasked
 
 Job = Callable[[dict[str, Any], Path], Any]
@@ -112,23 +112,25 @@ def _run_hydra(
         node = HydraConfig.get()
         folder = Path(node.runtime.output_dir)
         in_sweep = sweep.is_sweep(node)
+        unused = not in_sweep  # unless there is something in it
         try:
             if in_sweep:
                 sweep.start_run(node)
-            result = checked_job(cfg, folder)
-            unused = True  # unless there is something in it
+            return checked_job(cfg, folder)
         except Exception as raised:
             error = _own_error(raised)
             if in_sweep:
                 line = _one_line(error, config_name)
                 trace = debug and (line is None or _traceback_helps(error))
                 sweep.note_failure(folder, error, line, trace)
-                return None
-            failures.append(error)  # raised below, past Hydra's own report of it
-            result, unused = None, isinstance(error, UserError | OmegaConfBaseException)
-        if unused and not in_sweep:
-            _remove_if_unused(folder)
-        return result
+            else:
+                failures.append(error)  # raised below, past Hydra's own report of it
+                unused = isinstance(error, UserError | OmegaConfBaseException)
+            return None
+        finally:
+            (reuse.list_in_sweep if in_sweep else reuse.drop_draft)(folder)
+            if unused:
+                _remove_if_unused(folder)
 
     def checked_job(cfg: DictConfig, folder: Path) -> Any:
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -159,26 +161,22 @@ def _for_hydra() -> list[str]:
     return [arg for arg in sys.argv[1:] if arg.lstrip("+~").startswith(starts)]
 
 
-def short_path(path: Path) -> Path:
-    """As it is read and typed most easily: from the working folder, if it lies below that."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
 def _remove_if_unused(folder: Path) -> None:
     """Take back the run folder that Hydra made for a run that has not trained: one that holds
     configs and nothing else, and is not the user's own working folder."""
     import shutil
 
-    if not first_process():  # its Hydra may have made the folder after the first one had removed it
+    if not reuse.first_process():  # it may have made the folder after the first had removed it
         with contextlib.suppress(OSError):
             folder.rmdir()
             folder.parent.rmdir()
         return
-    made = [folder / "config" / f"{name}.yaml" for name in ("config", "hydra", "overrides")]
-    if folder == Path.cwd() or not all(path.is_file() for path in made):
+    config = folder / "config"
+    if folder == Path.cwd() or not config.is_dir():
         return
-    ours = {made[0].parent, *made, folder / RECORD, folder / POINTER, folder / LOCK}
-    if {*folder.iterdir(), *made[0].parent.iterdir()} <= ours:
+    made = [config / f"{name}.yaml" for name in ("config", "hydra", "overrides")]
+    ours = {config, *made, *(folder / name for name in (reuse.RECORD, reuse.POINTER, LOCK))}
+    if {*folder.iterdir(), *config.iterdir()} <= ours:
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # made for it too, if it is empty

@@ -36,6 +36,8 @@ def apply(args: list[str]) -> list[str]:
     if wanted[-1] == "auto":
         folder = _newest_unfinished(others)
         if folder is None or not _has_checkpoint(folder):
+            if reuse.first_process():
+                print("resume=auto: no unfinished run of this command, so a new one", flush=True)
             return others
         checkpoint = folder / LAST
     else:

@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gptlit.cli.app import short_path
 from gptlit.cli.arguments import printable, quoted
 from gptlit.cli.locks import lock
+from gptlit.errors import short_path
 from gptlit.training import reuse
 from gptlit.training.lock import LOCK
 
@@ -39,8 +39,9 @@ SCORE = "val/loss"
 """The best run has the lowest."""
 SHOWN = (SCORE, "val/accuracy", "test/accuracy")
 """Metrics of the table; the file has all of validation and test."""
-
-
+GO_ON = "resume=auto skip_if_trained=true"
+"""Takes the results of finished runs, and goes on with the others."""
+UNFINISHED = "did not finish"
 LENGTH = ("seconds", "tokens")
 """Of the summary: how long a run was."""
 
@@ -57,6 +58,7 @@ class Sweep(Callback):
             named = Path(config.hydra.sweep.dir)
             existed = named.exists()
             lock(config.hydra.sweep)
+            _check_free(config)
             self.folder = Path(config.hydra.sweep.dir).absolute()
             self.made = not existed or self.folder != named.absolute()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,6 +93,20 @@ class Run:
         """The summary's."""
         metrics: dict[str, float] = self.summary.get("metrics", {})
         return metrics
+
+
+def _check_free(config: DictConfig) -> None:
+    """End the process if runs of an earlier sweep are in the folder, and are to be taken neither
+    as they are nor as far as they came."""
+    folder = Path(config.hydra.sweep.dir)
+    if config.skip_if_trained or config.resume or not any(folder.glob("*/checkpoints/*.ckpt")):
+        return
+    print(
+        f"error: {short_path(folder)} holds runs already: to do what they have left, add"
+        f" {GO_ON}; else choose another folder with hydra.sweep.dir=FOLDER, or delete it",
+        file=sys.stderr,
+    )
+    sys.exit(2)  # Hydra would make a warning of an exception
 
 
 def is_sweep(hydra: HydraConf) -> bool:
@@ -205,7 +221,7 @@ def _read_run(sweep: Path, folder: Path) -> Run:
     elif finished := reuse.finished(there):
         run.summary, run.score = json.loads((there / "summary.json").read_text()), finished.score
     else:
-        run.error = "did not finish"
+        run.error = UNFINISHED
     return run
 
 
@@ -241,13 +257,18 @@ def _show(runs: list[Run], keys: list[str], folder: Path) -> None:
         cells += [f"{run.metrics[n]:.4f}" if n in run.metrics else "" for n in measured]
         cells += [f"{run.summary[n]:,}" if n in run.summary else "" for n in LENGTH]
         table.add_row(*map(Text, (*cells, *filter(None, [run.error]))))
-    failed = sum(run.error is not None for run in runs)
+    stopped = sum(run.error == UNFINISHED for run in runs)
+    failed = sum(run.error is not None for run in runs) - stopped
     console.print()
     console.print(table, soft_wrap=False)
     outcome = f"{len(runs)} runs" + (f", {failed} failed" if failed else "")
+    outcome += f", {stopped} stopped" if stopped else ""
     print(f"{outcome}; this table: {short_path(folder / RESULTS)}", flush=True)
-    if failed:
-        print("run again what has failed: the same command with skip_if_trained=true", flush=True)
+    if not runs[0].error:
+        print(f"best: ckpt={short_path(runs[0].folder)}", flush=True)
+    if failed or stopped:
+        pinned = f"hydra.sweep.dir={quoted(str(short_path(folder)))}"
+        print(f"to do what is left: the same command with {pinned} {GO_ON}", flush=True)
 
 
 def _remove_if_unused(sweep: Sweep) -> None:

@@ -10,7 +10,7 @@ from gptlit.cli.build import build_data
 from gptlit.cli.checking import check
 from gptlit.cli.preflight import check_start
 from gptlit.cli.schema_tasks import TASKS
-from gptlit.errors import UserError
+from gptlit.errors import UserError, short_path
 from gptlit.options import option_names, read_option
 from gptlit.training import reuse
 from gptlit.training.faults import explained
@@ -132,19 +132,21 @@ def train_once(config: dict[str, Any], folder: Path) -> float | None:
     is one."""
     from gptlit.cli.sweep import Sweep
 
+    found = reuse.find(config, folder) if config["skip_if_trained"] else None
+    if config["resume"] == "auto" or (config["resume"] is None and resume.started_again()):
+        config["resume"] = resume.own_checkpoint(config, folder)
+    if found is None and config["resume"] is None and reuse.first_process():
+        reuse.check_free(config, folder)
     # That of a sweep is among the arguments.
     ranks.lead(*([] if Sweep.newest else [f"hydra.run.dir={quoted(str(folder))}"]))
-    found = reuse.find(config, folder) if config["skip_if_trained"] else None
     if found is not None:
         reuse.take(found, folder)
         if reuse.first_process():
             score = "" if found.score is None else f", best score {found.score:.4g}"
-            where = app.short_path(found.folder)
+            where = short_path(found.folder)
             print(f"skipped, being trained already: {where}{score}", flush=True)
         return found.score
-    if config["resume"] == "auto" or (config["resume"] is None and resume.started_again()):
-        config["resume"] = resume.own_checkpoint(config, folder)
-    with stoppable(), only_run_in(folder), explained(config, app.short_path(folder)):
+    with stoppable(), only_run_in(folder), explained(config, short_path(folder)):
         best = train(config, folder)
         reuse.finish(folder, best)
     return best

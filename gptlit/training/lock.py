@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from gptlit.errors import UserError
+from gptlit.errors import UserError, short_path
 
 LOCK = Path("config") / "run.lock"
 """In a run folder. It stays there; what counts is whether a process has it locked."""
@@ -66,11 +66,9 @@ def take(folder: Path) -> bool:
 
 
 def _in_use(folder: Path, file: IO[Any]) -> str:
-    with suppress(ValueError):
-        folder = folder.relative_to(Path.cwd())  # shorter to read
     file.seek(0)
     who = file.read() or "another process"
     return (
-        f"{folder} is in use: {who} is training in it; wait for its end, or choose another folder"
-        " with hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep"
+        f"{short_path(folder)} is in use: {who} is training in it; wait for its end, or choose"
+        " another folder with hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep"
     )

@@ -1,15 +1,19 @@
 """Which run has trained a config already: `skip_if_trained=true` takes its result.
 
-A run folder's `config/trained.json` says what its results are of. Hydra's `config.yaml` beside it
-cannot: it is written anew by each command that is given the folder, before anything has trained.
+A run folder's `config/trained.json` says what its results are of. Hydra's `config.yaml` and
+`overrides.yaml` beside it are of the command that trained last: Hydra writes those of each command
+into `config/draft`, and there they stay until its run begins.
 """
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gptlit.errors import UserError, short_path
 
 WITHOUT_EFFECT = frozenset({"resume", "output_root", "skip_if_trained", "debug", "logger", "hydra"})
 """Top-level keys that do not change what is trained."""
@@ -17,6 +21,10 @@ RECORD = Path("config") / "trained.json"
 """In a run folder: the config, and once the run has finished, its score."""
 POINTER = Path("config") / "reused.txt"
 """In the folder of a run that did not train: the folder that it took its result from."""
+DRAFT = Path("config") / "draft"
+"""In a run folder: the configs of a command whose run has not begun."""
+OVERRIDES = Path("config") / "overrides.yaml"
+"""In a run folder: what was typed."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,26 @@ def what_counts(config: Any) -> Any:
     return json.loads(json.dumps({k: v for k, v in config.items() if k not in WITHOUT_EFFECT}))
 
 
+def check_free(config: dict[str, Any], folder: Path) -> None:
+    """A run that begins anew would delete what an earlier one has saved in its folder.
+
+    Raises:
+        UserError: there is a checkpoint.
+    """
+    if not any((folder / "checkpoints").glob("*.ckpt")):
+        return
+    same = trained_config(folder) == what_counts(config)
+    go_on = "to go on with it add resume=auto; else " if same else ""
+    whose = "" if same else " of another config"
+    raise UserError(
+        f"{short_path(folder)} holds a run{whose} already: {go_on}choose another folder with"
+        " hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep, or delete it"
+    )
+
+
 def begin(config: dict[str, Any], folder: Path) -> None:
-    """Note what trains in the folder from now on; its results count once `finish` is called.
+    """Note what trains in the folder from now on; its results count once `finish` is called. The
+    command's configs take the place of those of the run before.
 
     A run that resumes with another config than it began with is a repetition of neither, and is
     never reused.
@@ -42,6 +68,7 @@ def begin(config: dict[str, Any], folder: Path) -> None:
     if not first_process():
         return
     (folder / POINTER).unlink(missing_ok=True)
+    _accept_draft(folder)
     if config["resume"] is None:
         _write(folder, {"config": what_counts(config)})
     elif trained_config(folder) != what_counts(config):
@@ -94,6 +121,32 @@ def take(found: Finished, folder: Path) -> None:
     if found.folder.resolve() != folder.resolve():
         there = os.path.relpath(found.folder.resolve(), folder.resolve())  # they may move together
         _replace(folder / POINTER, f"{there}\n")
+        _accept_draft(folder)
+
+
+def drop_draft(folder: Path) -> None:
+    """Forget the configs of a command that changed nothing in the folder."""
+    if first_process() and (folder / DRAFT).is_dir():
+        shutil.rmtree(folder / DRAFT)
+
+
+def list_in_sweep(folder: Path) -> None:
+    """The same in a sweep, whose table has a row for each folder with new overrides."""
+    if not first_process() or not (folder / DRAFT).is_dir():
+        return
+    if (folder / OVERRIDES).is_file():
+        (folder / OVERRIDES).touch()
+        drop_draft(folder)
+    else:
+        _accept_draft(folder)
+
+
+def _accept_draft(folder: Path) -> None:
+    draft = folder / DRAFT
+    if draft.is_dir():  # not where another command has composed the config
+        for path in draft.iterdir():
+            path.replace(draft.parent / path.name)
+        draft.rmdir()
 
 
 def result_folder(folder: Path) -> Path:

@@ -1,6 +1,5 @@
 """One run: the Trainer and all that surrounds it, from a checked config to a run folder."""
 
-import contextlib
 import logging
 import time
 import warnings
@@ -12,6 +11,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from rich.console import Console
 
 from gptlit.device import device_name, resolve_device, resolve_precision
+from gptlit.errors import short_path
 from gptlit.evaluation.reports import write_report
 from gptlit.tasks import Task
 from gptlit.tokenizer import Tokenizer
@@ -53,8 +53,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     """
     _quieten_lightning()
     console = Console(soft_wrap=True)
-    with contextlib.suppress(ValueError):
-        folder = folder.relative_to(Path.cwd())  # shorter to read and to type
+    folder = short_path(folder)
     settings = config["trainer"]
     device = resolve_device(config["device"]["name"])
     precision = resolve_precision(config["precision"]["name"], device)

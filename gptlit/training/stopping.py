@@ -186,7 +186,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 def _where() -> str:
     by = "by another process" if _now.asked is None else f"by {_now.asked.name}"
     if {"-m", "--multirun"} & set(sys.argv):
-        return f"stopped {by}; the same command with skip_if_trained=true does what is left"
+        return f"stopped {by}"
     if not _now.begun:
         return f"stopped {by} before the run began; start again with the same command"
     if _now.saved_step is None:

@@ -94,8 +94,9 @@ def test_the_best_stands_first_and_the_failed_last(capsys: pytest.CaptureFixture
         "6": "did not finish",
     }
     assert text.index("1e-2") < text.index("1e-10") < text.index("1e-0") < text.index("fast")
-    assert "8 runs, 3 failed" in text and "RuntimeError: out of memory" in text
-    assert "skip_if_trained=true" in text
+    assert "8 runs, 2 failed, 1 stopped" in text and "RuntimeError: out of memory" in text
+    assert "best: ckpt=sweep/2\n" in text
+    assert "hydra.sweep.dir='sweep' resume=auto skip_if_trained=true" in text
 
 
 def test_a_row_has_what_was_swept_what_came_out_and_what_it_took(
@@ -221,6 +222,20 @@ def test_a_sweep_that_never_began_leaves_no_folder(capsys: pytest.CaptureFixture
     sweep.Sweep().on_multirun_start(hydra_config("hydra.sweep.dir=mine"))
     assert sweep.finish() == 0
     assert Path("mine").is_dir() and capsys.readouterr().out == ""
+
+
+def test_runs_of_an_earlier_sweep_are_not_trained_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    done(started("0"), 2.0)
+    into = "hydra.sweep.dir=sweep"
+    with pytest.raises(SystemExit, match="2"):
+        sweep.Sweep().on_multirun_start(hydra_config(into))
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: sweep holds runs already") and sweep.GO_ON in line
+    assert sweep.Sweep.newest is None
+    for cure in sweep.GO_ON.split():
+        hook = sweep.Sweep()
+        hook.on_multirun_start(hydra_config(into, cure))
+        assert sweep.Sweep.newest is hook
 
 
 def test_only_the_sweeps_of_training_are_reported() -> None:

@@ -132,8 +132,13 @@ def test_a_signal_ends_a_sweep(home: Path) -> None:
     process.send_signal(signal.SIGTERM)
     out, said = process.communicate(timeout=200)
     assert process.returncode == RESUME_ME, said
-    assert "stopped by SIGTERM; the same command with skip_if_trained=true" in said
-    assert "did not finish" in out and not (home / "sweep/1").exists()
+    assert said == "stopped by SIGTERM\n"
+    assert "1 runs, 1 stopped" in out and "did not finish" in out
+    assert not (home / "sweep/1").exists()
+    told = out.splitlines()[-1].partition("the same command with ")[2].split()
+    step = step_of(home / "sweep/0/checkpoints/last.ckpt")
+    again = run("train", *ARGS, *args, *told, f"trainer.max_steps={step + 5}", cwd=home)
+    assert again.returncode == 2 and "holds a run of another config" in again.stderr
 
 
 def test_a_checkpoint_cut_short_is_replaced_by_the_one_before_it(home: Path) -> None:
