@@ -1,25 +1,23 @@
 """16-bit weights for decoding on a CPU.
 
 Decoding reads every weight once for each pass, which mostly gives one token, so its speed is that
-of memory. PyTorch's own bf16 matrix-vector product reaches half of it; oneDNN's blocked layout,
-which torch.compile's CPU backend uses too, reaches it, and is as fast with many rows.
+of memory. PyTorch's own bf16 matrix-vector product reaches half of it, and on a CPU without
+instructions for bf16 a hundredth. Two libraries inside of PyTorch do better: oneDNN's blocked
+layout, which torch.compile's CPU backend uses too, where the CPU multiplies bf16; and FBGEMM's,
+whose weights are fp16 and whatever they meet fp32, where it has AVX2 alone.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptlit.errors import UserError
 from gptlit.model import GPTModel, KVCache, merge_lora
 from gptlit.model.attention import attention
 from gptlit.model.gpt import TransformerBlock
 
 
-def can_pack() -> bool:
-    """Whether this PyTorch has oneDNN (that for Apple's processors has not) and this CPU bf16."""
-    ops = torch.ops.mkldnn
-    return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
-
-
-class PackedLinear:
+class BFloat16Linear:
     """A linear layer whose weight lies in bf16 in oneDNN's layout.
 
     Args:
@@ -41,23 +39,77 @@ class PackedLinear:
             x.bfloat16(), self.weight, self.bias, self.activation, [], self.approximation
         )
 
+    @staticmethod
+    def supported() -> bool:
+        """Whether this PyTorch has oneDNN (that for Apple's processors has not), and this CPU
+        AVX-512 or newer."""
+        ops = torch.ops.mkldnn
+        return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
+
+
+class Float16Linear:
+    """A linear layer whose weight lies in fp16 in FBGEMM's layout; it computes in fp32.
+
+    Args:
+        weight, bias, activation: as for `BFloat16Linear`.
+
+    Raises:
+        UserError: the weight has numbers that fp16 has not.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> None:
+        weight = weight.detach().float()
+        largest = weight.abs().max().item()
+        if not largest <= torch.finfo(torch.float16).max:
+            raise UserError(
+                f"precision=fp16: the model has weights up to {largest:.3g}, which fp16 cannot"
+                " hold; use precision=fp32"
+            )
+        bias = None if bias is None else bias.detach().float()
+        self._linear = torch.ops.quantized.linear_dynamic_fp16.default
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+        self.activation = activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., T, in) of any float type -> (..., T, out) fp32."""
+        y: Tensor = self._linear(x.float(), self.packed)
+        return F.gelu(y, approximate="tanh") if self.activation == "gelu" else y
+
+    @staticmethod
+    def supported() -> bool:
+        """Whether this PyTorch has FBGEMM, and this CPU AVX2."""
+        return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+PackedLinear = BFloat16Linear | Float16Linear
+PACKED: dict[str, type[BFloat16Linear] | type[Float16Linear]] = {
+    "bf16": BFloat16Linear,
+    "fp16": Float16Linear,
+}
+"""By the name of the precision."""
+
+
+def can_pack(precision: str) -> bool:
+    """Whether the weights can be packed in a precision, bf16 or fp16."""
+    return PACKED[precision].supported()
+
 
 class PackedBlock(nn.Module):
     """A `TransformerBlock` with packed layers. Norms and the residual stream are in fp32, queries,
-    keys and values in bf16, as they come: a cache of them is read for each token too. The many
-    small steps stand in one place: at one token a time, calling modules would cost as much as what
-    they do."""
+    keys and values as they come: of bf16, since a cache of them is read for each token too. The
+    many small steps stand in one place: at one token a time, calling modules would cost as much as
+    what they do."""
 
-    def __init__(self, block: TransformerBlock) -> None:
+    def __init__(self, block: TransformerBlock, linear: type[PackedLinear]) -> None:
         super().__init__()
         att, ff = block.att, block.ff
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.n_heads, self.head_dim = att.n_heads, att.head_dim
         # Each layer is freed before the next one is packed.
-        self.qkv = _pack(att, "qkv")
-        self.out_proj = _pack(att, "out_proj")
-        self.fc = _pack(ff, "fc", "gelu")
-        self.proj = _pack(ff, "proj")
+        self.qkv = _pack(linear, att, "qkv")
+        self.out_proj = _pack(linear, att, "out_proj")
+        self.fc = _pack(linear, ff, "fc", "gelu")
+        self.proj = _pack(linear, ff, "proj")
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0
@@ -73,12 +125,14 @@ class PackedBlock(nn.Module):
         return x + self.proj(self.fc(self.norm2(x)))
 
 
-def _pack(module: nn.Module, name: str, activation: str = "none") -> PackedLinear:
+def _pack(
+    kind: type[PackedLinear], module: nn.Module, name: str, activation: str = "none"
+) -> PackedLinear:
     """Take a linear layer out of the module that has it."""
     linear = module.get_submodule(name)
     delattr(module, name)
     bias = getattr(linear, "bias", None)
-    return PackedLinear(linear.get_parameter("weight"), bias, activation)
+    return kind(linear.get_parameter("weight"), bias, activation)
 
 
 class PackedHead(nn.Module):
@@ -87,29 +141,37 @@ class PackedHead(nn.Module):
 
     Args:
         weight: (V, C), of any float type.
+        linear: the kind of packed layer.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, linear: type[PackedLinear]) -> None:
         super().__init__()
         weight = weight.detach()
         self.mean = weight.mean(dim=0, dtype=torch.float32)
-        around_mean = torch.empty_like(weight, dtype=torch.bfloat16)
-        self.linear = PackedLinear(torch.sub(weight, self.mean, out=around_mean), None)
+        self.linear = linear(weight - self.mean, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C) -> logits (..., V) fp32."""
         return self.linear(x).float().add_((x.float() @ self.mean)[..., None])
 
 
-def pack_linears(model: GPTModel) -> GPTModel:
+def pack_linears(model: GPTModel, precision: str) -> GPTModel:
     """Replace every block and the head by a packed one, in place.
 
     LoRA becomes part of the weights. The model can no longer be trained.
+
+    Args:
+        model: in any float type.
+        precision: one that `can_pack` allows.
+
+    Raises:
+        UserError: a weight is too large for it.
     """
+    linear = PACKED[precision]
     merge_lora(model)
     for i, block in enumerate(model.trf_blocks):
         assert isinstance(block, TransformerBlock)
-        model.trf_blocks[i] = PackedBlock(block)
+        model.trf_blocks[i] = PackedBlock(block, linear)
     head = model.tok_emb if model.out_head is None else model.out_head
-    model.out_head = PackedHead(head.get_parameter("weight"))
+    model.out_head = PackedHead(head.get_parameter("weight"), linear)
     return model.eval()

@@ -7,13 +7,16 @@ from gptlit.errors import UserError
 from gptlit.inference.packed import can_pack, pack_linears
 from gptlit.model import GPTModel, merge_lora
 
+WIDE = 512
+"""From this width on reading the weights takes longer than all else at one token a time."""
+
 
 def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, str]:
     """Move a model to where and how it will decode; LoRA becomes part of its weights.
 
-    `auto` takes 16-bit weights: bf16 or fp16 on CUDA, and bf16 on a CPU with instructions for it
-    from the width on where it pays. On a CPU, bf16 means 16-bit weights under fp32 activations
-    (`pack_linears`).
+    `auto` takes 16-bit weights: bf16 or fp16 on CUDA; on a CPU, from the width on where it pays,
+    bf16 if it has instructions for it, else fp16. On a CPU both are of the weights alone, under
+    fp32 activations (`pack_linears`).
 
     Returns:
         the model, the device's name, the precision's name.
@@ -23,12 +26,15 @@ def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, 
     """
     device, model = resolve_device(device), merge_lora(model)
     precision = decoding_precision(precision, device, model.cfg.emb_dim)
-    if precision == "fp16" and device == "cpu":
-        raise UserError("precision=fp16 is slow on a CPU; use precision=bf16 or fp32")
-    if precision == "bf16" and device == "cpu":
-        if not can_pack():
-            raise UserError("precision=bf16 needs AVX-512 or newer, which this CPU lacks; use fp32")
-        return pack_linears(model), device, precision
+    if device == "cpu" and precision != "fp32":
+        if not can_pack(precision):
+            needed = {"bf16": "AVX-512 or newer", "fp16": "AVX2 or newer"}[precision]
+            have = [name for name in PRECISIONS if name == "fp32" or can_pack(name)]
+            raise UserError(
+                f"precision={precision} needs {needed}, which this CPU lacks; use precision="
+                + " or ".join(have)
+            )
+        return pack_linears(model, precision), device, precision
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return model.to(device=device, dtype=dtype).eval(), device, precision
 
@@ -44,5 +50,7 @@ def decoding_precision(name: str, device: str, emb_dim: int) -> str:
     if name != "auto":
         return name
     if device == "cpu":  # it waits for memory, not for products
-        return "bf16" if cpu_has_bf16() and emb_dim >= 512 else "fp32"
+        if emb_dim < WIDE:
+            return "fp32"
+        return "bf16" if cpu_has_bf16() else "fp16" if can_pack("fp16") else "fp32"
     return "bf16" if fast_bf16(device) else "fp16" if device == "cuda" else "fp32"

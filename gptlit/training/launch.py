@@ -42,11 +42,19 @@ def devices_and_nodes(settings: dict[str, Any]) -> tuple[int | str, int]:
     what the launcher has started, and without one a single machine with all its devices.
 
     Raises:
-        UserError: the launcher has started another number of processes than the config says.
+        UserError: the launcher has started another number of processes than the config says; or
+            several machines are to train, and no launcher has started processes on them.
     """
     devices, nodes, launch = settings["devices"], settings["num_nodes"], launched()
     if launch is None:
-        return devices, 1 if nodes == "auto" else nodes
+        nodes = 1 if nodes == "auto" else nodes
+        if nodes > 1 and "MASTER_ADDR" not in os.environ:
+            raise UserError(
+                f"trainer.num_nodes={nodes}: nobody has started processes on other machines, and"
+                " this one would wait for them in vain: leave it out, and start the command with"
+                " torchrun or Slurm"
+            )
+        return devices, nodes
     found = launch.world_size // launch.nodes, launch.nodes
     wanted = (
         found[0] if devices == "auto" else devices,

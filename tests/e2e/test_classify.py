@@ -139,7 +139,7 @@ MISTAKES = {
     "missing checkpoint": (["ckpt=gpt2-small"], r"ckpt=gpt2-small does not exist: give a check"),
     "unknown key": (["txt=a"], r"unknown key 'txt': did you mean 'text'"),
     "wrong type": (["batch_size=0"], r"batch_size=0: must be >= 1"),
-    "precision": (["text=a", "precision=fp16", "device=cpu"], r"precision=fp16 is slow on a CPU"),
+    "precision": (["text=a", "precision=fp8", "device=cpu"], r"unknown precision=fp8: allowed are"),
 }
 
 

@@ -155,23 +155,16 @@ def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path: Path) -> None:
         gptlit.load(tmp_path / "damaged.ckpt")
 
 
-NEEDS_BF16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no 16-bit products"
-)
-
-
-@NEEDS_BF16
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: " ".join(map(str, choice.values())))
-def test_16_bits_say_nearly_the_same(choice: dict[str, Any]) -> None:
-    exact, rounded = (Classifier(make_task(**choice), "cpu", p) for p in ("fp32", "bf16"))
-    assert rounded.precision == "bf16"
+def test_16_bits_say_nearly_the_same(choice: dict[str, Any], packed_precision: str) -> None:
+    exact, rounded = (Classifier(make_task(**choice), "cpu", p) for p in ("fp32", packed_precision))
+    assert rounded.precision == packed_precision
     expected, found = exact.predict(TEXTS), rounded.predict(TEXTS, batch_size=2)
     assert all(map(same, found, expected, [0.05] * len(TEXTS)))
     assert all(map(same, found, map(rounded.predict, TEXTS), [0.02] * len(TEXTS)))
 
 
-@NEEDS_BF16
-def test_packing_a_model_keeps_what_lora_changed() -> None:
+def test_packing_a_model_keeps_what_lora_changed(packed_precision: str) -> None:
     torch.manual_seed(0)
     model = add_lora(GPTModel(GPTConfig(**SHAPE)), LoRAConfig(rank=2)).eval()
     with torch.no_grad():
@@ -180,7 +173,7 @@ def test_packing_a_model_keeps_what_lora_changed() -> None:
                 p.normal_(std=0.5)
         ids = torch.arange(20)[None]
         expected = model(ids)
-        got = pack_linears(model)(ids)
+        got = pack_linears(model, packed_precision)(ids)
     assert (got - expected).norm() < 2e-2 * expected.norm()
 
 

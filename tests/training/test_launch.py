@@ -12,7 +12,7 @@ AUTO = {"devices": "auto", "num_nodes": "auto"}
 
 @pytest.fixture(autouse=True)
 def _started_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*TORCHRUN, *SLURM):
+    for name in (*TORCHRUN, *SLURM, "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -21,9 +21,12 @@ def start(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_a_process_that_the_user_has_started_stands_alone() -> None:
+def test_a_process_that_the_user_has_started_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched() is None
     assert devices_and_nodes(AUTO) == ("auto", 1)
+    with pytest.raises(UserError, match=r"trainer\.num_nodes=2: nobody has started.*torchrun"):
+        devices_and_nodes({"devices": 3, "num_nodes": 2})
+    monkeypatch.setenv("MASTER_ADDR", "node0")  # and the same command on each machine
     assert devices_and_nodes({"devices": 3, "num_nodes": 2}) == (3, 2)
 
 

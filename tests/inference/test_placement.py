@@ -1,0 +1,52 @@
+"""Where a model computes, and in which format, follows from what the machine has."""
+
+import pytest
+
+from gptlit.errors import UserError
+from gptlit.inference import placement
+from gptlit.model import GPTConfig, GPTModel
+
+NARROW, WIDE = 128, 768
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, packs: set[str]) -> None:
+    """A CPU with or without instructions for bf16, and the formats that can be packed on it."""
+    monkeypatch.setattr(placement, "cpu_has_bf16", lambda: bf16)
+    monkeypatch.setattr(placement, "can_pack", lambda precision: precision in packs)
+
+
+@pytest.mark.parametrize(
+    ("bf16", "packs", "width", "expected"),
+    [
+        (True, {"bf16", "fp16"}, WIDE, "bf16"),
+        (True, {"bf16", "fp16"}, NARROW, "fp32"),
+        (False, {"bf16", "fp16"}, WIDE, "fp16"),  # AVX-512 that has to convert bf16
+        (False, {"fp16"}, WIDE, "fp16"),  # AVX2
+        (False, {"fp16"}, NARROW, "fp32"),
+        (False, set(), WIDE, "fp32"),  # Apple's, or none of them
+    ],
+)
+def test_auto_is_the_fastest_format_of_the_weights(
+    bf16: bool, packs: set[str], width: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, bf16=bf16, packs=packs)
+    assert placement.decoding_precision("auto", "cpu", width) == expected
+    for name in ("fp32", "bf16", "fp16"):
+        assert placement.decoding_precision(name, "cpu", width) == name
+
+
+@pytest.mark.parametrize(
+    ("precision", "packs", "line"),
+    [
+        ("bf16", {"fp16"}, r"precision=bf16 needs AVX-512 or newer.*use precision=fp32 or fp16$"),
+        ("fp16", {"bf16"}, r"precision=fp16 needs AVX2 or newer.*use precision=fp32 or bf16$"),
+        ("bf16", set(), r"precision=bf16 needs AVX-512 or newer.*use precision=fp32$"),
+    ],
+)
+def test_a_format_that_the_cpu_lacks_is_refused_with_what_it_has(
+    precision: str, packs: set[str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, bf16=False, packs=packs)
+    model = GPTModel(GPTConfig(vocab_size=7, context_length=8, emb_dim=16, n_heads=2, n_layers=1))
+    with pytest.raises(UserError, match=line):
+        placement.place(model, "cpu", precision)
