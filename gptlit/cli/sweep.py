@@ -186,8 +186,9 @@ def collect(folder: Path, since_ns: int = 0) -> list[Run]:
 
 
 def swept_keys(runs: list[Run]) -> list[str]:
-    """Keys that the runs were given different values for."""
-    keys = dict.fromkeys(key for run in runs for key in run.overrides)
+    """Keys that the runs were given different values for, and that change what is trained."""
+    given = dict.fromkeys(key for run in runs for key in run.overrides)
+    keys = [key for key in given if key not in reuse.WITHOUT_EFFECT]
     return [key for key in keys if len({run.overrides.get(key) for run in runs}) > 1]
 
 
