@@ -127,11 +127,12 @@ class Run:
             process = starter().start(
                 "train", *self.args, cwd=self.home, err=err, GPTLIT_CACHE=cache
             )
+        before = self.last_step()
         self._wait(process, moment, rng, undisturbed)
         process.send_signal(number)
         code = process.wait(timeout=600)
         said = err.read_text()
-        self._check_end(number, code, said)
+        self._check_end(number, code, said, before)
         if code != 0:
             self.history.append(f"{number.name} {moment}: step {self.last_step()}")
         return code != 0
@@ -173,7 +174,7 @@ class Run:
         rows = self.rows()
         return bool(rows) and int(rows[-1]["step"]) >= step
 
-    def _check_end(self, number: signal.Signals, code: int, said: str) -> None:
+    def _check_end(self, number: signal.Signals, code: int, said: str, before: int) -> None:
         if number == signal.SIGKILL:
             assert code in (0, -signal.SIGKILL), self._report(said)
             return
@@ -187,8 +188,8 @@ class Run:
             assert said.startswith("stopped by SIGTERM"), self._report(said)
             assert any(words in said for words in where), self._report(said)
             assert said.count("\n") == 1, self._report(said)
-            # One that has not begun leaves what a SIGKILL has left.
-            if "before the run began" not in said:
+            # One that has taken no step leaves what a SIGKILL has left.
+            if step > before:
                 rows = self.rows()
                 assert not rows or int(rows[-1]["step"]) <= step, "a step that was done is lost"
                 assert not self._half_written()

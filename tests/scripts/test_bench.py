@@ -57,7 +57,7 @@ def bench(folder: Path, kind: str, contestants: list[str], *options: str, **env:
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert path.exists(), done.stderr
