@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from gptlit.files import replacing
+
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
 
@@ -104,8 +106,7 @@ def _accuracies(found: dict[str, Any]) -> list[float | None]:
 def _write_table(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
     header = ["row", "change", "train", "validation", "test", "minutes"]
     table = Table(*header, "the book: train", "validation", "test", title="accuracy, per cent")
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="") as file:
+    with replacing(path) as draft, draft.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*header, "book train", "book validation", "book test", "error"])
         for row, found in results:
@@ -115,7 +116,6 @@ def _write_table(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
             cells = [row.number, row.change, *ours, minutes, *book]
             writer.writerow([*cells, found.get("error", "")])
             table.add_row(*cells)
-    temporary.replace(path)
     console = Console()
     console.print(table)
     for row, found in results:

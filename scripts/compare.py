@@ -19,6 +19,7 @@ from rich.text import Text
 from gptlit.cli.arguments import printable
 from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
+from gptlit.files import replacing
 from gptlit.training.reuse import result_folder, trained_config, what_counts
 
 SCORE = "val/loss"
@@ -190,13 +191,11 @@ def _shown(name: str, value: Any) -> str:
 
 def write_csv(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
     """A row for each run."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as out:
+    with replacing(file) as draft, draft.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
         writer.writerow(["run", *rows])
         columns = zip(*rows.values(), strict=True)
         writer.writerows([run.folder, *values] for run, values in zip(runs, columns, strict=True))
-    temporary.replace(file)
 
 
 def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
@@ -233,10 +232,9 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
         axes.legend(fontsize="small")
     else:
         figure.legend(loc="outside right upper", fontsize="small", title=title)
-    temporary = file.with_name(f".{file.stem}.tmp{file.suffix}")
-    figure.savefig(temporary, dpi=150)
+    with replacing(file) as draft:
+        figure.savefig(draft, dpi=150, format=file.suffix[1:])
     plt.close(figure)
-    temporary.replace(file)
 
 
 def _curve(metrics: Path) -> list[tuple[int, float]]:

@@ -18,7 +18,7 @@ from gptlit.errors import UserError, short_path
 from gptlit.options import conf_dir, options_with
 from gptlit.training import reuse
 from gptlit.training.faults import DivergedError, about_the_disk
-from gptlit.training.lock import LOCK
+from gptlit.training.lock import LOCK, in_use
 from gptlit.training.stopping import INTERRUPTED, is_child_of_lightning, unmasked
 
 Job = Callable[[dict[str, Any], Path], Any]
@@ -219,7 +219,7 @@ def _one_line(error: Exception, config_name: str) -> str | None:
         if config_name == "train":
             what, cure = ("write to", "output_root=FOLDER")
         return f"cannot {what} {error.filename}: {error.strerror}; choose {cure}"
-    return about_the_disk(error, "the disk") if isinstance(error, OSError) else None
+    return about_the_disk(error, in_use() or "the disk") if isinstance(error, OSError) else None
 
 
 def _yaml_line(error: Exception) -> str:

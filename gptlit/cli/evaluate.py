@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gptlit.cli import allocator, app, schema
 from gptlit.cli.checking import check
 from gptlit.errors import UserError
+from gptlit.files import replacing
 from gptlit.inference.lookup import find_checkpoint
 
 if TYPE_CHECKING:
@@ -153,10 +154,9 @@ def table(result: "Perplexity", *, text: str, model: str, how: str) -> str:
 
 
 def _write(output: Path, content: dict[str, Any]) -> None:
-    temporary = output.with_name(f".{output.name}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(output)
+        with replacing(output) as draft:
+            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"cannot write output={output}: {error.strerror}; choose another file"

@@ -29,6 +29,7 @@ from rich.text import Text
 from gptlit.cli.arguments import printable, quoted
 from gptlit.cli.locks import lock
 from gptlit.errors import short_path
+from gptlit.files import replacing
 from gptlit.training import reuse
 from gptlit.training.lock import LOCK
 
@@ -138,7 +139,8 @@ def note_failure(folder: Path, error: Exception, line: str | None, debug: bool) 
     first = f"error: {line}" if line else "".join(traceback.format_exception_only(error)).strip()
     trace = "" if line and not debug else "\n" + "".join(traceback.format_exception(error))
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / ERROR, f"{first}\n{trace}")
+    with replacing(folder / ERROR) as draft:
+        draft.write_text(f"{first}\n{trace}", encoding="utf-8")
     said = line or f"{first.splitlines()[0]} (traceback in {short_path(folder / ERROR)})"
     print(f"error: run {folder.name}: {printable(said)}", file=sys.stderr, flush=True)
     if debug:
@@ -196,8 +198,7 @@ def write_results(path: Path, runs: list[Run], keys: list[str]) -> None:
     """A CSV with a row for each run, in the order given."""
     measured = sorted({name for run in runs for name in run.metrics if _is_result(name)})
     columns = ["run", *keys, *measured, "score", *LENGTH, "folder", "error"]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for run in runs:
@@ -206,7 +207,6 @@ def write_results(path: Path, runs: list[Run], keys: list[str]) -> None:
             given = {key: run.overrides.get(key) for key in keys}
             results = {name: run.metrics.get(name) for name in measured}
             writer.writerow({**given, **results, **facts, **names})
-    temporary.replace(path)
 
 
 def _read_run(sweep: Path, folder: Path) -> Run:
@@ -289,9 +289,3 @@ def _file_time_ns(folder: Path) -> int:
         return probe.stat().st_mtime_ns
     finally:
         probe.unlink()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

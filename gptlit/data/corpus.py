@@ -4,7 +4,6 @@ import contextlib
 import glob
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Protocol
 from gptlit.data.readers import ALLOWED_NAMES, FileKind, Seen, existing, file_kind, read_text
 from gptlit.data.rows import read_texts
 from gptlit.errors import UserError
+from gptlit.files import replacing
 
 PIECE_CHARS = 1 << 20
 MEMO_AGE_NS = 2_000_000_000
@@ -240,7 +240,5 @@ def _read_memo(file: Path) -> dict[str, list]:
 
 def _write_memo(file: Path, memo: dict[str, list]) -> None:
     # It only saves time: a cache that cannot be written still serves what it holds.
-    with contextlib.suppress(OSError):
-        draft = file.with_suffix(f".{os.getpid()}.tmp")
+    with contextlib.suppress(OSError), replacing(file) as draft:
         draft.write_text(json.dumps(memo))
-        draft.replace(file)

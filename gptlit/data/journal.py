@@ -19,6 +19,7 @@ from gptlit.data.corpus import Part
 from gptlit.data.encoder import Counts
 from gptlit.data.jobs import SPLITS, Place
 from gptlit.data.stream import segments_of
+from gptlit.files import replacing
 
 SOURCES = "sources.ndjson"  # not .jsonl, which is read as text
 PROGRESS = "progress.ndjson"
@@ -124,13 +125,11 @@ def compare_sources(folder: Path, parts: Sequence[Sequence[Part]]) -> tuple[int,
 
 def write_lines(path: Path, lines: Iterable[Any]) -> None:
     """Write each as JSON on a line of its own, to a temporary name first."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with draft.open("w", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _part_lines(parts: Sequence[Sequence[Part]]) -> Iterator[dict[str, Any]]:

@@ -2,14 +2,10 @@
 
 import csv
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import TextIO
 
 from gptlit.data.labelled_files import Columns, LabelledTable, read_table
 from gptlit.data.labelled_splits import (
@@ -21,6 +17,7 @@ from gptlit.data.labelled_splits import (
     make_splits,
 )
 from gptlit.errors import UserError
+from gptlit.files import replacing
 
 FORMAT = 1
 SAVED_COLUMNS = Columns("text", "label")
@@ -110,22 +107,11 @@ def _save(folder: Path, splits: Splits, made_from: dict[str, object]) -> None:
     folder.mkdir(exist_ok=True)
     labels = {name: dict(Counter(table.labels)) for name, table in splits.tables.items()}
     manifest = {"made_from": made_from, "counts": asdict(splits.counts), "labels": labels}
-    with _renamed_when_done(folder / MANIFEST) as file:
-        json.dump(manifest, file, indent=1, ensure_ascii=False)
+    with replacing(folder / MANIFEST) as draft:
+        draft.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
     for name, table in splits.tables.items():
-        with _renamed_when_done(folder / f"{name}.csv") as file:
+        path = folder / f"{name}.csv"
+        with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(SAVED_COLUMNS)
             writer.writerows(zip(table.texts, table.labels, strict=True))
-
-
-@contextmanager
-def _renamed_when_done(path: Path) -> Iterator[TextIO]:
-    """A draft of the text file `path`, which takes its name when it is whole."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -4,12 +4,12 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gptlit.data.tables import Table
 from gptlit.errors import UserError
+from gptlit.files import replacing
 
 NO_QUOTES = "\t\n\r"
 """What no field of a .tsv file may have."""
@@ -59,17 +59,13 @@ def write_table(path: Path, table: Table, more: Columns, key: str) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        WRITERS[path.suffix.lower()](draft, table, more)
-        draft.replace(path)
+        with replacing(path) as draft:
+            WRITERS[path.suffix.lower()](draft, table, more)
     except OSError as error:
         # What pyarrow says instead names the draft.
         why = os.strerror(error.errno) if error.errno else error
         raise UserError(f"cannot write {key}={path}: {why}; choose another file") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 def _write_csv(draft: Path, table: Table, more: Columns) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gptlit.errors import UserError
+from gptlit.files import replacing
 from gptlit.inference.generation import Sampling, encode_prompt, generate_text
 from gptlit.model import GPTModel
 from gptlit.tokenizer import Tokenizer
@@ -169,11 +170,10 @@ def write_json(path: Path, content: Any) -> None:
     """
     # UTF-8 cannot hold half a surrogate pair; Python's escape of one is JSON's.
     text = json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(text + b"\n")
-        temporary.replace(path)
+        with replacing(path) as draft:
+            draft.write_bytes(text + b"\n")
     except OSError as error:
         raise _cannot_write(path, error) from error
 

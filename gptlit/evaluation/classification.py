@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_roc
 
+from gptlit.files import replacing
 from gptlit.tasks.classification import ClassificationTask, Predictions
 
 MATRIX_INCHES, MATRIX_NUMBERS = 12, 30
@@ -45,15 +46,13 @@ def write_predictions(
     probable the true class, the earlier."""
     of_truth = found.probabilities.gather(1, found.labels[:, None])[:, 0]
     predicted = found.probabilities.argmax(dim=1)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["label", "predicted", *(f"p({name})" for name in names), "text"])
         for i in of_truth.argsort(stable=True).tolist():
             probabilities = (f"{p:.6f}" for p in found.probabilities[i].tolist())
             label, guess = names[int(found.labels[i])], names[int(predicted[i])]
             writer.writerow([label, guess, *probabilities, texts[int(found.rows[i])]])
-    temporary.replace(path)
 
 
 def plot_confusion(
@@ -123,6 +122,7 @@ def _pyplot() -> Any:
 def _save(figure: Any, path: Path) -> list[Path]:
     written = [path.with_suffix(f".{kind}") for kind in ("png", "pdf")]
     for target in written:
-        figure.savefig(target, dpi=150)
+        with replacing(target) as draft:
+            figure.savefig(draft, dpi=150, format=target.suffix[1:])
     _pyplot().close(figure)
     return written

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptlit.evaluation.answers import ANSWER
+from gptlit.files import replacing
 
 PLACES = {"instruction": "instruction", "input": "input", "output": "output", "response": ANSWER}
 """Placeholders of a prompt, and the key of an entry that fills each."""
@@ -158,4 +159,5 @@ def plot_scores(report: JudgeReport, path: Path) -> None:
     if report.mean is not None:
         axes.axvline(report.mean / 10 - 0.5, color="black", linestyle="--", label="mean")
         axes.legend()
-    figure.savefig(path, dpi=150)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=150, format=path.suffix[1:])

@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from gptlit.files import replacing
 from gptlit.training import stopping
 
 PIECE_BYTES = 2**25
@@ -31,14 +32,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(target)
-        try:
-            with _PiecewiseFile(temporary, "w") as file:
-                _write(checkpoint, file)
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(target) as draft, _PiecewiseFile(draft, "w") as file:
+            _write(checkpoint, file)
+            os.fsync(file.fileno())
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
@@ -276,19 +272,11 @@ def _write(checkpoint: dict[str, Any], file: FileIO) -> None:
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def _link(source: Path, target: Path) -> None:
     """A second name for the same bytes: names are only ever replaced, files never rewritten."""
-    temporary = _temporary(target)
-    temporary.unlink(missing_ok=True)
-    try:
+    with replacing(target) as draft:
+        draft.unlink(missing_ok=True)
         try:
-            os.link(source, temporary)
+            os.link(source, draft)
         except OSError:  # a file system without hard links
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+            shutil.copyfile(source, draft)

@@ -56,7 +56,7 @@ def take(folder: Path) -> bool:
         with file:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 return False
-            raise UserError(_in_use(folder, file)) from None
+            raise UserError(_refusal(folder, file)) from None
     with suppress(OSError):  # who has it is only said for people
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -65,7 +65,12 @@ def take(folder: Path) -> bool:
     return True
 
 
-def _in_use(folder: Path, file: IO[Any]) -> str:
+def in_use() -> Path | None:
+    """The folder that this process has locked last and still has, as it is best read."""
+    return short_path(next(reversed(_held))) if _held else None
+
+
+def _refusal(folder: Path, file: IO[Any]) -> str:
     file.seek(0)
     who = file.read() or "another process"
     return (

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from gptlit.files import replacing
+
 
 class MetricsCSV(Logger):
     """Writes `metrics.csv`: a row per logged step, a column per metric, empty where not measured.
@@ -66,14 +68,12 @@ class MetricsCSV(Logger):
         self._rewrite([row for row in rows if int(row["step"]) <= keep_until])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with temporary.open("w", newline="") as file:
+        with replacing(self.path) as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             for row in rows:
                 self._row, self._row_start = dict(row), file.tell()
                 writer.writerow(row)
-        temporary.replace(self.path)
 
 
 def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gptlit.files import replacing
 from gptlit.training.metrics_csv import read_metrics
 
 
@@ -41,7 +42,8 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
         axes.legend()
         for suffix in ("png", "pdf"):
             path = folder / f"{quantity}.{suffix}"
-            figure.savefig(path, dpi=150)
+            with replacing(path) as draft:
+                figure.savefig(draft, dpi=150, format=suffix)
             written.append(path)
         plt.close(figure)
     return written

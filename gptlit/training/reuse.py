@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.errors import UserError, short_path
+from gptlit.files import replacing
 
 WITHOUT_EFFECT = frozenset({"resume", "output_root", "skip_if_trained", "debug", "logger", "hydra"})
 """Top-level keys that do not change what is trained."""
@@ -120,7 +121,8 @@ def take(found: Finished, folder: Path) -> None:
     (folder / POINTER).unlink(missing_ok=True)
     if found.folder.resolve() != folder.resolve():
         there = os.path.relpath(found.folder.resolve(), folder.resolve())  # they may move together
-        _replace(folder / POINTER, f"{there}\n")
+        with replacing(folder / POINTER) as draft:
+            draft.write_text(f"{there}\n")
         _accept_draft(folder)
 
 
@@ -181,10 +183,5 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
     (folder / RECORD).parent.mkdir(parents=True, exist_ok=True)
-    _replace(folder / RECORD, json.dumps(record, indent=1) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with replacing(folder / RECORD) as draft:
+        draft.write_text(json.dumps(record, indent=1) + "\n")

@@ -2,11 +2,12 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from gptlit.files import replacing
 
 PACKAGES = ("gptlit", "torch", "lightning", "hydra-core", "tiktoken", "numpy")
 
@@ -16,19 +17,16 @@ def write_summary(folder: Path, **facts: Any) -> Path:
     facts["versions"] = {"python": platform.python_version(), **_versions()}
     facts["git_commit"] = _git_commit()
     path = folder / "summary.json"
-    temporary = folder / ".summary.json.tmp"
-    temporary.write_text(json.dumps(facts, indent=2) + "\n")
-    temporary.replace(path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(facts, indent=2) + "\n")
     return path
 
 
 def mark_latest(folder: Path) -> None:
     """Point `latest` beside the run folder to it."""
-    link = folder.parent / "latest"
-    temporary = folder.parent / f".latest.{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.resolve().name, target_is_directory=True)
-    temporary.replace(link)
+    with replacing(folder.parent / "latest") as draft:
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(folder.resolve().name, target_is_directory=True)
 
 
 def _versions() -> dict[str, str]:

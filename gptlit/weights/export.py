@@ -1,10 +1,7 @@
 """Trained models for others: plain safetensors, and folders that `transformers` opens by itself."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gptlit.errors import UserError
+from gptlit.files import replacing
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.weights.classes import HEAD, Classes, classifier_config
 from gptlit.weights.names import Layout, layout, rows
@@ -149,18 +147,13 @@ def _write_new(out: Path, write: Callable[[Path], None]) -> None:
 
     if out.exists():
         raise UserError(f"out={out} exists: delete it, or choose another name")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(out)
+        with replacing(out) as draft:
+            write(draft)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write out={out}: {why}; choose another place") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _json(node: dict[str, Any]) -> str:

@@ -50,7 +50,8 @@ def test_axes_say_what_they_show_in_which_unit(
     seen: dict[str, Any] = {}
 
     def savefig(figure: Any, path: Path, **options: Any) -> None:
-        [seen[path.stem]] = figure.axes
+        path.touch()
+        [seen[path.name.split(".")[1]]] = figure.axes
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
     draw(tmp_path, TABLES["usual"])

@@ -1,0 +1,29 @@
+"""Files that are there as a whole, or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a file, a link or a new folder under, which takes its place
+    once all is written.
+
+    What an exception leaves unfinished is removed; what a killed process leaves is hidden by the
+    dot that its name begins with, and ends with .tmp.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        if draft.is_dir() and not draft.is_symlink():
+            shutil.rmtree(draft, ignore_errors=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)

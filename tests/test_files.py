@@ -1,0 +1,59 @@
+"""A file is replaced by a whole one, or stays as it was."""
+
+from pathlib import Path
+
+import pytest
+
+from gptlit.files import replacing
+
+
+def test_the_old_content_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path) as draft:
+        draft.write_text("new")
+        assert path.read_text() == "old" and draft.parent == tmp_path
+        assert draft.name.startswith(".") and draft.suffix == ".tmp"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_file(draft: Path) -> None:
+    draft.write_text("half")
+
+
+def write_folder(draft: Path) -> None:
+    draft.mkdir()
+    (draft / "part").write_text("half")
+
+
+def write_link(draft: Path) -> None:
+    draft.symlink_to("kept", target_is_directory=True)
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder, write_link])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_is_not_finished_is_removed(
+    write: object, error: type[BaseException], tmp_path: Path
+) -> None:
+    assert callable(write)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    with pytest.raises(error), replacing(tmp_path / "new") as draft:
+        write(draft)
+        raise error
+    assert list(tmp_path.iterdir()) == [kept] and (kept / "file").exists()
+
+
+@pytest.mark.parametrize("write", [write_folder, write_link])
+def test_folders_and_links_get_their_name_too(write: object, tmp_path: Path) -> None:
+    assert callable(write)
+    with replacing(tmp_path / "new") as draft:
+        write(draft)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError), replacing(tmp_path / "none" / "a.txt") as draft:
+        draft.write_text("")
