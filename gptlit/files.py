@@ -1,4 +1,4 @@
-"""Files that are there as a whole, or not at all."""
+"""Files that are there as a whole or not at all, and the folder of those that can be made again."""
 
 import os
 import shutil
@@ -27,3 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def default_cache_dir() -> Path:
+    """Where downloads and tokenized corpora are kept: $GPTLIT_CACHE or ~/.cache/gptlit."""
+    return Path(os.environ.get("GPTLIT_CACHE") or "~/.cache/gptlit").expanduser()

@@ -18,6 +18,7 @@ from gptlit.errors import UserError, short_path
 from gptlit.options import conf_dir, options_with
 from gptlit.training import reuse
 from gptlit.training.faults import DivergedError, about_the_disk
+from gptlit.training.launch import first_process
 from gptlit.training.lock import LOCK, in_use
 from gptlit.training.stopping import INTERRUPTED, is_child_of_lightning, unmasked
 
@@ -166,7 +167,7 @@ def _remove_if_unused(folder: Path) -> None:
     configs and nothing else, and is not the user's own working folder."""
     import shutil
 
-    if not reuse.first_process():  # it may have made the folder after the first had removed it
+    if not first_process():  # it may have made the folder after the first had removed it
         with contextlib.suppress(OSError):
             folder.rmdir()
             folder.parent.rmdir()

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from gptlit.errors import UserError
+from gptlit.training.launch import first_process
 from gptlit.training.lock import take
-from gptlit.training.reuse import first_process
 
 
 class Lock(Callback):

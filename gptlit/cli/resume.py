@@ -7,6 +7,7 @@ from typing import Any
 from gptlit.cli.arguments import quoted
 from gptlit.errors import UserError
 from gptlit.training import reuse
+from gptlit.training.launch import first_process
 
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
@@ -36,7 +37,7 @@ def apply(args: list[str]) -> list[str]:
     if wanted[-1] == "auto":
         folder = _newest_unfinished(others)
         if folder is None or not _has_checkpoint(folder):
-            if reuse.first_process():
+            if first_process():
                 print("resume=auto: no unfinished run of this command, so a new one", flush=True)
             return others
         checkpoint = folder / LAST

@@ -31,6 +31,7 @@ from gptlit.cli.locks import lock
 from gptlit.errors import short_path
 from gptlit.files import replacing
 from gptlit.training import reuse
+from gptlit.training.launch import first_process
 from gptlit.training.lock import LOCK
 
 ERROR = "error.txt"
@@ -119,7 +120,7 @@ def is_sweep(hydra: HydraConf) -> bool:
 def start_run(hydra: HydraConf) -> None:
     """Say which run begins, and forget how it failed before in the same folder."""
     gc.collect()  # what the run before has left, on a GPU too
-    if reuse.first_process():
+    if first_process():
         folder = Path(hydra.runtime.output_dir)
         (folder / ERROR).unlink(missing_ok=True)
         print(f"\nrun {folder.name}: {' '.join(_swept(hydra))}", flush=True)
@@ -134,7 +135,7 @@ def note_failure(folder: Path, error: Exception, line: str | None, debug: bool) 
         line: for a mistake of the user's, what to say about it.
         debug: the user wants to see tracebacks.
     """
-    if not reuse.first_process():
+    if not first_process():
         return
     first = f"error: {line}" if line else "".join(traceback.format_exception_only(error)).strip()
     trace = "" if line and not debug else "\n" + "".join(traceback.format_exception(error))
@@ -154,7 +155,7 @@ def finish() -> int:
         the exit code: 1 if a run failed, 2 if all that failed were mistakes of the user's.
     """
     sweep, Sweep.newest = Sweep.newest, None
-    if sweep is None or not reuse.first_process():
+    if sweep is None or not first_process():
         return 0
     runs = collect(sweep.folder, sweep.started_ns)
     if not runs:

@@ -14,7 +14,7 @@ from gptlit.errors import UserError, short_path
 from gptlit.options import option_names, read_option
 from gptlit.training import reuse
 from gptlit.training.faults import explained
-from gptlit.training.launch import devices_and_nodes
+from gptlit.training.launch import devices_and_nodes, first_process
 from gptlit.training.lock import locked
 from gptlit.training.stopping import stoppable
 
@@ -135,13 +135,13 @@ def train_once(config: dict[str, Any], folder: Path) -> float | None:
     found = reuse.find(config, folder) if config["skip_if_trained"] else None
     if config["resume"] == "auto" or (config["resume"] is None and resume.started_again()):
         config["resume"] = resume.own_checkpoint(config, folder)
-    if found is None and config["resume"] is None and reuse.first_process():
+    if found is None and config["resume"] is None and first_process():
         reuse.check_free(config, folder)
     # That of a sweep is among the arguments.
     ranks.lead(*([] if Sweep.newest else [f"hydra.run.dir={quoted(str(folder))}"]))
     if found is not None:
         reuse.take(found, folder)
-        if reuse.first_process():
+        if first_process():
             score = "" if found.score is None else f", best score {found.score:.4g}"
             where = short_path(found.folder)
             print(f"skipped, being trained already: {where}{score}", flush=True)
@@ -154,7 +154,7 @@ def train_once(config: dict[str, Any], folder: Path) -> float | None:
 
 def only_run_in(folder: Path) -> AbstractContextManager[None]:
     """Lock the run folder; the run's first process does it for all."""
-    return locked(folder) if reuse.first_process() else nullcontext()
+    return locked(folder) if first_process() else nullcontext()
 
 
 def train(config: dict[str, Any], folder: Path) -> float | None:

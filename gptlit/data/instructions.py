@@ -21,8 +21,8 @@ from gptlit.data.instruction_files import (
     tell_broken,
 )
 from gptlit.data.module import OnChange, ResumableDataModule
-from gptlit.data.text import default_cache_dir
 from gptlit.errors import UserError
+from gptlit.files import default_cache_dir
 from gptlit.prompts import PromptFormat
 from gptlit.tokenizer import Tokenizer
 

@@ -14,8 +14,8 @@ from gptlit.data.labelled_saved import content_of, saved_splits
 from gptlit.data.labelled_splits import SPLITS, Balance, Splits, SplitSettings
 from gptlit.data.module import OnChange, ResumableDataModule
 from gptlit.data.readers import existing
-from gptlit.data.text import default_cache_dir
 from gptlit.errors import UserError
+from gptlit.files import default_cache_dir
 from gptlit.tokenizer import Tokenizer
 
 KEYS = {"train": "data.path", "validation": "data.val_path", "test": "data.test_path"}
@@ -76,7 +76,7 @@ class LabelledDataModule(ResumableDataModule):
     deduplicate: keep only the first of rows with the same text
     val_fraction, test_fraction: shares of the rows of `path` that are left after that
     num_workers: processes that read batches ahead; reading is fast enough without
-    cache_dir: for downloads and splits, see `text.default_cache_dir`
+    cache_dir: for downloads and splits, see `files.default_cache_dir`
     eval_batch_size: texts per process and batch in evaluation; None: four times `batch_size`
     bucket: put texts of about one length into a batch, see `BucketLoader`
     splits_dir: where splits are saved and found again, see `labelled_saved.saved_splits`; None: a

@@ -1,6 +1,5 @@
 """Running text for pretraining: windows of a tokenized corpus."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +15,8 @@ from gptlit.data.shards import TokenizedCorpus
 from gptlit.data.stream import TokenStream
 from gptlit.data.tokenizing import tokenize_corpus
 from gptlit.errors import UserError
+from gptlit.files import default_cache_dir
 from gptlit.tokenizer import Tokenizer
-
-
-def default_cache_dir() -> Path:
-    """Where downloads and tokenized corpora are kept: $GPTLIT_CACHE or ~/.cache/gptlit."""
-    return Path(os.environ.get("GPTLIT_CACHE") or "~/.cache/gptlit").expanduser()
 
 
 class Windows:

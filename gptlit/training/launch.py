@@ -37,6 +37,13 @@ def launched() -> Launch | None:
     return None
 
 
+def first_process() -> bool:
+    """Whether this is the one of a run's processes that writes its files; found out without
+    importing Lightning, which decides by the same variables."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
+
+
 def devices_and_nodes(settings: dict[str, Any]) -> tuple[int | str, int]:
     """What the config's `trainer` node means for the Trainer's `devices` and `num_nodes`: auto is
     what the launcher has started, and without one a single machine with all its devices.

@@ -15,6 +15,7 @@ from typing import Any
 
 from gptlit.errors import UserError, short_path
 from gptlit.files import replacing
+from gptlit.training.launch import first_process
 
 WITHOUT_EFFECT = frozenset({"resume", "output_root", "skip_if_trained", "debug", "logger", "hydra"})
 """Top-level keys that do not change what is trained."""
@@ -157,13 +158,6 @@ def result_folder(folder: Path) -> Path:
     if not pointer.is_file():
         return folder
     return Path(os.path.normpath(folder.resolve() / pointer.read_text().rstrip("\n")))
-
-
-def first_process() -> bool:
-    """Whether this is the one of a run's processes that writes its files; found out without
-    importing Lightning, which decides by the same variables."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-    return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
 
 
 def _run_folders(root: Path) -> Iterator[Path]:

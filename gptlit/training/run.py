@@ -17,6 +17,7 @@ from gptlit.tasks import Task
 from gptlit.tokenizer import Tokenizer
 from gptlit.training import reuse, stopping
 from gptlit.training.checkpoints import Checkpoints, saved_best_score
+from gptlit.training.launch import first_process
 from gptlit.training.metrics_csv import read_metrics
 from gptlit.training.monitor import StepMonitor
 from gptlit.training.plots import plot_curves
@@ -139,7 +140,7 @@ def _take_over(
 ) -> None:
     """From now on the folder is this run's: what an earlier one has left there must not be taken
     for its own, whenever it ends."""
-    if reuse.first_process():
+    if first_process():
         (folder / "summary.json").unlink(missing_ok=True)
         if fresh:
             checkpoints.clear()

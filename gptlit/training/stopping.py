@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from gptlit.training.launch import launched
-from gptlit.training.reuse import first_process
+from gptlit.training.launch import first_process, launched
 
 RESUME_ME = getattr(os, "EX_TEMPFAIL", 75)
 """Exit code of a run that was asked to stop: the same command with resume=auto goes on."""

@@ -1,6 +1,5 @@
 """Published weights onto this machine: from Hugging Face's hub, or from plain mirrors."""
 
-import os
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.errors import UserError
+from gptlit.files import default_cache_dir
 
 
 def fetch(
@@ -59,7 +59,9 @@ def fetch(
 def _from_mirrors(source: Mapping[str, Any], node: dict[str, Any], model: str, hint: str) -> Path:
     from gptlit.download import download
 
-    root = Path(source["cache_dir"] or _cache_dir() / "weights" / source["name"]).expanduser()
+    root = Path(
+        source["cache_dir"] or default_cache_dir() / "weights" / source["name"]
+    ).expanduser()
     folder = root / model
     for name, size in node["files"].items():
         urls = ["/".join(filter(None, (url, node["folder"], name))) for url in source["urls"]]
@@ -100,7 +102,3 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _cache_dir() -> Path:
-    return Path(os.environ.get("GPTLIT_CACHE") or "~/.cache/gptlit").expanduser()

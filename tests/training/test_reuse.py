@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gptlit.training import reuse
+from gptlit.training.launch import first_process
 
 CONFIG: dict[str, Any] = {
     "task": {"name": "pretrain"},
@@ -182,7 +183,7 @@ def test_only_the_first_process_of_a_run_writes(
 
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert reuse.first_process() == ((_get_rank() or 0) == 0) == first
+    assert first_process() == ((_get_rank() or 0) == 0) == first
     reuse.begin(CONFIG, NEW)
     assert NEW.exists() == first
 
