@@ -79,6 +79,9 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
         "top_p": config["top_p"],
         "stop": [config["stop"]] if isinstance(config["stop"], str) else config["stop"] or [],
     }
+    asked = prompts or ([] if config["prompt"] is None else [config["prompt"]])
+    for line in (*without_effect(config), *cut_prompts(model, asked, options["input"])):
+        print(f"warning: {line}", file=sys.stderr)
     if prompts:
         _answer_file(model, prompts, config, options)
     elif config["prompt"] is not None:
@@ -88,6 +91,30 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
             _write(model, config["prompt"], options, seed=config["seed"] + sample)
     else:
         _converse(model, config, options)
+
+
+def without_effect(config: dict[str, Any]) -> list[str]:
+    """Lines about options that were given and do nothing beside the others."""
+    lines = []
+    off = {"top_k": 0, "top_p": 1.0, "num_samples": 1}
+    if config["prompt"] is None and config["prompts"] is None and config["num_samples"] > 1:
+        lines.append("num_samples has no effect where prompts are asked for: each gets one answer")
+        del off["num_samples"]
+    idle = [f"{name}={config[name]}" for name in off if config[name] != off[name]]
+    if config["temperature"] == 0 and idle:
+        what = "always the same text, of the likeliest tokens; give temperature=0.8, say"
+        lines.append(f"{', '.join(idle)}: temperature=0 gives {what}")
+    return lines
+
+
+def cut_prompts(model: "LanguageModel", prompts: list[str], input: str) -> list[str]:
+    """A line about prompts of which the model sees the end alone, if there are such."""
+    window = model.model.cfg.context_length
+    wrapped = (model.trained.wrap_prompt(prompt, input) for prompt in prompts)
+    cut = sum(len(model.tokenizer.encode(text)) > window for text in wrapped)
+    which = "the prompt is" if len(prompts) == 1 else f"{cut} of {len(prompts)} prompts are"
+    window_of = f"longer than the model's context of {window:,} tokens, which holds the last alone"
+    return [f"{which} {window_of}"] if cut else []
 
 
 def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: int) -> None:

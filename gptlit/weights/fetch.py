@@ -59,10 +59,8 @@ def fetch(
 def _from_mirrors(source: Mapping[str, Any], node: dict[str, Any], model: str, hint: str) -> Path:
     from gptlit.download import download
 
-    root = Path(
-        source["cache_dir"] or default_cache_dir() / "weights" / source["name"]
-    ).expanduser()
-    folder = root / model
+    root = source["cache_dir"] or default_cache_dir() / "weights" / source["name"]
+    folder = Path(root).expanduser() / model
     for name, size in node["files"].items():
         urls = ["/".join(filter(None, (url, node["folder"], name))) for url in source["urls"]]
         download(urls, folder / name, size=size, hint=f"or {hint}")

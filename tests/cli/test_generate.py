@@ -2,13 +2,16 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gptlit.cli.generate import _answer_file
+from gptlit.cli.generate import _answer_file, cut_prompts, without_effect
 from gptlit.errors import UserError
+from gptlit.inference.api import LanguageModel
+from gptlit.inference.trained import TrainedModel
 
 CONFIG: dict[str, Any] = {"num_samples": 1, "batch_size": 2, "seed": 0}
 
@@ -71,3 +74,37 @@ def test_an_interruption_before_the_first_batch_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         answer(model, tmp_path / "out.jsonl", "ab")
     assert capsys.readouterr().err == "" and list(tmp_path.iterdir()) == []
+
+
+GREEDY: dict[str, Any] = {
+    **{"prompt": "a", "prompts": None, "temperature": 0.0},
+    **{"top_k": 0, "top_p": 1.0, "num_samples": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, []),
+        ({"top_k": 5, "top_p": 0.5, "num_samples": 2, "temperature": 0.5}, []),
+        ({"top_k": 5, "num_samples": 2}, [r"top_k=5, num_samples=2: temperature=0 gives always"]),
+        (
+            {"prompt": None, "num_samples": 2},
+            [r"num_samples has no effect where"],
+        ),
+        ({"prompt": None, "prompts": "file", "top_p": 0.5}, [r"top_p=0\.5: temperature=0 gives"]),
+    ],
+    ids=str,
+)
+def test_options_that_do_nothing_are_named(given: dict[str, Any], said: list[str]) -> None:
+    lines = without_effect({**GREEDY, **given})
+    assert len(lines) == len(said)
+    assert all(re.match(pattern, line) for pattern, line in zip(said, lines, strict=True))
+
+
+def test_prompts_longer_than_the_context_are_counted() -> None:
+    shape = {"vocab_size": 257, "context_length": 8, "emb_dim": 8, "n_heads": 1, "n_layers": 1}
+    model = LanguageModel(TrainedModel(task="pretrain", model=shape, tokenizer="byte"), "cpu")
+    assert cut_prompts(model, [], "") == cut_prompts(model, ["12345678"], "") == []
+    assert cut_prompts(model, ["123456789"], "")[0].startswith("the prompt is longer than the")
+    assert cut_prompts(model, ["1", "123456789"], "")[0].startswith("1 of 2 prompts are longer")
