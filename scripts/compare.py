@@ -20,7 +20,7 @@ from gptlit.cli.arguments import printable
 from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
 from gptlit.files import replacing
-from gptlit.training.reuse import result_folder, trained_config, what_counts
+from gptlit.training.reuse import finished, result_folder, trained_config, what_counts
 
 SCORE = "val/loss"
 PICTURES = (".png", ".pdf", ".svg")
@@ -47,10 +47,15 @@ class Run:
     given: set[str]
     """Keys that the command line gave."""
 
+    best: float | None
+    """The validation loss of the best checkpoint, if it is known."""
+
     @property
     def score(self) -> float:
-        """The last validation loss; infinity where there is none."""
-        score = float(self.summary["metrics"].get(SCORE, math.inf))
+        """The lowest validation loss, or the last where it alone is known; infinity where there is
+        none."""
+        last = self.summary["metrics"].get(SCORE, math.inf)
+        score = float(last if self.best is None else self.best)
         return math.inf if math.isnan(score) else score
 
 
@@ -124,7 +129,9 @@ def _read_run(folder: Path, name: str) -> Run:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not a whole run folder: {error}") from error
     given = {str(arg).partition("=")[0].lstrip("+") for arg in overrides}
-    return Run(folder, name, summary, dict(_flat(config)), given)
+    record = finished(folder)
+    best = None if record is None else record.score
+    return Run(folder, name, summary, dict(_flat(config)), given, best)
 
 
 def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -137,7 +144,7 @@ def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def compare(runs: list[Run]) -> dict[str, list[Any]]:
     """A value for each run, None where it has none: keys of the config that differ, validation
-    loss, what was tested, and tokens per second."""
+    loss, the best and the last, what was tested, and tokens per second."""
     rows: dict[str, list[Any]] = {}
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     values = {key: [run.settings.get(key) for run in runs] for key in keys}
@@ -149,6 +156,8 @@ def compare(runs: list[Run]) -> dict[str, list[Any]]:
         if key.partition(".")[0] not in chosen or _is_name(key) or key in typed:
             rows[key] = values[key]
     tested = sorted({n for run in runs for n in run.summary["metrics"] if n.startswith("test/")})
+    if any(run.best is not None for run in runs):
+        rows[f"best {SCORE}"] = [run.best for run in runs]
     for name in (SCORE, *tested):
         rows[name] = [run.summary["metrics"].get(name) for run in runs]
     rows["tokens per second"] = [run.summary.get("tokens_per_second") for run in runs]

@@ -37,10 +37,11 @@ from gptlit.training.lock import LOCK
 ERROR = "error.txt"
 RESULTS = "results.csv"
 COMMAND = "multirun.yaml"
-SCORE = "val/loss"
-"""The best run has the lowest."""
-SHOWN = (SCORE, "val/accuracy", "test/accuracy")
-"""Metrics of the table; the file has all of validation and test."""
+SCORE = "best val/loss"
+"""As the table calls the lowest of a run's validations, that of its best checkpoint; the best run
+has the lowest of all."""
+SHOWN = ("val/loss", "val/accuracy", "test/accuracy")
+"""Metrics of the table, as they were at the end; the file has all of validation and test."""
 GO_ON = "resume=auto skip_if_trained=true"
 """Takes the results of finished runs, and goes on with the others."""
 UNFINISHED = "did not finish"
@@ -228,9 +229,9 @@ def _read_run(sweep: Path, folder: Path) -> Run:
 
 
 def _rank(run: Run) -> tuple[bool, float, int, str]:
-    score = run.metrics.get(SCORE, math.inf)
+    score = math.inf if run.score is None or math.isnan(run.score) else run.score
     number = int(run.name) if run.name.isdecimal() else 0
-    return bool(run.error), math.inf if math.isnan(score) else score, number, run.name
+    return bool(run.error), score, number, run.name
 
 
 def _swept(hydra: HydraConf) -> list[str]:
@@ -250,12 +251,13 @@ def _show(runs: list[Run], keys: list[str], folder: Path) -> None:
         console.width = max(console.width, 140)
     measured = [name for name in SHOWN if any(name in run.metrics for run in runs)]
     table = Table("run", *keys)
-    for name in (*measured, *LENGTH):
+    for name in (SCORE, *measured, *LENGTH):
         table.add_column(name, justify="right")
     if any(run.error for run in runs):
         table.add_column("error", overflow="fold")
     for run in runs:
         cells = [run.name, *(run.overrides.get(key, "") for key in keys)]
+        cells.append("" if run.score is None else f"{run.score:.4f}")
         cells += [f"{run.metrics[n]:.4f}" if n in run.metrics else "" for n in measured]
         cells += [f"{run.summary[n]:,}" if n in run.summary else "" for n in LENGTH]
         table.add_row(*map(Text, (*cells, *filter(None, [run.error]))))

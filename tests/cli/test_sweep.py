@@ -99,6 +99,14 @@ def test_the_best_stands_first_and_the_failed_last(capsys: pytest.CaptureFixture
     assert "hydra.sweep.dir='sweep' resume=auto skip_if_trained=true" in text
 
 
+def test_the_best_run_is_that_of_the_best_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    done(started("0", "x=1"), 1.0, metrics={"val/loss": 3.0})
+    done(started("1", "x=2"), 2.0, metrics={"val/loss": 2.0})
+    _, text = report(capsys)
+    assert [row["run"] for row in rows()] == ["0", "1"]
+    assert "best val/loss" in text and "best: ckpt=sweep/0\n" in text
+
+
 def test_a_row_has_what_was_swept_what_came_out_and_what_it_took(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -69,7 +69,7 @@ def test_failures_are_told_when_they_happen_and_kept_in_their_folders(swept: Pat
 def test_the_console_ends_with_the_table(swept: Path) -> None:
     console = (swept / "console.txt").read_text()
     assert "\nrun 2: optimizer.lr=0.01\n" in console
-    table = console.partition("optimizer.lr ┃ val/loss")[2]
+    table = console.partition("optimizer.lr ┃ best val/loss")[2]
     places = [table.index(value) for value in ("0.01 ", "0.003 ", "0.0001 ", "fast ", "1e+30 ")]
     assert places == sorted(places)
     assert f"6 runs, 2 failed; this table: {FOLDER / 'results.csv'}" in table

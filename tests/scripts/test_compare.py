@@ -87,6 +87,21 @@ def test_many_runs_stand_below_each_other(tmp_path: Path) -> None:
     assert [line.split("│")[1].strip() for line in lines] == list("76543210")
 
 
+def test_the_best_run_is_that_of_the_best_checkpoint(tmp_path: Path) -> None:
+    for name, last, best in (("overfitted", 3.0, 1.0), ("steady", 2.0, 2.0)):
+        folder = make(tmp_path / "runs" / name, last)
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "best.ckpt").touch()
+        reuse.begin({"resume": None, **CONFIG}, folder)
+        reuse.finish(folder, best)
+    rows = table(tmp_path, "runs")
+    assert [Path(row["run"]).name for row in rows] == ["overfitted", "steady"]
+    assert [(row["best val/loss"], row["val/loss"]) for row in rows] == [
+        ("1.0", "3.0"),
+        ("2.0", "2.0"),
+    ]
+
+
 def test_of_another_option_the_name_says_it_all_but_for_what_was_typed(tmp_path: Path) -> None:
     small = {"name": "gpt2-small", "emb_dim": 768, "n_layers": 6}
     make(tmp_path / "a", 2.0)
