@@ -246,8 +246,10 @@ def _hydra_line(error: Exception, config_name: str) -> str:
         group, _, option = match[1].rpartition("/")
         if group.startswith("hydra/"):
             return f"{match[1]} is not installed: pip install 'gptlit[sweeps,slurm]'"
-        folder = conf_dir() / group
-        options = sorted(path.stem for path in folder.glob("*.yaml"))
+        files = (
+            f for folder in helping.conf_dirs(sys.argv) for f in folder.glob(f"{group}/*.yaml")
+        )
+        options = sorted({file.stem for file in files})
         near = nearest(option, options, cutoff=0.3)
         hint = f"; did you mean {near}?" if near else ""
         return f"unknown {group}={option}: allowed are {', '.join(options)}{hint}"

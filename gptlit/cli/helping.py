@@ -30,12 +30,17 @@ def print_help(config_name: str, args: Iterable[str], show_config: Callable[[], 
         result = show_config()
     if config := shown.getvalue():
         main: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
-        own = (arg.partition("=")[2] for arg in args if arg.startswith("--config-dir="))
         named = {name for entry in main.defaults if isinstance(entry, DictConfig) for name in entry}
-        groups = _groups([conf_dir(), *map(Path, own)], named)
+        groups = _groups(conf_dirs(args), named)
         template = string.Template(main.hydra.help.template)
         print(template.substitute(APP_CONFIG_GROUPS=groups, CONFIG=config))
     return result
+
+
+def conf_dirs(args: Iterable[str]) -> list[Path]:
+    """The folders of options of a command: gptlit's, and the user's own."""
+    own = (arg.partition("=")[2] for arg in args if arg.startswith("--config-dir="))
+    return [conf_dir(), *map(Path, own)]
 
 
 def _groups(folders: Iterable[Path], named: Collection[Any]) -> str:

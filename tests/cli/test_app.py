@@ -178,6 +178,19 @@ def test_a_mistake_is_answered_before_torch_is_imported(
     assert "did you mean 'model'" not in line
 
 
+def test_options_of_ones_own_are_allowed_and_named(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    option = (conf_dir() / "model" / "gpt2-nano.yaml").read_text()
+    (tmp_path / "mine" / "model" / "tiny.yaml").write_text(option)
+    env = {"GPTLIT_ALLOCATOR": "system"}
+    done = run_command("train", "--config-dir", "mine", "model=tinny", cwd=tmp_path, **env)
+    assert done.stderr.startswith("error: unknown model=tinny: allowed are gpt2-large")
+    assert done.stderr.endswith("gpt2-xl, tiny; did you mean tiny?\n")
+    args = ("--config-dir=mine", "model=tiny", "trainer.max_steps=0")
+    done = run_command("train", *args, cwd=tmp_path, **env)
+    assert done.stderr.startswith("error: trainer.max_steps=0 trains nothing")
+
+
 def test_conf_is_found_wherever_the_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
