@@ -7,7 +7,6 @@ from typing import Any
 from gptlit.cli.arguments import quoted
 from gptlit.errors import UserError
 from gptlit.training import reuse
-from gptlit.training.launch import first_process
 
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
@@ -37,9 +36,7 @@ def apply(args: list[str]) -> list[str]:
     if wanted[-1] == "auto":
         folder = _newest_unfinished(others)
         if folder is None or not _has_checkpoint(folder):
-            if first_process():
-                print("resume=auto: no unfinished run of this command, so a new one", flush=True)
-            return others
+            return [*others, "resume=auto"]  # it finds none in the new run's folder either
         checkpoint = folder / LAST
     else:
         folder, checkpoint = _run_and_checkpoint(Path(wanted[-1]))

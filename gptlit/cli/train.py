@@ -133,8 +133,11 @@ def train_once(config: dict[str, Any], folder: Path) -> float | None:
     from gptlit.cli.sweep import Sweep
 
     found = reuse.find(config, folder) if config["skip_if_trained"] else None
-    if config["resume"] == "auto" or (config["resume"] is None and resume.started_again()):
+    asked = config["resume"] == "auto"
+    if asked or (config["resume"] is None and resume.started_again()):
         config["resume"] = resume.own_checkpoint(config, folder)
+    if asked and config["resume"] is None and not Sweep.newest and first_process():
+        print("resume=auto: no unfinished run of this command, so a new one", flush=True)
     if found is None and config["resume"] is None and first_process():
         reuse.check_free(config, folder)
     # That of a sweep is among the arguments.

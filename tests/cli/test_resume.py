@@ -78,7 +78,7 @@ TABLE = {
         ["resume=auto", "seed=2", "data.on_change=retokenize"],
         ["seed=2", "data.on_change=retokenize", *going_on(f"{RUN}/3")],
     ),
-    "auto, none such": (["resume=auto", "seed=3"], ["seed=3"]),
+    "auto, none such": (["resume=auto", "seed=3"], ["seed=3", "resume=auto"]),
     "auto, flags and hydra's keys": (
         ["--config-dir=x", "resume=auto", "seed=2", "hydra.verbose=true"],
         ["--config-dir=x", "seed=2", "hydra.verbose=True", *going_on(f"{RUN}/3")],
@@ -89,11 +89,11 @@ TABLE = {
     ),
     "auto, new folder given": (
         ["resume=auto", "seed=5", "hydra.run.dir=new"],
-        ["seed=5", "hydra.run.dir=new"],
+        ["seed=5", "hydra.run.dir=new", "resume=auto"],
     ),
     "auto, other root": (
         ["resume=auto", "seed=2", "output_root=elsewhere"],
-        ["seed=2", "output_root=elsewhere"],
+        ["seed=2", "output_root=elsewhere", "resume=auto"],
     ),
 }
 
