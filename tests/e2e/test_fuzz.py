@@ -57,7 +57,8 @@ def what_is_wrong(end: Outcome) -> str | None:
         return None if end.cpu_s >= fuzz_worker.TRAINS_S else "it hangs"
     if end.code not in (0, 2):
         return f"exit code {end.code}"
-    lines = end.stderr.splitlines()
+    # Of a sweep an earlier run may have warned.
+    lines = [line for line in end.stderr.splitlines() if not line.startswith("warning: ")]
     errors = [line for line in lines if line.startswith("error: ")]
     if end.code == 2 and not errors:
         return "no message"
