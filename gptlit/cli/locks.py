@@ -4,7 +4,7 @@ import sys
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -36,14 +36,19 @@ def lock(node: DictConfig) -> None:
         _take(Path(node.dir))
 
 
+def refuse(line: str) -> NoReturn:
+    """End the process with the line: of an exception in one of its hooks Hydra makes a warning."""
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
 def _take(folder: Path) -> None:
     if not first_process():
         return
     try:
         take(folder)
-    except UserError as error:  # of which Hydra would make a warning
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except UserError as error:
+        refuse(str(error))
 
 
 def _take_numbered(folder: Path) -> Path:

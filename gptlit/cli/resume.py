@@ -12,6 +12,9 @@ LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
 """Takes the place of `last.ckpt` where that is damaged or gone, see `gptlit.training.recovery`."""
 
+YES = ("yes", "true", "on", "1", "latest", "last")
+"""What is typed where resume=auto is meant."""
+
 
 def apply(args: list[str]) -> list[str]:
     """Rewrite a command line that asks to resume.
@@ -28,6 +31,11 @@ def apply(args: list[str]) -> list[str]:
     wanted = [arg.partition("=")[2].strip("'\"") for arg in args if arg.startswith("resume=")]
     if not wanted or wanted[-1] in ("", "null"):
         return args
+    if wanted[-1].lower() in YES and not Path(wanted[-1]).exists():
+        raise UserError(
+            f"resume={wanted[-1]}: give resume=auto, which goes on with the newest unfinished run"
+            " of this command, or a run folder"
+        )
     others = [arg for arg in args if not arg.startswith("resume=")]
     if "--multirun" in args:
         if wanted[-1] != "auto":

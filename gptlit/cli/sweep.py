@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptlit.cli.arguments import printable, quoted
-from gptlit.cli.locks import lock
+from gptlit.cli.locks import lock, refuse
 from gptlit.errors import short_path
 from gptlit.files import replacing
 from gptlit.training import reuse
@@ -104,12 +104,10 @@ def _check_free(config: DictConfig) -> None:
     folder = Path(config.hydra.sweep.dir)
     if config.skip_if_trained or config.resume or not any(folder.glob("*/checkpoints/*.ckpt")):
         return
-    print(
-        f"error: {short_path(folder)} holds runs already: to do what they have left, add"
-        f" {GO_ON}; else choose another folder with hydra.sweep.dir=FOLDER, or delete it",
-        file=sys.stderr,
+    refuse(
+        f"{short_path(folder)} holds runs already: to do what they have left, add {GO_ON}; else"
+        " choose another folder with hydra.sweep.dir=FOLDER, or delete it"
     )
-    sys.exit(2)  # Hydra would make a warning of an exception
 
 
 def is_sweep(hydra: HydraConf) -> bool:

@@ -27,10 +27,6 @@ FREE_TEXT = (
 """Keys whose values may hold braces, quotes and commas."""
 
 
-YES = ("yes", "true", "on", "1", "latest", "last")
-"""What is typed where resume=auto is meant."""
-
-
 def main() -> None:
     """Entry point of `python train.py` and `gptlit-train`."""
     allocator.restart_with_tuned_malloc()
@@ -47,16 +43,7 @@ def rewrite(args: list[str]) -> list[str]:
     if settled is not None:
         return settled
     ranks.check_sweep(args)
-    _check_resume(_given(args).get("resume", ""))
     return resume.apply(launchers.apply(with_implied(with_text(args))))
-
-
-def _check_resume(wanted: str) -> None:
-    if wanted.lower() in YES and not Path(wanted).exists():
-        raise UserError(
-            f"resume={wanted}: give resume=auto, which goes on with the newest unfinished run of"
-            " this command, or a run folder"
-        )
 
 
 def with_implied(args: list[str]) -> list[str]:
@@ -133,13 +120,14 @@ def train_once(config: dict[str, Any], folder: Path) -> float | None:
     from gptlit.cli.sweep import Sweep
 
     found = reuse.find(config, folder) if config["skip_if_trained"] else None
-    asked = config["resume"] == "auto"
-    if asked or (config["resume"] is None and resume.started_again()):
-        config["resume"] = resume.own_checkpoint(config, folder)
-    if asked and config["resume"] is None and not Sweep.newest and first_process():
-        print("resume=auto: no unfinished run of this command, so a new one", flush=True)
-    if found is None and config["resume"] is None and first_process():
-        reuse.check_free(config, folder)
+    if found is None:
+        asked = config["resume"] == "auto"
+        if asked or (config["resume"] is None and resume.started_again()):
+            config["resume"] = resume.own_checkpoint(config, folder)
+        if config["resume"] is None and first_process():
+            reuse.check_free(config, folder)
+            if asked and not Sweep.newest:
+                print("resume=auto: no unfinished run of this command, so a new one", flush=True)
     # That of a sweep is among the arguments.
     ranks.lead(*([] if Sweep.newest else [f"hydra.run.dir={quoted(str(folder))}"]))
     if found is not None:

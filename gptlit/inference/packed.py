@@ -59,7 +59,7 @@ class Float16Linear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> None:
         weight = weight.detach().float()
-        largest = weight.abs().max().item()
+        largest = torch.linalg.vector_norm(weight, torch.inf).item()
         if not largest <= torch.finfo(torch.float16).max:
             raise UserError(
                 f"precision=fp16: the model has weights up to {largest:.3g}, which fp16 cannot"
