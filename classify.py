@@ -1,6 +1,6 @@
 """Say which class texts are of, with a trained classifier: python classify.py --help."""
 
-from gptlit.cli.classify import main
+from gptlit.cli.entry import classify
 
 if __name__ == "__main__":
-    main()
+    classify()

@@ -1,6 +1,6 @@
 """Measure how well a model predicts a text: python evaluate.py --help."""
 
-from gptlit.cli.evaluate import main
+from gptlit.cli.entry import evaluate
 
 if __name__ == "__main__":
-    main()
+    evaluate()

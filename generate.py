@@ -1,6 +1,6 @@
 """Write with a trained model: python generate.py --help."""
 
-from gptlit.cli.generate import main
+from gptlit.cli.entry import generate
 
 if __name__ == "__main__":
-    main()
+    generate()

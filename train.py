@@ -1,6 +1,6 @@
 """Train a model: python train.py --help."""
 
-from gptlit.cli.train import main
+from gptlit.cli.entry import train
 
 if __name__ == "__main__":
-    main()
+    train()

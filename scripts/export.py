@@ -1,6 +1,6 @@
 """Hand a trained model to other programs: python scripts/export.py --help."""
 
-from gptlit.cli.export import main
+from gptlit.cli.entry import export
 
 if __name__ == "__main__":
-    main()
+    export()

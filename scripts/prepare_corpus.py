@@ -1,6 +1,6 @@
 """Tokenize text once, for many runs: python scripts/prepare_corpus.py --help."""
 
-from gptlit.cli.prepare_corpus import main
+from gptlit.cli.entry import prepare_corpus
 
 if __name__ == "__main__":
-    main()
+    prepare_corpus()

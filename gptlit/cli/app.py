@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import gptlit
-from gptlit.cli import arguments, helping, is_interruption
+from gptlit.cli import arguments, helping
 from gptlit.cli.checking import nearest, unknown_key
+from gptlit.cli.entry import is_interruption
 from gptlit.errors import UserError, short_path
 from gptlit.options import conf_dir, options_with
 from gptlit.training import reuse

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Entry point of `python classify.py` and `gptlit-classify`."""
+    """Be the command, see `gptlit.cli.entry`."""
     free_text = ("text", "ckpt", "weights.path", "input", "output", "column")
     app.run("classify", check_config, classify, free_text=free_text, short={})
 

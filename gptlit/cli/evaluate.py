@@ -20,7 +20,7 @@ JUDGE_TEXTS = ("prompt", "reminder", "model", "base_url")
 
 
 def main() -> None:
-    """Entry point of `python evaluate.py` and `gptlit-evaluate`."""
+    """Be the command, see `gptlit.cli.entry`."""
     allocator.restart_with_tuned_malloc()
     app.run(
         "evaluate",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Entry point of `python scripts/export.py`."""
+    """Be the command, see `gptlit.cli.entry`."""
     free_text = ("ckpt", "out", "weights.path")
     app.run("export", check_config, export, free_text=free_text, short={"task": "task.name"})
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Entry point of `python generate.py` and `gptlit-generate`."""
+    """Be the command, see `gptlit.cli.entry`."""
     free_text = ("prompt", "input", "ckpt", "weights.path", "prompts", "output")
     app.run(
         "generate",

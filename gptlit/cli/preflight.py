@@ -42,7 +42,6 @@ def _check_loggers(logger: dict[str, Any]) -> None:
 def _check_files(config: dict[str, Any]) -> None:
     from gptlit.data.corpus import TextFiles
     from gptlit.data.prepared import is_prepared, open_prepared
-    from gptlit.data.readers import existing
     from gptlit.tokenizer import get_tokenizer
 
     data = config["data"]
@@ -55,13 +54,32 @@ def _check_files(config: dict[str, Any]) -> None:
             elif path:
                 TextFiles(path, data.get("column", "text"), f"data.{name}")
         elif path is not None:
-            existing(path, f"data.{name}")
+            _check_file(path, f"data.{name}", data)
     weights = config["weights"]["path"]
     if weights is not None:
+        from gptlit.data.readers import existing
         from gptlit.weights.files import find_files
 
         if not find_files(Path(weights).expanduser())[0].exists():
             existing(weights, "weights.path")
+
+
+def _check_file(path: str, key: str, data: dict[str, Any]) -> None:
+    """A file whose kind is known is of that kind, and a table has the columns."""
+    target = data["_target_"]
+    if target == "gptlit.data.labelled.LabelledDataModule":
+        from gptlit.data.labelled_files import Columns, check_table
+
+        check_table(path, Columns(data["text_column"], data["label_column"]), key)
+    elif target == "gptlit.data.instructions.InstructionDataModule":
+        from gptlit.data.instruction_files import SUFFIXES
+        from gptlit.data.tables import find_table
+
+        find_table(path, key, SUFFIXES)
+    else:
+        from gptlit.data.readers import existing
+
+        existing(path, key)
 
 
 def _check_processes(devices: int | str) -> None:

@@ -11,7 +11,7 @@ from gptlit.errors import UserError
 
 
 def main() -> None:
-    """Entry point of `python scripts/prepare_corpus.py`."""
+    """Be the command, see `gptlit.cli.entry`."""
     app.run(
         "prepare_corpus",
         check_config,

@@ -28,7 +28,7 @@ FREE_TEXT = (
 
 
 def main() -> None:
-    """Entry point of `python train.py` and `gptlit-train`."""
+    """Be the command, see `gptlit.cli.entry`."""
     allocator.restart_with_tuned_malloc()
     with stoppable():
         try:

@@ -6,9 +6,10 @@ Every mistake in a file ends in a UserError that names the file and the place in
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
-from gptlit.data.rows import not_text, read_rows, shown
+from gptlit.data.rows import Rows, not_text, read_rows, shown
 from gptlit.data.tables import SUFFIXES, find_table
 from gptlit.errors import UserError
 from gptlit.tokenizer import without_surrogates
@@ -49,6 +50,11 @@ def class_names(labels: Iterable[str]) -> list[str]:
     return names
 
 
+def check_table(path: str, columns: Columns, key: str = "data.path") -> None:
+    """Look at a file's name and first row alone, and raise UserError as `read_table` would."""
+    next(iter(_open(path, columns, key)[1]), None)
+
+
 def read_table(path: str, columns: Columns, key: str = "data.path") -> LabelledTable:
     """Read a table with a text and a label in each row.
 
@@ -61,11 +67,10 @@ def read_table(path: str, columns: Columns, key: str = "data.path") -> LabelledT
     Raises UserError for a file that is not there, damaged, binary or empty, for a missing column,
     and for a row that is broken, has no label or no text.
     """
-    file, kind = find_table(path, key, SUFFIXES)
+    file, rows = _open(path, columns, key)
     table = LabelledTable(str(file))
     labels_are: type | None = None
-    wanted = [(columns.text, "data.text_column"), (columns.label, "data.label_column")]
-    for place, row in read_rows(file, kind, wanted):
+    for place, row in rows:
         text, label = row[columns.text], row[columns.label]
         if not isinstance(text, str) or "\0" in text:
             raise not_text(place, columns.text, text, "data.text_column")
@@ -84,3 +89,9 @@ def read_table(path: str, columns: Columns, key: str = "data.path") -> LabelledT
     if not table.texts:
         raise UserError(f"{file} has no rows; give one with texts and labels as {key}=…")
     return table
+
+
+def _open(path: str, columns: Columns, key: str) -> tuple[Path, Rows]:
+    file, kind = find_table(path, key, SUFFIXES)
+    wanted = [(columns.text, "data.text_column"), (columns.label, "data.label_column")]
+    return file, read_rows(file, kind, wanted)

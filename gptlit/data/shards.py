@@ -53,7 +53,7 @@ class Settings:
     @property
     def identity(self) -> dict[str, Any]:
         """What must stay for a run to go on with the same data, by the names of the keys."""
-        drawn = {"seed": self.seed, "val_fraction": self.val_fraction}
+        drawn = {"split_seed": self.seed, "val_fraction": self.val_fraction}
         return {"text": self.content, **(drawn if self.one_source else {})}
 
     @property

@@ -65,7 +65,9 @@ class TextDataModule(ResumableDataModule):
     tokenizer: encodes the text; its end-of-text id stands after each document
     context_length: tokens per window
     batch_size: windows per process and micro-batch
-    seed: of the split by documents and of the order of the windows
+    seed: of the order of the windows
+    split_seed: of the draw of documents for validation; not the run's, so that runs with other
+        seeds have the same tokens and are measured on the same text
     path: a file, a folder, a glob or a list of these, see `corpus.TextFiles`, or the folder of a
         corpus that was tokenized ahead, see `prepared`, and split then; without it, the file
         published at `urls` (mirrors) is downloaded as `file_name`, and checked with `sha256`
@@ -93,6 +95,7 @@ class TextDataModule(ResumableDataModule):
         column: str = "text",
         val_fraction: float = 0.1,
         val_path: str | Sequence[str] | None = None,
+        split_seed: int = 1337,
         cache_dir: str | Path | None = None,
         num_workers: int = 0,
         urls: Sequence[str] | None = None,
@@ -109,6 +112,7 @@ class TextDataModule(ResumableDataModule):
         self.column = column
         self.val_fraction = val_fraction
         self.val_path = val_path
+        self.split_seed = split_seed
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.num_workers = num_workers
         self.urls = urls
@@ -153,7 +157,7 @@ class TextDataModule(ResumableDataModule):
             self.cache_dir / "corpora",
             val_source=val_source,
             val_fraction=self.val_fraction,
-            seed=self.seed,
+            seed=self.split_seed,
             check=lambda identity: self._identify(**identity),
         )
 

@@ -33,6 +33,7 @@ from gptlit.training.setup import (
     optimizer_factory,
     saved_dtype,
     set_lengths,
+    told_of_warmup,
 )
 from gptlit.training.summary import mark_latest, write_summary
 
@@ -95,7 +96,9 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         console.print(
             f"{task.name}: {config['model']['name']}, {task.model.num_parameters():,} parameters,"
             f" on {device_name(device)}, {precision}\n" + weights + f"data: {data.describe()}\n"
-            f"run: {folder}, {total_steps:,} steps" + (start_from.told if start_from else ""),
+            f"run: {folder}, {total_steps:,} steps"
+            + (start_from.told if start_from else "")
+            + told_of_warmup(config, total_steps),
             highlight=False,
             markup=False,
         )

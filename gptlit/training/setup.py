@@ -115,6 +115,18 @@ def count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[i
     return per_epoch, min(ends)
 
 
+def told_of_warmup(config: dict[str, Any], total_steps: int) -> str:
+    """A line for a learning rate that never comes to its peak, or nothing; a run to see that all is
+    in place has no use for it."""
+    warmup = config["scheduler"]["warmup_steps"]
+    if warmup < total_steps or config["debug"]:
+        return ""
+    return (
+        f"\nwarning: all {total_steps:,} steps are warm-up (scheduler.warmup_steps={warmup}): the"
+        " learning rate never comes to optimizer.lr"
+    )
+
+
 def check_val_share(settings: dict[str, Any], data: Any, world_size: int) -> None:
     """Refuse a share of the validation batches that is less than one of them."""
     share = settings["limit_val_batches"]

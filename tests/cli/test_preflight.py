@@ -1,11 +1,15 @@
 """What is found missing before anything heavy is imported."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from gptlit.cli.preflight import check_start
 from gptlit.errors import UserError
+from gptlit.options import conf_dir
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
@@ -16,3 +20,27 @@ def test_a_logger_that_is_not_installed_is_told_first_of_all(
     logger: dict[str, Any] = {"wandb": None, "mlflow": None, name: {}}
     with pytest.raises(UserError, match=rf"^logger={name} is not installed: pip install 'gptlit\["):
         check_start({"logger": logger})
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "line"),
+    [
+        (
+            "a.xlsx",
+            ["task=classification", "data=csv"],
+            r"data\.path=a\.xlsx: expected a file whose",
+        ),
+        ("a.csv", ["task=classification", "data=csv"], r"a\.csv: no column 'text'"),
+        ("a.txt", ["task=instruction"], r"data\.path=a\.txt: expected a file whose name ends in"),
+    ],
+)
+def test_a_file_of_the_wrong_kind_is_told_before_anything_is_built(
+    name: str, args: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("message,label\nhello,ham\n")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", [*args, f"data.path={name}", "weights=none", "device=cpu"])
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    with pytest.raises(UserError, match=line):
+        check_start(config)

@@ -233,7 +233,22 @@ def test_where_the_split_took_it_all_a_text_that_validates_is_the_cure(tmp_path:
         (tmp_path / "texts" / f"{name}.txt").write_text("a" * size)
     with pytest.raises(UserError, match=r"give more documents, or data\.val_path=FILE$"):
         for seed in range(9):  # one of them draws the long one
-            module(str(tmp_path / "texts"), tmp_path, seed=seed)
+            module(str(tmp_path / "texts"), tmp_path, split_seed=seed)
+
+
+def test_runs_with_other_seeds_share_the_tokens_and_what_they_are_measured_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in "abcdefghij":
+        (tmp_path / "texts" / f"{name}.txt").write_text(name * 100)
+    one, other = (module(str(tmp_path / "texts"), tmp_path, seed=seed) for seed in (1, 2))
+    assert other.corpus.cached
+    assert ids(other) == ids(one)
+    orders = [torch.cat([b.input_ids for b in data.train_dataloader()]) for data in (one, other)]
+    assert not torch.equal(*orders)
+    drawn = [ids(module(str(tmp_path / "texts"), tmp_path, split_seed=n)) for n in range(9)]
+    assert any(split != drawn[0] for split in drawn)
 
 
 def test_a_process_that_did_not_prepare_the_data_finds_them(path: str, tmp_path: Path) -> None:

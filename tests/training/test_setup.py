@@ -8,7 +8,7 @@ import pytest
 
 from gptlit.errors import UserError
 from gptlit.tasks.pretrain import PretrainTask
-from gptlit.training.setup import check_same_run
+from gptlit.training.setup import check_same_run, told_of_warmup
 from tests.inference.classifiers import SHAPE, make_task
 
 CLASSIFIER: list[tuple[str, str, Any]] = [
@@ -63,3 +63,12 @@ def test_the_adapter_counts_where_there_is_one() -> None:
     frozen = make_task(trainable="head")
     saved["settings"]["trainable"] = "head"
     check_same_run(Path("a.ckpt"), {"hyper_parameters": saved}, frozen)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "debug", "told"), [(9, False, False), (10, False, True), (10, True, False)]
+)
+def test_a_warm_up_that_lasts_to_the_end_is_told(warmup: int, debug: bool, told: bool) -> None:
+    config = {"scheduler": {"warmup_steps": warmup}, "debug": debug}
+    line = "\nwarning: all 10 steps are warm-up (scheduler.warmup_steps=10): the learning rate"
+    assert told_of_warmup(config, 10).startswith(line) if told else not told_of_warmup(config, 10)
