@@ -95,27 +95,38 @@ def _softmax_minus_onehot_(
 ) -> Tensor:
     """Turn logits = hidden @ weight.T (N, V padded) into softmax - onehot in place; return the
     summed loss (fp32)."""
-    loss, device = logits.new_zeros((), dtype=torch.float32), logits.device.type
     logits[:, vocab_size:] = -torch.inf
-    # A GPU takes the chunk in a few large kernels; a CPU is faster while its caches hold the rows.
-    n_rows = len(logits) if device == "cuda" else max(1, SOFTMAX_ELEMENTS // logits.shape[1])
+    if logits.device.type == "cuda":
+        return _in_large_kernels_(logits, targets)
+    # A CPU is faster while its caches hold the rows.
+    n_rows = max(1, SOFTMAX_ELEMENTS // logits.shape[1])
+    loss = logits.new_zeros((), dtype=torch.float32)
     parts = (x.split(n_rows) for x in (logits, hidden, targets))
     for rows, h, target in zip(*parts, strict=True):
-        index = target[:, None]
-        if device == "cuda":
-            p = torch.softmax(rows, dim=1, dtype=torch.float32)
-            # log(sum exp) from the likeliest class, whose probability cannot underflow.
-            log_z = rows.amax(dim=1).float() - p.amax(dim=1).log()
-            loss += (log_z - rows.gather(1, index)[:, 0]).sum()
-        else:
-            in_place = rows if rows.dtype == torch.float32 and device == "cpu" else None
-            p = torch.softmax(rows, dim=1, dtype=torch.float32, out=in_place)
-            p_target = p.gather(1, index)[:, 0]
-            tiny = p_target < SMALL
-            loss -= p_target[~tiny].log().sum()
-            if tiny.any():
-                again = (h[tiny] @ weight.T)[:, :vocab_size].float()
-                loss += F.cross_entropy(again, target[tiny], reduction="sum")
-        p.scatter_add_(1, index, p.new_full(index.shape, -1.0))
-        rows.copy_(p)
+        in_place = rows if rows.dtype == torch.float32 and rows.device.type == "cpu" else None
+        p = torch.softmax(rows, dim=1, dtype=torch.float32, out=in_place)
+        p_target = p.gather(1, target[:, None])[:, 0]
+        tiny = p_target < SMALL
+        loss -= p_target[~tiny].log().sum()
+        if tiny.any():
+            again = (h[tiny] @ weight.T)[:, :vocab_size].float()
+            loss += F.cross_entropy(again, target[tiny], reduction="sum")
+        _minus_onehot_(rows, p, target)
     return loss
+
+
+def _in_large_kernels_(logits: Tensor, targets: Tensor) -> Tensor:
+    """The same, of all rows at once, which a GPU is faster at; it need not wait to find out whether
+    a probability is tiny."""
+    p = torch.softmax(logits, dim=1, dtype=torch.float32)
+    # log(sum exp) from the likeliest class, whose probability cannot underflow.
+    log_z = logits.amax(dim=1).float() - p.amax(dim=1).log()
+    loss = (log_z - logits.gather(1, targets[:, None])[:, 0]).sum()
+    _minus_onehot_(logits, p, targets)
+    return loss
+
+
+def _minus_onehot_(rows: Tensor, p: Tensor, targets: Tensor) -> None:
+    """Write p - onehot into `rows`."""
+    index = targets[:, None]
+    rows.copy_(p.scatter_add_(1, index, p.new_full(index.shape, -1.0)))

@@ -36,6 +36,20 @@ def test_chunks_give_the_loss_and_gradients_of_the_plain_formula(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_gpu_computes_at_once_is_what_a_cpu_computes_row_by_row(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight, targets = torch.randn(12, 8).to(dtype), torch.randint(10, (7,))
+    hidden = torch.randn(7, 8).mul(torch.tensor([1.0, 1, 1, 30, 30, 300, 300])[:, None]).to(dtype)
+    at_once, by_rows = hidden @ weight.T, hidden @ weight.T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss, "SOFTMAX_ELEMENTS", 24)
+        expected = loss._softmax_minus_onehot_(by_rows, hidden, weight, targets, 10)
+    at_once[:, 10:] = -torch.inf
+    torch.testing.assert_close(loss._in_large_kernels_(at_once, targets), expected)
+    torch.testing.assert_close(at_once, by_rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_extreme_logits_stay_finite(dtype: torch.dtype) -> None:
     hidden = torch.tensor([[200.0], [-200.0], [1.0]], requires_grad=True)
     weight = torch.tensor([[1.0], [-1.0], [0.0], [300.0]], requires_grad=True)
