@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlit.cli import app, schema
 from gptlit.cli.checking import check
+from gptlit.cli.entry import large_imports
 from gptlit.errors import UserError
 from gptlit.inference.lookup import check_ckpt
 
@@ -56,8 +57,9 @@ def _load(config: dict[str, Any]) -> "Classifier":
     ckpt = config["ckpt"]
     place = (ckpt, "classification", config["output_root"], config["weights"])
     check_ckpt(*place)
-    from gptlit.inference.api import load
-    from gptlit.inference.classifier import Classifier
+    with large_imports():
+        from gptlit.inference.api import load
+        from gptlit.inference.classifier import Classifier
 
     loaded = load(
         ckpt,

@@ -1,8 +1,11 @@
 """Where the commands begin. What they need is imported once Ctrl-C is quiet, which may come while
 it is."""
 
+import gc
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import TracebackType
 
@@ -35,6 +38,20 @@ def export() -> None:
 def prepare_corpus() -> None:
     """`python scripts/prepare_corpus.py` and `gptlit-prepare-corpus`."""
     _run("prepare_corpus")
+
+
+@contextmanager
+def large_imports() -> Iterator[None]:
+    """Import what is large without the garbage collector, which would look through all of it many
+    times meanwhile, then now and again, and last of all at the end: seconds in all."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
 
 
 def is_interruption(error: BaseException | None) -> bool:

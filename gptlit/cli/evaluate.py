@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlit.cli import allocator, app, schema
 from gptlit.cli.checking import check
+from gptlit.cli.entry import large_imports
 from gptlit.errors import UserError
 from gptlit.files import replacing
 from gptlit.inference.lookup import find_checkpoint
@@ -64,9 +65,10 @@ def evaluate(config: dict[str, Any], _folder: Path) -> None:
     published = config["weights"].get("models", {})
     if ckpt not in published:
         ckpt = str(find_checkpoint(ckpt, name, outputs, published).resolve())
-    from gptlit.device import resolve_device
-    from gptlit.inference.api import LanguageModel
-    from gptlit.inference.checkpoint import open_trained
+    with large_imports():
+        from gptlit.device import resolve_device
+        from gptlit.inference.api import LanguageModel
+        from gptlit.inference.checkpoint import open_trained
 
     device = resolve_device(config["device"]["name"])
     trained, _ = open_trained(ckpt, name, outputs, config["weights"])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlit.cli import app, schema
 from gptlit.cli.checking import check
+from gptlit.cli.entry import large_imports
 from gptlit.errors import UserError
 from gptlit.inference.lookup import check_ckpt
 
@@ -32,12 +33,13 @@ def export(config: dict[str, Any], _folder: Path) -> None:
     """Write the folder or file, and say what it is good for."""
     place = (config["ckpt"], config["task"]["name"], config["output_root"], config["weights"])
     check_ckpt(*place)
-    from gptlit.inference.checkpoint import open_trained
-    from gptlit.model import merge_lora
-    from gptlit.tokenizer import END_OF_TEXT, get_tokenizer
-    from gptlit.weights.card import model_card
-    from gptlit.weights.export import export_huggingface, export_safetensors
-    from gptlit.weights.hf_tokenizer import tokenizer_files
+    with large_imports():
+        from gptlit.inference.checkpoint import open_trained
+        from gptlit.model import merge_lora
+        from gptlit.tokenizer import END_OF_TEXT, get_tokenizer
+        from gptlit.weights.card import model_card
+        from gptlit.weights.export import export_huggingface, export_safetensors
+        from gptlit.weights.hf_tokenizer import tokenizer_files
 
     out = Path(config["out"]).expanduser()
     trained, origin = open_trained(*place)

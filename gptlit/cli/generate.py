@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlit.cli import app, schema
 from gptlit.cli.checking import check
+from gptlit.cli.entry import large_imports
 from gptlit.errors import UserError
 from gptlit.inference.lookup import check_ckpt
 
@@ -48,8 +49,9 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
     prompts = _read_prompts(config["prompts"]) if config["prompts"] else []
     place = (config["ckpt"], config["task"]["name"], config["output_root"], config["weights"])
     check_ckpt(*place)
-    from gptlit.device import resolve_device
-    from gptlit.inference.api import LanguageModel, load
+    with large_imports():
+        from gptlit.device import resolve_device
+        from gptlit.inference.api import LanguageModel, load
 
     resolve_device(config["device"]["name"])
     model = load(

@@ -8,6 +8,7 @@ from gptlit.cli import allocator, app, launchers, ranks, resume, schema, schema_
 from gptlit.cli.arguments import quoted
 from gptlit.cli.build import build_data
 from gptlit.cli.checking import check
+from gptlit.cli.entry import large_imports
 from gptlit.cli.preflight import check_start
 from gptlit.cli.schema_tasks import TASKS
 from gptlit.errors import UserError, short_path
@@ -154,9 +155,10 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     Returns:
         the best monitored score, for sweepers.
     """
-    check_start(config)
-    from gptlit.training.run import fit
-    from gptlit.training.strategies import others_may_end
+    with large_imports():
+        check_start(config)
+        from gptlit.training.run import fit
+        from gptlit.training.strategies import others_may_end
 
     data = build_data(config)
     with others_may_end():

@@ -24,8 +24,8 @@ RUNS = {
         "data.path=corpus.txt",
         "data.batch_size=4",
         "model.drop_rate=0.1",  # random numbers too must go on where they stopped
-        "trainer.max_steps=240",
-        "trainer.val_interval=60",
+        "trainer.max_steps=120",
+        "trainer.val_interval=30",
         "trainer.checkpoint_interval=7",
         "trainer.accumulate_grad_batches=2",
         "task.sample.every_n_validations=2",
@@ -35,7 +35,7 @@ RUNS = {
         "data.batch_size=8",
         "task.trainable=last_block",
         "task.cache_features=true",
-        "trainer.max_epochs=3",
+        "trainer.max_epochs=2",
         "trainer.val_interval=35",
         "trainer.checkpoint_interval=10",
     ),
@@ -43,9 +43,9 @@ RUNS = {
         "data=instructions-sample",
         "model.context_length=64",
         "model.drop_rate=0.1",
-        "trainer.max_steps=200",
-        "trainer.val_interval=50",
-        "trainer.checkpoint_interval=15",
+        "trainer.max_steps=120",
+        "trainer.val_interval=30",
+        "trainer.checkpoint_interval=8",
         "task.sample.every_n_validations=0",
         "task.answers.max_new_tokens=4",
     ),
@@ -71,7 +71,7 @@ class Run:
 
     def __init__(self, task: str, folder: Path) -> None:
         folder.mkdir(parents=True)
-        write_corpus(folder / "corpus.txt")
+        write_corpus(folder / "corpus.txt", 200)
         self.task, self.home, self.folder = task, folder, folder / "run"
         self.args = (*COMMON, *RUNS[task], "resume=auto")
         self.checkpoints = self.folder / "checkpoints"
@@ -242,7 +242,7 @@ class Run:
 
 
 MOMENTS = ("anywhere", "writing", "writing", "training", "training", "ending")
-STEPS = {"pretrain": 240, "classification": 315, "instruction": 200}
+STEPS = {"pretrain": 120, "classification": 210, "instruction": 120}
 """How many each run has."""
 
 

@@ -83,5 +83,5 @@ def test_a_finished_run_says_so_and_is_left_alone(pretrained: Run) -> None:
     for resume in ("auto", "run"):
         done = run("train", *pretrained.args, f"resume={resume}", cwd=pretrained.home)
         assert done.returncode == 0, done.stderr
-        assert "run: the run has finished at step 240 already" in done.stdout
+        assert "run: the run has finished at step 120 already" in done.stdout
     assert {path: path.read_bytes() for path in pretrained.folder.glob("*.*")} == files
