@@ -20,9 +20,11 @@ class StepStats:
     """One optimiser step, over all its micro-batches and all processes."""
 
     loss: Tensor
-    """Mean over the step's target tokens, nats (scalar)."""
+    """Mean over the step's targets, nats (scalar)."""
     targets: Tensor
-    """Number of target tokens (scalar)."""
+    """Number of targets (scalar)."""
+    tokens: Tensor
+    """Number of tokens trained on (scalar), by which speed is measured."""
     grad_norm: Tensor | None = None
     """2-norm of all gradients before clipping (scalar)."""
     lr: float = 0.0
@@ -94,6 +96,10 @@ class Task(LightningModule, ABC):
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor | int]:
         """The loss summed over the batch's targets (scalar, nats), and the number of targets."""
 
+    def count_tokens(self, batch: Any, targets: Tensor) -> Tensor:
+        """The tokens that a batch trains on: its targets (scalar), where these are tokens."""
+        return targets
+
     def wrap_prompt(self, text: str, input: str = "") -> str:
         """What stands before the model's answer to `text`; a language model just continues it.
 
@@ -107,8 +113,8 @@ class Task(LightningModule, ABC):
         """What ends an answer, besides end-of-text."""
         return []
 
-    def flops_per_target(self) -> float:
-        """Floating-point operations of a training step for each target, 0 if not known."""
+    def flops_per_token(self) -> float:
+        """Floating-point operations of a training step for each of its tokens, 0 if not known."""
         return self.model.cfg.flops_per_token()
 
     # ---- one optimiser step: the mean over its target tokens, however it is cut up ----
@@ -123,7 +129,7 @@ class Task(LightningModule, ABC):
         are those of the token mean up to one factor, applied in `on_before_optimizer_step`."""
         loss, count = self.loss_sum(batch)
         count = torch.as_tensor(count, dtype=torch.float32, device=loss.device)
-        sums = torch.stack([loss.detach(), count])
+        sums = torch.stack([loss.detach(), count, self.count_tokens(batch, count)])
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
         if self._reference is None or self._sums is None:
@@ -139,13 +145,13 @@ class Task(LightningModule, ABC):
         """Turn the accumulated gradients into those of the mean over the step's targets."""
         assert self._sums is not None and self._reference is not None
         accumulate, world = self.trainer.accumulate_grad_batches, self.trainer.world_size
-        loss_sum, count = self._sums
+        loss_sum, count, tokens = self._sums
         if accumulate > 1:
             # The Trainer divides by `accumulate` and averages over processes.
             factor = self._reference * (accumulate * world) / _or_one(count)
             torch._foreach_mul_(self._gradients(), factor)
         lr = optimizer.param_groups[0]["lr"]
-        self.stats = StepStats(loss=loss_sum / _or_one(count), targets=count, lr=lr)
+        self.stats = StepStats(loss=loss_sum / _or_one(count), targets=count, tokens=tokens, lr=lr)
         self._micro_batches, self._reference, self._sums = 0, None, None
 
     def configure_gradient_clipping(

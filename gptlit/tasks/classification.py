@@ -95,7 +95,11 @@ class ClassificationTask(Task):
             block.requires_grad_(True)
         return n_layers - last
 
-    def flops_per_target(self) -> float:
+    def count_tokens(self, batch: Any, targets: Tensor) -> Tensor:
+        """Those of the texts, of which each has one target."""
+        return batch.lengths.sum().to(targets)
+
+    def flops_per_token(self) -> float:
         """Depends on the length of the texts and on what is computed once: not known."""
         return 0.0
 

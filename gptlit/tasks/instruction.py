@@ -36,7 +36,7 @@ class InstructionTask(Task):
         if self.settings["trainable"] == "lora":
             add_lora(self.model, LoRAConfig.from_dict(self.settings["lora"]))
 
-    def flops_per_target(self) -> float:
+    def flops_per_token(self) -> float:
         """Depends on the length of the prompts, which carry no target: not known."""
         return 0.0
 

@@ -21,8 +21,9 @@ class StepMonitor(Callback):
     loss that is not a number, and asks for a last validation when the steps are done.
 
     Metrics: `train/loss` (nats per target, of that step), `train/lr`, `train/grad_norm`,
-    `train/tokens_per_second` (target tokens, all processes), `train/mfu` (of the peak of all
-    devices; Chowdhery et al. 2022), `train/memory_gb` (peak, this process).
+    `train/tokens_per_second` (of all processes; with prompts, the tokens of the responses),
+    `train/mfu` (of the peak of all devices; Chowdhery et al. 2022), `train/memory_gb` (peak, this
+    process).
 
     Args:
         device, precision: what the run computes in, for the peak rate.
@@ -31,12 +32,12 @@ class StepMonitor(Callback):
 
     def __init__(self, device: str, precision: str, every_n_steps: int) -> None:
         self.device, self.precision, self.every_n_steps = device, precision, every_n_steps
-        self.flops_per_target = 0.0
+        self.flops_per_token = 0.0
         """Of a training step, 0 if not known; set once the model is built."""
         self.total_steps = 0
         """Optimiser steps of the whole run; set once the data is known."""
         self.tokens = 0
-        """Target tokens trained on, over all resumed parts of the run."""
+        """Tokens trained on, over all resumed parts of the run."""
         self.seconds = 0.0
         """Seconds spent in training steps, validation left out."""
         self.newest: dict[str, float] = {}
@@ -46,7 +47,7 @@ class StepMonitor(Callback):
         self._stopped = False  # the clock
         self._peak = 0.0
         self._unread: deque[tuple[int, StepStats]] = deque(maxlen=1000)  # since the last look
-        self._targets: torch.Tensor | None = None
+        self._tokens: torch.Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the peak rate, start the clock; end a resumed run that has nothing left to do."""
@@ -61,8 +62,8 @@ class StepMonitor(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is not training time: stop the clock."""
-        if self._targets is not None:
-            int(self._targets)  # waits for the device
+        if self._tokens is not None:
+            int(self._tokens)  # waits for the device
         self._elapsed += time.perf_counter() - self._mark
         self._stopped = True
 
@@ -83,7 +84,7 @@ class StepMonitor(Callback):
             return  # in the middle of an accumulated step
         pl_module.stats = None
         self._unread.append((trainer.global_step, stats))
-        self._targets = stats.targets if self._targets is None else self._targets + stats.targets
+        self._tokens = stats.tokens if self._tokens is None else self._tokens + stats.tokens
         done = self._is_done(trainer)
         if trainer.global_step % self.every_n_steps == 0 or done:
             self._log(trainer, stats)
@@ -102,8 +103,8 @@ class StepMonitor(Callback):
             "train/tokens_per_second": rate,
             "train/memory_gb": peak_memory_gb(self.device),
         }
-        if self.flops_per_target:
-            self.newest["train/mfu"] = rate * self.flops_per_target / self._peak
+        if self.flops_per_token:
+            self.newest["train/mfu"] = rate * self.flops_per_token / self._peak
         # Lightning's own way writes them after the checkpoint of this step, perhaps never.
         for logger in trainer.loggers:
             logger.log_metrics(self.newest, step=trainer.global_step)
@@ -137,13 +138,13 @@ class StepMonitor(Callback):
 
     def _pending(self) -> tuple[int, float]:
         """Tokens and seconds since the last count."""
-        tokens = 0 if self._targets is None else int(self._targets)
+        tokens = 0 if self._tokens is None else int(self._tokens)
         running = 0.0 if self._stopped else time.perf_counter() - self._mark
         return tokens, self._elapsed + running
 
     def _count(self) -> tuple[int, float]:
         tokens, seconds = self._pending()
-        self._targets, self._elapsed, self._mark = None, 0.0, time.perf_counter()
+        self._tokens, self._elapsed, self._mark = None, 0.0, time.perf_counter()
         self.tokens += tokens
         self.seconds += seconds
         return tokens, seconds

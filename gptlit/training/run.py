@@ -86,7 +86,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         check_same_run(start_from.path, start_from.content, task)
         if _has_finished(folder, start_from.step, total_steps, console):
             return saved_best_score(start_from.content)
-    monitor.flops_per_target = task.flops_per_target()
+    monitor.flops_per_token = task.flops_per_token()
     task.optimizer_factory = optimizer_factory(config, precision, total_steps)
     task.model.saved_dtype = saved_dtype(config, device, precision)
     if config["compile"]:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, Trainer
 
+from gptlit.data.batch import LabelledBatch
 from gptlit.data.labelled import LabelledDataModule
 from gptlit.model import GPTConfig
 from gptlit.tasks.classification import ClassificationTask
@@ -224,6 +225,12 @@ def test_a_cache_on_disk_is_as_good(
     task, on_disk = run(table, tmp_path)
     assert task._features is not None and isinstance(task._features.store, np.memmap)
     assert on_disk == in_memory
+
+
+def test_speed_counts_the_tokens_of_the_texts_without_padding() -> None:
+    ids, lengths = batch_of([[5, 6, 7, 8], [9] * 11, [70]], time=20)
+    batch = LabelledBatch(ids, lengths, torch.tensor([0, 1, 0]), torch.arange(3))
+    assert float(make_task().count_tokens(batch, torch.tensor(3.0))) == 16
 
 
 def test_class_weights_weigh_the_texts(table: Path, tmp_path: Path) -> None:

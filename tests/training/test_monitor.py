@@ -78,7 +78,7 @@ def fit(
         setattr(task, name, value)
     task.optimizer_factory = lambda task: torch.optim.SGD(task.parameters(), lr=0.1)
     monitor = StepMonitor("cpu", precision, log_every)
-    monitor.flops_per_target, monitor.total_steps = task.model.cfg.flops_per_token(), steps
+    monitor.flops_per_token, monitor.total_steps = task.model.cfg.flops_per_token(), steps
     last = folder / "last.ckpt"
     csv = MetricsCSV(folder / "metrics.csv", keep_until=step_of(last) if resume else None)
     trainer = Trainer(
