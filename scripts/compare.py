@@ -20,7 +20,7 @@ from gptlit.cli.arguments import printable
 from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
 from gptlit.files import replacing
-from gptlit.training.reuse import finished, result_folder, trained_config, what_counts
+from gptlit.training.reuse import finished, leaves, result_folder, trained_config, what_counts
 
 SCORE = "val/loss"
 PICTURES = (".png", ".pdf", ".svg")
@@ -131,15 +131,7 @@ def _read_run(folder: Path, name: str) -> Run:
     given = {str(arg).partition("=")[0].lstrip("+") for arg in overrides}
     record = finished(folder)
     best = None if record is None else record.score
-    return Run(folder, name, summary, dict(_flat(config)), given, best)
-
-
-def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(node, dict):
-        yield path, node
-        return
-    for key, value in node.items():
-        yield from _flat(value, f"{path}.{key}" if path else str(key))
+    return Run(folder, name, summary, dict(leaves(config)), given, best)
 
 
 def compare(runs: list[Run]) -> dict[str, list[Any]]:

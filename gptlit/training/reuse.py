@@ -43,6 +43,15 @@ def what_counts(config: Any) -> Any:
     return json.loads(json.dumps({k: v for k, v in config.items() if k not in WITHOUT_EFFECT}))
 
 
+def leaves(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of all keys, by their dotted names."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
 def check_free(config: dict[str, Any], folder: Path) -> None:
     """A run that begins anew would delete what an earlier one has saved in its folder.
 
@@ -58,6 +67,21 @@ def check_free(config: dict[str, Any], folder: Path) -> None:
         f"{short_path(folder)} holds a run{whose} already: {go_on}choose another folder with"
         " hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep, or delete it"
     )
+
+
+def told_of_changes(config: dict[str, Any], folder: Path) -> str:
+    """A line with what a run that goes on has other than when it began, or nothing; its config must
+    not have been noted yet."""
+    before = trained_config(folder)
+    if config["resume"] is None or before is None:
+        return ""
+    was, now = dict(leaves(before)), dict(leaves(what_counts(config)))
+    changed = [
+        f"{key}={now.get(key)} (was {was.get(key)})"
+        for key in {**was, **now}
+        if was.get(key) != now.get(key)
+    ]
+    return f"\nchanged since it began: {', '.join(changed)}" if changed else ""
 
 
 def begin(config: dict[str, Any], folder: Path) -> None:

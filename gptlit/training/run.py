@@ -98,6 +98,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             f" on {device_name(device)}, {precision}\n" + weights + f"data: {data.describe()}\n"
             f"run: {folder}, {total_steps:,} steps"
             + (start_from.told if start_from else "")
+            + reuse.told_of_changes(config, folder)
             + told_of_warmup(config, total_steps),
             highlight=False,
             markup=False,

@@ -140,6 +140,17 @@ def test_a_resumed_run_counts_if_it_is_still_the_same() -> None:
     assert found() is None and found(seed=3) is None
 
 
+def test_what_a_resumed_run_has_other_than_before_is_told() -> None:
+    folder = make(ROOT / "1")
+    resumed = {**CONFIG, "resume": "last.ckpt"}
+    assert reuse.told_of_changes(resumed, folder) == ""
+    changed = {**resumed, "optimizer": {"lr": 2e-3}, "logger": {"csv": False}, "seed": 2}
+    line = "optimizer.lr=0.002 (was 0.001), optimizer.betas=None (was [0.9, 0.95]), seed=2 (was 1)"
+    assert reuse.told_of_changes(changed, folder) == f"\nchanged since it began: {line}"
+    assert reuse.told_of_changes({**changed, "resume": None}, folder) == ""
+    assert reuse.told_of_changes(changed, ROOT / "none") == ""
+
+
 @pytest.mark.parametrize("score", [None, 1e-9, float("inf")])
 def test_the_score_is_kept_as_it_was(score: float | None) -> None:
     make(ROOT / "1", score=score)
