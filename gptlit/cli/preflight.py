@@ -93,11 +93,13 @@ def _check_processes(devices: int | str) -> None:
 
 def _check_model(config: dict[str, Any]) -> None:
     """The shape is possible, and its weights alone do not fill the memory."""
-    from gptlit.model import GPTConfig
+    from gptlit.model import GPTConfig, trained_blocks
 
     shape = {name: value for name, value in config["model"].items() if name != "name"}
     try:
         cfg = GPTConfig(vocab_size=1, **shape)
+        if config["task"]["name"] == "classification":
+            trained_blocks(config["task"]["trainable"], cfg.n_layers)
     except ValueError as error:
         raise UserError(str(error)) from error
     rank = config["task"].get("lora", {}).get("rank", 0)

@@ -2,7 +2,7 @@
 
 from gptlit.model.blank import blank_parameters
 from gptlit.model.cache import KVCache
-from gptlit.model.classifier import TextClassifier
+from gptlit.model.classifier import TextClassifier, trained_blocks
 from gptlit.model.config import GPTConfig
 from gptlit.model.gpt import GPTModel
 from gptlit.model.lora import (
@@ -33,4 +33,5 @@ __all__ = [
     "load_lora_state_dict",
     "lora_state_dict",
     "merge_lora",
+    "trained_blocks",
 ]

@@ -3,10 +3,33 @@
 Shapes: B batch, T time (tokens), C emb_dim.
 """
 
+import re
+
 import torch
 from torch import Tensor, nn
 
 from gptlit.model.gpt import GPTModel, TransformerBlock
+
+
+def trained_blocks(trainable: str, n_layers: int) -> int:
+    """How many of the last blocks train besides the head.
+
+    Args:
+        trainable: head, last_block, last_2_blocks and so on, all or lora.
+        n_layers: how many blocks there are.
+
+    Raises:
+        ValueError: there is no such choice.
+    """
+    match = re.fullmatch(r"last_(?:block|([0-9]+)_blocks)", trainable)
+    named = {"head": 0, "all": n_layers, "lora": n_layers}
+    blocks = int(match[1] or 1) if match else named.get(trainable, -1)
+    if not 0 <= blocks <= n_layers:
+        raise ValueError(
+            f"task.trainable={trainable}: allowed are head, last_block, last_2_blocks ..."
+            f" last_{n_layers}_blocks, all, lora"
+        )
+    return blocks
 
 
 class TextClassifier:

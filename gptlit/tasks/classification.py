@@ -1,6 +1,5 @@
 """Classification: a pretrained model with a new head says which class a text is of."""
 
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptlit.model import LoRAConfig, TextClassifier, add_lora
+from gptlit.model import LoRAConfig, TextClassifier, add_lora, trained_blocks
 from gptlit.tasks.base import Task
 from gptlit.tasks.class_metrics import classification_metrics
 from gptlit.tasks.features import FeatureCache
@@ -74,6 +73,7 @@ class ClassificationTask(Task):
             ValueError: there is no such choice.
         """
         model, n_layers = self.model, self.model.cfg.n_layers
+        last = trained_blocks(trainable, n_layers)
         if trainable == "all":
             if model.out_head is not None:
                 model.out_head.requires_grad_(False)  # of the language model: nothing goes there
@@ -81,13 +81,6 @@ class ClassificationTask(Task):
         if trainable == "lora":
             add_lora(model, LoRAConfig.from_dict(self.settings["lora"]))
             return 0
-        match = re.fullmatch(r"last_(?:block|(\d+)_blocks)", trainable)
-        last = 0 if trainable == "head" else int(match[1] or 1) if match else -1
-        if not 0 <= last <= n_layers:
-            raise ValueError(
-                f"task.trainable={trainable}: allowed are head, last_block, last_2_blocks ..."
-                f" last_{n_layers}_blocks, all, lora"
-            )
         model.requires_grad_(False)
         if trainable != "head":
             model.final_norm.requires_grad_(True)

@@ -22,6 +22,18 @@ def test_a_logger_that_is_not_installed_is_told_first_of_all(
         check_start({"logger": logger})
 
 
+def test_a_choice_that_depends_on_the_model_is_checked_before_lightning_is_there(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.csv").write_text("text,label\nhello,ham\n")
+    args = ["task=classification", "data=csv", f"data.path={tmp_path / 'a.csv'}", "device=cpu"]
+    args += ["weights=none", "model=gpt2-nano", "task.trainable=last_5_blocks"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", args), resolve=True)
+    with pytest.raises(UserError, match=r"allowed are head, .* last_4_blocks, all, lora"):
+        check_start(config)
+
+
 @pytest.mark.parametrize(
     ("name", "args", "line"),
     [
