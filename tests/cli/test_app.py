@@ -262,10 +262,13 @@ def test_the_version_is_that_of_the_package(
     assert capsys.readouterr().out == f"gptlit {gptlit.__version__}\n"
 
 
-@pytest.mark.parametrize("made", ["", "\nexcept KeyboardInterrupt as e: raise RuntimeError from e"])
+@pytest.mark.parametrize(
+    "made", ["", "\n  except KeyboardInterrupt as e: raise ImportError from e"]
+)
 def test_ctrl_c_while_a_command_is_imported_is_quiet(made: str) -> None:
-    raised = "signal.raise_signal(signal.SIGINT)"
-    code = f"import gptlit.cli, signal\n{'try: ' if made else ''}{raised}{made}"
+    raised = f"{'try: ' if made else ''}signal.raise_signal(signal.SIGINT){made}"
+    importing = f"def importing(_):\n  {raised}\nentry.import_module = importing\n"
+    code = f"import signal\nfrom gptlit.cli import entry\n{importing}entry.train()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 

@@ -164,6 +164,10 @@ def kill_when(
     process.wait()
 
 
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
 @pytest.mark.slow
 def test_killed_answers_go_on_where_they_stopped(folder: Path, tmp_path: Path) -> None:
     # Beyond the context each token takes a pass over all of it: slow enough to be interrupted.
@@ -174,7 +178,7 @@ def test_killed_answers_go_on_where_they_stopped(folder: Path, tmp_path: Path) -
         process = subprocess.Popen(
             command("evaluate", *args), cwd=folder, env=environment(), stderr=console
         )
-        kill_when(process, lambda: path.is_file() and path.read_bytes().count(b"\n") > 3)
+        kill_when(process, lambda: _lines(path) > 3)
     before = path.read_bytes()
     assert 3 < before.count(b"\n") < 13 and not (tmp_path / "answers.json").exists()
     done = run("evaluate", *args, cwd=folder)
@@ -212,7 +216,9 @@ def test_a_judge_scores_the_answers_and_goes_on_after_a_kill(
             env=env,
             stdout=subprocess.DEVNULL,
         )
-        kill_when(process, lambda: server.asked[words[5]] > 0)
+        scores = progress_path(killed.with_name("killed-judged.json"))
+        # While the sixth is asked about, the fifth score may still be on its way to the file.
+        kill_when(process, lambda: server.asked[words[5]] > 0 and _lines(scores) == 1 + 5)
         server.release.set()
         server.scripts[words[5]] = [Reply("85/100")]
         server.asked.clear()
