@@ -49,7 +49,8 @@ def large_imports() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        if not gc.get_freeze_count():  # in a sweep's next run it would keep what is to be freed
+            gc.freeze()
         if was_on:
             gc.enable()
 
