@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Be the command, see `gptlit.cli.entry`."""
+    """Run the command; `gptlit.cli.entry` calls it."""
     free_text = ("text", "ckpt", "weights.path", "input", "output", "column")
     app.run("classify", check_config, classify, free_text=free_text, short={})
 

@@ -6,38 +6,9 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from types import TracebackType
-
-
-def train() -> None:
-    """`python train.py` and `gptlit-train`."""
-    _run("train")
-
-
-def generate() -> None:
-    """`python generate.py` and `gptlit-generate`."""
-    _run("generate")
-
-
-def classify() -> None:
-    """`python classify.py` and `gptlit-classify`."""
-    _run("classify")
-
-
-def evaluate() -> None:
-    """`python evaluate.py` and `gptlit-evaluate`."""
-    _run("evaluate")
-
-
-def export() -> None:
-    """`python scripts/export.py` and `gptlit-export`."""
-    _run("export")
-
-
-def prepare_corpus() -> None:
-    """`python scripts/prepare_corpus.py` and `gptlit-prepare-corpus`."""
-    _run("prepare_corpus")
 
 
 @contextmanager
@@ -62,11 +33,6 @@ def is_interruption(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _run(command: str) -> None:
-    sys.excepthook = _excepthook
-    import_module(f"gptlit.cli.{command}").main()
-
-
 def _excepthook(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
@@ -75,3 +41,17 @@ def _excepthook(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
     sys.__excepthook__(kind, error, trace)
+
+
+def _run(command: str) -> None:
+    sys.excepthook = _excepthook
+    import_module(f"gptlit.cli.{command}").main()
+
+
+# Of the scripts, and of the commands that the wheel installs.
+train = partial(_run, "train")
+generate = partial(_run, "generate")
+classify = partial(_run, "classify")
+evaluate = partial(_run, "evaluate")
+export = partial(_run, "export")
+prepare_corpus = partial(_run, "prepare_corpus")

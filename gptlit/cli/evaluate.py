@@ -21,7 +21,7 @@ JUDGE_TEXTS = ("prompt", "reminder", "model", "base_url")
 
 
 def main() -> None:
-    """Be the command, see `gptlit.cli.entry`."""
+    """Run the command; `gptlit.cli.entry` calls it."""
     allocator.restart_with_tuned_malloc()
     app.run(
         "evaluate",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Be the command, see `gptlit.cli.entry`."""
+    """Run the command; `gptlit.cli.entry` calls it."""
     free_text = ("ckpt", "out", "weights.path")
     app.run("export", check_config, export, free_text=free_text, short={"task": "task.name"})
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Be the command, see `gptlit.cli.entry`."""
+    """Run the command; `gptlit.cli.entry` calls it."""
     free_text = ("prompt", "input", "ckpt", "weights.path", "prompts", "output")
     app.run(
         "generate",

@@ -11,7 +11,7 @@ from gptlit.errors import UserError
 
 
 def main() -> None:
-    """Be the command, see `gptlit.cli.entry`."""
+    """Run the command; `gptlit.cli.entry` calls it."""
     app.run(
         "prepare_corpus",
         check_config,

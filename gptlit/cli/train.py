@@ -29,7 +29,7 @@ FREE_TEXT = (
 
 
 def main() -> None:
-    """Be the command, see `gptlit.cli.entry`."""
+    """Run the command; `gptlit.cli.entry` calls it."""
     allocator.restart_with_tuned_malloc()
     with stoppable():
         try:

@@ -22,7 +22,7 @@ from typing import NoReturn
 from forked import become, import_all
 from fuzzing import Command, corrupted
 
-TRAINS_S = 2.0
+TRAINS_S = 3.0
 """CPU seconds after which a command is taken to be at work."""
 HANGS_S = 240.0
 """Other work on the machine lengthens them."""
