@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from gptlit.figures import new_figure, save_figure
 from gptlit.files import replacing
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
@@ -125,12 +126,7 @@ def _write_table(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
 
 
 def _plot(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 0.45 * len(results) + 1.8), layout="constrained")
+    figure, axes = new_figure(8, 0.45 * len(results) + 1.8)
     for place, (row, found) in enumerate(results):
         test = _accuracies(found)[2]
         if test is not None:
@@ -142,8 +138,7 @@ def _plot(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
     axes.set(xlabel="test accuracy (per cent)", xlim=(50, 100), title="What changes the classifier")
     handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     axes.legend(handles.values(), handles.keys(), loc="lower left")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

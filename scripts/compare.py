@@ -19,7 +19,9 @@ from rich.text import Text
 from gptlit.cli.arguments import printable
 from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
+from gptlit.figures import new_figure, save_figure
 from gptlit.files import replacing
+from gptlit.training.metrics import read_metrics
 from gptlit.training.reuse import finished, leaves, result_folder, trained_config, what_counts
 
 SCORE = "val/loss"
@@ -209,15 +211,10 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
     curves = [_curve(run.folder / "metrics.csv") for run in runs]
     if not any(curves):
         raise UserError(f"no run has {SCORE} in a metrics.csv: train with logger.csv=true")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     differ = {key: values for key, values in rows.items() if key in runs[0].settings}
     inside = len(runs) <= NAMED_INSIDE
     size = (8, 5) if inside else (11, max(5, min(len(runs), NAMED) / 4))
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    figure, axes = new_figure(*size)
     for index, (run, points) in enumerate(zip(runs, curves, strict=True)):
         if points and index < NAMED:
             values = ", ".join(f"{k}={_shown(k, values[index])}" for k, values in differ.items())
@@ -227,20 +224,17 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
         elif points:
             axes.plot(*zip(*points, strict=True), color="lightgrey", zorder=1)
     axes.set(xlabel="optimiser step", ylabel="validation cross entropy (nats per target token)")
+    axes.locator_params("x", integer=True)
     axes.grid(alpha=0.3)
     title = f"the best {NAMED} of {len(runs)}" if len(runs) > NAMED else None
     if inside:
         axes.legend(fontsize="small")
     else:
         figure.legend(loc="outside right upper", fontsize="small", title=title)
-    with replacing(file) as draft:
-        figure.savefig(draft, dpi=150, format=file.suffix[1:])
-    plt.close(figure)
+    save_figure(figure, file)
 
 
 def _curve(metrics: Path) -> list[tuple[int, float]]:
-    from gptlit.training.metrics_csv import read_metrics  # imports Lightning, which takes seconds
-
     rows = read_metrics(metrics)[1] if metrics.is_file() else []
     return [(int(row["step"]), float(row[SCORE])) for row in rows if row.get(SCORE)]
 

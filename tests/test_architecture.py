@@ -20,6 +20,7 @@ BELOW_CLI = {
     "download",
     "errors",
     "evaluation",
+    "figures",
     "files",
     "inference",
     "model",
@@ -32,6 +33,7 @@ BELOW_CLI = {
 }
 MAY_IMPORT = {
     "errors": set(),
+    "figures": {"files"},
     "files": set(),
     "model": set(),
     "tokenizer": set(),
@@ -109,6 +111,7 @@ HEAVY = {"hydra", "omegaconf", "lightning", "pytorch_lightning", "tensorflow", "
         ("import gptlit", {*HEAVY, "torch", "numpy"}),
         ("import gptlit.cli.train, gptlit.cli.generate", {*HEAVY, "torch", "numpy"}),
         ("import gptlit.inference.lookup, gptlit.weights.fetch", {*HEAVY, "torch", "numpy"}),
+        ("import gptlit.training.plots, gptlit.training.reuse", {*HEAVY, "torch"}),
         ("import gptlit.model", HEAVY),
         ("from gptlit import load", HEAVY),
     ],

@@ -4,13 +4,17 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_roc
 
+from gptlit.figures import new_figure, save_figure
 from gptlit.files import replacing
 from gptlit.tasks.classification import ClassificationTask, Predictions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MATRIX_INCHES, MATRIX_NUMBERS = 12, 30
 """The largest side of a confusion matrix, and the most classes whose counts can be read in it."""
@@ -62,9 +66,8 @@ def plot_confusion(
     classes, the colours alone tell, and every so many has its name."""
     counts = multiclass_confusion_matrix(found.probabilities, found.labels, len(names)).numpy()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    plt = _pyplot()
     side = min(1.1 * len(names), MATRIX_INCHES)
-    figure, axes = plt.subplots(figsize=(side + 3.4, side + 2.4), layout="constrained")
+    figure, axes = new_figure(side + 3.4, side + 2.4)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     few = len(names) <= MATRIX_NUMBERS
     for (row, column), count in np.ndenumerate(counts) if few else ():
@@ -84,8 +87,7 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
     of two classes only the second is drawn, since the first mirrors it. The classes with the
     smallest areas are named, and come first."""
     rates = multiclass_roc(found.probabilities, found.labels, len(names))
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
+    figure, axes = new_figure(5, 5)
     curves = []
     for index, name in enumerate(names):
         mirrored = len(names) == 2 and index == 0
@@ -110,19 +112,7 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
     return _save(figure, folder / "roc")
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def _save(figure: Any, path: Path) -> list[Path]:
+def _save(figure: "Figure", path: Path) -> list[Path]:
     written = [path.with_suffix(f".{kind}") for kind in ("png", "pdf")]
-    for target in written:
-        with replacing(target) as draft:
-            figure.savefig(draft, dpi=150, format=target.suffix[1:])
-    _pyplot().close(figure)
+    save_figure(figure, *written)
     return written

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptlit.evaluation.answers import ANSWER
-from gptlit.files import replacing
+from gptlit.figures import new_figure, save_figure
 
 PLACES = {"instruction": "instruction", "input": "input", "output": "output", "response": ANSWER}
 """Placeholders of a prompt, and the key of an entry that fills each."""
@@ -146,11 +146,9 @@ def plot_scores(report: JudgeReport, path: Path) -> None:
         report: of a judge.
         path: the PNG file to write, in a folder that exists.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6, 4), layout="constrained")  # not pyplot's: no window, no state
-    axes = figure.add_subplot()
+    figure, axes = new_figure(6, 4)
     axes.bar(list(report.histogram), list(report.histogram.values()), width=0.9)
     title = f"{len(report.scores)} of {len(report.verdicts)} answers scored by {report.model}"
     axes.set(title=title, xlabel="score (0 to 100)", ylabel="number of answers")
@@ -159,5 +157,4 @@ def plot_scores(report: JudgeReport, path: Path) -> None:
     if report.mean is not None:
         axes.axvline(report.mean / 10 - 0.5, color="black", linestyle="--", label="mean")
         axes.legend()
-    with replacing(path) as draft:
-        figure.savefig(draft, dpi=150, format=path.suffix[1:])
+    save_figure(figure, path)

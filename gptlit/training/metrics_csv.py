@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from gptlit.files import replacing
+from gptlit.training.metrics import read_metrics
 
 
 class MetricsCSV(Logger):
@@ -74,12 +75,3 @@ class MetricsCSV(Logger):
             for row in rows:
                 self._row, self._row_start = dict(row), file.tell()
                 writer.writerow(row)
-
-
-def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Column names and rows of a `metrics.csv`; a last row that was cut short is left out."""
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(whole.splitlines())
-    rows = list(reader)
-    return list(reader.fieldnames or []), rows

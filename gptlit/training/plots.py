@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from gptlit.files import replacing
-from gptlit.training.metrics_csv import read_metrics
+from gptlit.figures import new_figure, save_figure
+from gptlit.training.metrics import read_metrics
 
 
 def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
@@ -17,11 +17,6 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
     Returns:
         the files written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     columns, rows = read_metrics(metrics)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -29,7 +24,7 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
         names = [name for name in (f"train/{quantity}", f"val/{quantity}") if name in columns]
         if not any(row[name] for row in rows for name in names):
             continue
-        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        figure, axes = new_figure(6, 4)
         for name in names:
             points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
             if not points:
@@ -38,14 +33,12 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
             split = "training" if name.startswith("train/") else "validation"
             axes.plot(*zip(*points, strict=True), marker=few, markersize=3, label=split)
         axes.set(title=title, xlabel="optimiser step", ylabel=label)
+        axes.locator_params("x", integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-        for suffix in ("png", "pdf"):
-            path = folder / f"{quantity}.{suffix}"
-            with replacing(path) as draft:
-                figure.savefig(draft, dpi=150, format=suffix)
-            written.append(path)
-        plt.close(figure)
+        paths = [folder / f"{quantity}.{suffix}" for suffix in ("png", "pdf")]
+        save_figure(figure, *paths)
+        written += paths
     return written
 
 

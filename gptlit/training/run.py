@@ -18,7 +18,7 @@ from gptlit.tokenizer import Tokenizer
 from gptlit.training import reuse, stopping
 from gptlit.training.checkpoints import Checkpoints, saved_best_score
 from gptlit.training.launch import first_process
-from gptlit.training.metrics_csv import read_metrics
+from gptlit.training.metrics import read_metrics
 from gptlit.training.monitor import StepMonitor
 from gptlit.training.plots import plot_curves
 from gptlit.training.progress import StepProgress

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlit.training.metrics_csv import MetricsCSV, read_metrics
+from gptlit.training.metrics import read_metrics
+from gptlit.training.metrics_csv import MetricsCSV
 
 NAMES = ("train/loss", "train/lr", "val/loss", "val/accuracy")
 Entry = tuple[int, dict[str, float]]

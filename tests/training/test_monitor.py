@@ -15,7 +15,8 @@ from gptlit.errors import UserError
 from gptlit.tasks.pretrain import PretrainTask
 from gptlit.training import monitor as monitor_module
 from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
-from gptlit.training.metrics_csv import MetricsCSV, read_metrics
+from gptlit.training.metrics import read_metrics
+from gptlit.training.metrics_csv import MetricsCSV
 from gptlit.training.monitor import StepMonitor
 
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from gptlit.cli.train import train
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
 from gptlit.training import monitor, run
-from gptlit.training.metrics_csv import read_metrics
+from gptlit.training.metrics import read_metrics
 from gptlit.training.setup import saved_dtype
 
 torch.set_num_threads(1)

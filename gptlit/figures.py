@@ -1,0 +1,39 @@
+"""Pictures in files, drawn without a window, and without pyplot, whose state is the user's."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gptlit.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 150
+
+
+def new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    """A figure with one pair of axes.
+
+    Args:
+        width: inches.
+        height: inches.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def save_figure(figure: "Figure", *paths: Path) -> None:
+    """Write a finished figure to each path, in the format of its suffix.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # Finding the layout takes as long as drawing: all files have the same one.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for path in paths:
+        with replacing(path) as draft:
+            figure.savefig(draft, dpi=DOTS_PER_INCH, format=path.suffix[1:])
