@@ -27,6 +27,7 @@ SMALL = (
     "device=cpu",
     "trainer.max_steps=4",
     "task.sample.every_n_validations=0",
+    "logger=csv",
 )
 """What makes a command of the page one for this machine."""
 JOB = (*SMALL, "trainer.max_steps=400", "trainer.checkpoint_interval=10")

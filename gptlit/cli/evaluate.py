@@ -11,6 +11,7 @@ from gptlit.cli.entry import large_imports
 from gptlit.errors import UserError
 from gptlit.files import replacing
 from gptlit.inference.lookup import find_checkpoint
+from gptlit.training import reuse
 
 if TYPE_CHECKING:
     from gptlit.evaluation.perplexity import Perplexity
@@ -65,6 +66,9 @@ def evaluate(config: dict[str, Any], _folder: Path) -> None:
     published = config["weights"].get("models", {})
     if ckpt not in published:
         ckpt = str(find_checkpoint(ckpt, name, outputs, published).resolve())
+        run = reuse.trained_config(Path(ckpt).parent.parent)
+        if run:  # which says at once what the checkpoint says below
+            _check_fits(config, ckpt, run["task"]["name"])
     with large_imports():
         from gptlit.device import resolve_device
         from gptlit.inference.api import LanguageModel

@@ -12,15 +12,13 @@ from rich.console import Console
 
 from gptlit.device import device_name, resolve_device, resolve_precision
 from gptlit.errors import short_path
-from gptlit.evaluation.reports import write_report
 from gptlit.tasks import Task
 from gptlit.tokenizer import Tokenizer
 from gptlit.training import reuse, stopping
 from gptlit.training.checkpoints import Checkpoints, saved_best_score
+from gptlit.training.ending import fill_folder, last_measured, measure_at_the_end, say_what_next
 from gptlit.training.launch import first_process
-from gptlit.training.metrics import read_metrics
 from gptlit.training.monitor import StepMonitor
-from gptlit.training.plots import plot_curves
 from gptlit.training.progress import StepProgress
 from gptlit.training.recovery import find_start
 from gptlit.training.samples import TextSamples
@@ -35,7 +33,6 @@ from gptlit.training.setup import (
     set_lengths,
     told_of_warmup,
 )
-from gptlit.training.summary import mark_latest, write_summary
 
 
 def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -> float | None:
@@ -109,10 +106,10 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     seconds = time.perf_counter() - start
     # The best checkpoint, which is loaded now, has its own counts.
     steps, tokens, training_seconds = trainer.global_step, monitor.tokens, monitor.seconds
-    task.final_metrics = _last_measured(trainer, monitor, folder / "metrics.csv")
-    _measure_at_the_end(trainer, task, data, checkpoints)
+    task.final_metrics = last_measured(trainer, monitor, folder / "metrics.csv")
+    measure_at_the_end(trainer, task, data, checkpoints)
     if trainer.is_global_zero:
-        _fill_folder(
+        fill_folder(
             config,
             folder,
             task,
@@ -124,8 +121,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             tokens_per_second=round(tokens / max(training_seconds, 1e-9), 1),
             best_checkpoint=str(checkpoints.best) if checkpoints.best.exists() else None,
         )
-        root = Path(config["output_root"])
-        _say_what_next(console, folder, root, checkpoints, seconds, task)
+        say_what_next(config, folder, task, checkpoints, seconds, console)
     return checkpoints.best_score
 
 
@@ -171,74 +167,6 @@ def _validate_at_start(trainer: Trainer, task: Task, data: Any) -> None:
         trainer.limit_val_batches = getattr(data, "batches_at_start", limit)
     trainer.validate(task, datamodule=data, verbose=False)
     trainer.limit_val_batches = limit
-
-
-def _measure_at_the_end(trainer: Trainer, task: Task, data: Any, checkpoints: Checkpoints) -> None:
-    """Where the data has splits to be measured once at the end, add what the best checkpoint
-    reaches on them to `task.final_metrics`; then write the task's report."""
-    loaders: dict[str, Any] = getattr(data, "final_loaders", dict)()
-    if loaders:
-        task.final_splits = list(loaders)
-        best = checkpoints.best if checkpoints.best.exists() else None
-        trainer.test(
-            task,
-            dataloaders=list(loaders.values()),
-            ckpt_path=best,
-            weights_only=True,
-            verbose=False,
-        )
-    stopping.let_go()
-    if trainer.is_global_zero:
-        write_report(task, data, Path(trainer.default_root_dir))
-
-
-def _fill_folder(config: dict[str, Any], folder: Path, task: Task, **figures: Any) -> None:
-    """Plots, `latest`, and as the last file the summary: a run that has one has all the others."""
-    if config["logger"]["csv"]:
-        plot_curves(folder / "metrics.csv", folder / "plots", f"{task.name}, {folder.name}")
-    home = Path(config["output_root"]) / task.name
-    if folder.resolve().parent == home.resolve():  # not a sweep's, nor elsewhere
-        mark_latest(folder)
-    write_summary(
-        folder,
-        task=task.name,
-        model=config["model"]["name"],
-        parameters=task.model.num_parameters(),
-        seed=config["seed"],
-        metrics=task.final_metrics,
-        **figures,
-    )
-
-
-def _last_measured(trainer: Trainer, monitor: StepMonitor, csv: Path) -> dict[str, float]:
-    """The newest value of each metric; from the file what was measured before a resume."""
-    rows = read_metrics(csv)[1] if csv.exists() else []
-    before = {n: float(v) for row in rows for n, v in row.items() if v}
-    now = {n: float(v) for n, v in trainer.callback_metrics.items()}
-    return {n: value for n, value in (before | now | monitor.newest).items() if n != "step"}
-
-
-def _say_what_next(
-    console: Console, folder: Path, root: Path, checkpoints: Checkpoints, seconds: float, task: Task
-) -> None:
-    best = checkpoints.best if checkpoints.best.exists() else checkpoints.last
-    score = checkpoints.best_score
-    measured = f", best {checkpoints.monitor} {score:.4g}" if score is not None else ""
-    tested = [
-        f"{name.removeprefix('test/')} {value:.4g}"
-        for name, value in task.final_metrics.items()
-        if name.startswith("test/") and name.count("/") == 1
-    ]
-    console.print(
-        f"done in {seconds:,.0f} s{measured}\n"
-        + (f"test:       {' · '.join(tested)}\n" if tested else "")
-        + f"checkpoint: {best}\n"
-        f"plots:      {folder / 'plots'}\n"
-        f"next:       python {task.command} ckpt={folder}\n"
-        f"            tensorboard --logdir {root}",
-        highlight=False,
-        markup=False,
-    )
 
 
 def _quieten_lightning() -> None:

@@ -85,6 +85,10 @@ def _from_hub(source: Mapping[str, Any], node: dict[str, Any], hint: str) -> Pat
     if not sys.stderr.isatty():
         utils.disable_progress_bars()  # type: ignore[attr-defined]
     try:
+        # Tried once: the download itself would look for a missing network for half a minute.
+        hub.get_hf_file_metadata(
+            hub.hf_hub_url(node["repo"], node["file"], revision=source["revision"])
+        )
         return Path(hub.hf_hub_download(**where))
     except Exception as error:  # those of an HTTP library, of the hub's client, of the disk
         url = f"{constants.ENDPOINT}/{node['repo']}/resolve/{source['revision']}/{node['file']}"

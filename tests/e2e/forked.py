@@ -29,6 +29,8 @@ LEAN = Path(__file__).parent / "lean"
 MODULES = (
     *("gptlit.training.run", "gptlit.inference.api", "gptlit.data.labelled", "hydra.main"),
     *("gptlit.data.instructions", "gptlit.data.text", "gptlit.data.pydocs"),
+    *(f"gptlit.cli.{name}" for name in ("train", "generate", "classify", "evaluate", "export")),
+    *("gptlit.evaluation.perplexity", "gptlit.cli.answers", "matplotlib.backends.backend_pdf"),
 )
 IMPORTS_S = 120.0
 """The first command waits for them."""
@@ -36,8 +38,11 @@ IMPORTS_S = 120.0
 
 def import_all() -> None:
     """What the commands would import."""
+    from hydra.core.plugins import Plugins
+
     for module in MODULES:
         importlib.import_module(module)
+    Plugins.instance()  # of Hydra, which it looks for in each command
     gc.freeze()  # a collection would write to all of it, and so copy it in each process
 
 

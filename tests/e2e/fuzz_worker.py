@@ -1,8 +1,9 @@
 """Run corrupted command lines, each in a forked process of its own (see `forked`).
 
-    python fuzz_worker.py WORLD RESULTS FIRST STEP LAST
+    python fuzz_worker.py WORLD RESULTS < NUMBERS
 
-One line of JSON for each goes into the file RESULTS.
+NUMBERS is a pipe that several workers may share: the next number to run, in two bytes. One line of
+JSON for each goes into the file RESULTS.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ TRAINS_S = 3.0
 """CPU seconds after which a command is taken to be at work."""
 HANGS_S = 240.0
 """Other work on the machine lengthens them."""
+NUMBER_BYTES = 2
 PAUSE_S = 0.02
 MEMORY = 12 << 30
 
@@ -96,11 +98,10 @@ def _text(path: Path) -> str:
 def main() -> None:
     """As the head of the file says."""
     world, results = Path(sys.argv[1]), Path(sys.argv[2])
-    first, step, last = map(int, sys.argv[3:6])
     import_all()
     with results.open("w") as file:
-        for number in range(first, last, step):
-            outcome = run(corrupted(number), world)
+        while number := os.read(sys.stdin.fileno(), NUMBER_BYTES):
+            outcome = run(corrupted(int.from_bytes(number, "big")), world)
             file.write(json.dumps(asdict(outcome)) + "\n")
             file.flush()
 

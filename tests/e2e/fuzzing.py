@@ -72,7 +72,7 @@ VALID: tuple[tuple[str, ...], ...] = (
     ("train", *TEXT, "skip_if_trained=true"),
     ("train", "experiment=shakespeare-char", *SHORT, "data.path=corpus.txt"),
     ("train", "-m", "hparams_search=optuna", *TEXT, "hydra.sweeper.n_trials=1"),
-    ("train", "-m", "launcher=local", *TEXT, "optimizer.lr=1e-3,1e-2"),
+    ("train", "-m", "launcher=local", "hydra.launcher.n_jobs=1", *TEXT, "optimizer.lr=1e-3,1e-2"),
     ("train", *TEXT, "weights=checkpoint", f"weights.path={RUNS['pretrain']}"),
     ("train", *SHORT, "data=text", "data.path=corpus.txt", "debug=false", "logger=csv"),
     ("train", "--cfg", "job"),

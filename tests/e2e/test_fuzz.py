@@ -32,18 +32,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(world: Path) -> list[Outcome]:
-    """How all of them end; each worker takes every fourth one."""
-    results = [world.with_name(f"results-{first}") for first in range(WORKERS)]
+    """How all of them end; each worker takes the next one."""
+    results = [world.with_name(f"results-{worker}") for worker in range(WORKERS)]
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "e2e")))
     env = environment(**OFFLINE, GPTLIT_ALLOCATOR="system", PYTHONPATH=path)
+    numbers, given = os.pipe()
     workers = [
         subprocess.Popen(
-            [sys.executable, fuzz_worker.__file__, world, result]
-            + [str(number) for number in (first, WORKERS, COMMANDS)],
-            env=env,
+            [sys.executable, fuzz_worker.__file__, world, result], stdin=numbers, env=env
         )
-        for first, result in enumerate(results)
+        for result in results
     ]
+    os.close(numbers)
+    with os.fdopen(given, "wb") as pipe:
+        for number in range(COMMANDS):
+            pipe.write(number.to_bytes(fuzz_worker.NUMBER_BYTES, "big"))
     assert [worker.wait() for worker in workers] == [0] * WORKERS
     lines = [line for result in results for line in result.read_text().splitlines()]
     return [Outcome(**json.loads(line)) for line in lines]

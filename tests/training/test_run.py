@@ -13,7 +13,7 @@ from gptlit import device
 from gptlit.cli.train import train
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
-from gptlit.training import monitor, run
+from gptlit.training import ending, monitor, run
 from gptlit.training.metrics import read_metrics
 from gptlit.training.setup import saved_dtype
 
@@ -43,7 +43,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a corpus of 9 batches; what takes time elsewhere is spared."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(monitor, "peak_flops", lambda device, precision: 1e12)
-    monkeypatch.setattr(run, "plot_curves", lambda metrics, *_: read_metrics(metrics))
+    monkeypatch.setattr(ending, "plot_curves", lambda metrics, *_: read_metrics(metrics))
     lines = [f"{i} and {i + 1} are neighbours.\n" for i in range(28)]
     (tmp_path / "corpus.txt").write_text("".join(lines))
     return tmp_path

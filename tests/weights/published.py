@@ -155,12 +155,13 @@ def write_sparse_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> 
 
 
 class Server:
-    """Files at URL paths; what is not there is a 404. Answers as Hugging Face's hub does."""
+    """Files at URL paths; what is not there is an error. Answers as Hugging Face's hub does."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.files: dict[str, Path] = {}
         self.requests: list[tuple[str, str]] = []
+        self.error = 404
         self.change: Callable[[bytes], bytes] = lambda content: content
 
     def add(self, prefix: str, folder: Path) -> None:
@@ -177,7 +178,7 @@ class Server:
         self.requests.append((verb, path))
         file = self.files.get(path)
         if file is None:
-            handler.send_error(404)
+            handler.send_error(self.error)
             return
         content = self.change(file.read_bytes())
         handler.send_response(200)

@@ -191,6 +191,14 @@ def test_without_the_file_in_its_cache_an_offline_hub_says_what_to_do(tmp_path: 
     assert "weights=none" in line
 
 
+def test_a_hub_out_of_reach_is_tried_once(server: Server, tmp_path: Path) -> None:
+    server.error = 503
+    line = from_hub(server.url, tmp_path)
+    assert line.startswith(f"error: cannot download {server.url}/openai-community/gpt2/")
+    assert "503" in line
+    assert sum(path.endswith("model.safetensors") for _, path in server.requests) == 1
+
+
 def test_a_hub_without_the_file_is_named(server: Server, tmp_path: Path) -> None:
     line = from_hub(server.url, tmp_path)
     assert line.startswith(f"error: cannot download {server.url}/openai-community/gpt2/")

@@ -1,0 +1,92 @@
+"""The end of a run: measured once more, its folder filled, the next commands said."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from rich.console import Console
+
+from gptlit.evaluation.reports import write_report
+from gptlit.tasks import Task
+from gptlit.training import stopping
+from gptlit.training.checkpoints import Checkpoints
+from gptlit.training.metrics import read_metrics
+from gptlit.training.monitor import StepMonitor
+from gptlit.training.plots import plot_curves
+from gptlit.training.summary import mark_latest, write_summary
+
+
+def last_measured(trainer: Trainer, monitor: StepMonitor, csv: Path) -> dict[str, float]:
+    """The newest value of each metric; from the file what was measured before a resume."""
+    rows = read_metrics(csv)[1] if csv.exists() else []
+    before = {n: float(v) for row in rows for n, v in row.items() if v}
+    now = {n: float(v) for n, v in trainer.callback_metrics.items()}
+    return {n: value for n, value in (before | now | monitor.newest).items() if n != "step"}
+
+
+def measure_at_the_end(trainer: Trainer, task: Task, data: Any, checkpoints: Checkpoints) -> None:
+    """Where the data has splits to be measured once at the end, add what the best checkpoint
+    reaches on them to `task.final_metrics`; then write the task's report."""
+    loaders: dict[str, Any] = getattr(data, "final_loaders", dict)()
+    if loaders:
+        task.final_splits = list(loaders)
+        best = checkpoints.best if checkpoints.best.exists() else None
+        trainer.test(
+            task,
+            dataloaders=list(loaders.values()),
+            ckpt_path=best,
+            weights_only=True,
+            verbose=False,
+        )
+    stopping.let_go()
+    if trainer.is_global_zero:
+        write_report(task, data, Path(trainer.default_root_dir))
+
+
+def fill_folder(config: dict[str, Any], folder: Path, task: Task, **figures: Any) -> None:
+    """Plots, `latest`, and as the last file the summary: a run that has one has all the others."""
+    if config["logger"]["csv"]:
+        plot_curves(folder / "metrics.csv", folder / "plots", f"{task.name}, {folder.name}")
+    home = Path(config["output_root"]) / task.name
+    if folder.resolve().parent == home.resolve():  # not a sweep's, nor elsewhere
+        mark_latest(folder)
+    write_summary(
+        folder,
+        task=task.name,
+        model=config["model"]["name"],
+        parameters=task.model.num_parameters(),
+        seed=config["seed"],
+        metrics=task.final_metrics,
+        **figures,
+    )
+
+
+def say_what_next(
+    config: dict[str, Any],
+    folder: Path,
+    task: Task,
+    checkpoints: Checkpoints,
+    seconds: float,
+    console: Console,
+) -> None:
+    """What came out, where it lies, and what to type next."""
+    best = checkpoints.best if checkpoints.best.exists() else checkpoints.last
+    score = checkpoints.best_score
+    measured = f", best {checkpoints.monitor} {score:.4g}" if score is not None else ""
+    tested = [
+        f"{name.removeprefix('test/')} {value:.4g}"
+        for name, value in task.final_metrics.items()
+        if name.startswith("test/") and name.count("/") == 1
+    ]
+    plots = folder / "plots"
+    shows = f"\n            tensorboard --logdir {config['output_root']}"
+    console.print(
+        f"done in {seconds:,.0f} s{measured}\n"
+        + (f"test:       {' · '.join(tested)}\n" if tested else "")
+        + f"checkpoint: {best}\n"
+        + (f"plots:      {plots}\n" if plots.exists() else "")
+        + f"next:       python {task.command} ckpt={folder}"
+        + (shows if config["logger"]["tensorboard"] else ""),
+        highlight=False,
+        markup=False,
+    )
