@@ -20,7 +20,7 @@ from gptlit.training.ending import fill_folder, last_measured, measure_at_the_en
 from gptlit.training.launch import first_process
 from gptlit.training.monitor import StepMonitor
 from gptlit.training.progress import StepProgress
-from gptlit.training.recovery import find_start
+from gptlit.training.recovery import Start, find_start
 from gptlit.training.samples import TextSamples
 from gptlit.training.setup import (
     build_task,
@@ -70,14 +70,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         callbacks.append(TextSamples(tokenizer, **sample, seed=config["seed"], console=console))
     trainer = make_trainer(config, device, precision, folder, resumed_step, callbacks)
 
-    if start_from is not None:  # other data than it has seen are refused before they are tokenized
-        data.load_state_dict(start_from.content.get(type(data).__qualname__, {}))
-    data.prepare_data()
-    data.setup("fit")
-    check_val_share(settings, data, trainer.world_size)
-    steps_per_epoch, total_steps = count_steps(settings, data, trainer.world_size)
-    set_lengths(trainer, settings, steps_per_epoch, total_steps)
-
+    total_steps = _set_up_data(trainer, settings, data, start_from)
     task, weights = build_task(config, tokenizer, getattr(data, "for_task", dict)())
     if start_from is not None:
         check_same_run(start_from.path, start_from.content, task)
@@ -90,16 +83,14 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         task.model.compile_blocks()
     progress.total_steps = monitor.total_steps = total_steps
     if trainer.is_global_zero:
-        console.print(
+        about = (
             f"{task.name}: {config['model']['name']}, {task.model.num_parameters():,} parameters,"
-            f" on {device_name(device)}, {precision}\n" + weights + f"data: {data.describe()}\n"
+            f" on {device_name(device)}, {precision}\n{weights}data: {data.describe()}\n"
             f"run: {folder}, {total_steps:,} steps"
-            + (start_from.told if start_from else "")
-            + reuse.told_of_changes(config, folder)
-            + told_of_warmup(config, total_steps),
-            highlight=False,
-            markup=False,
         )
+        remarks = (reuse.told_of_changes(config, folder), told_of_warmup(config, total_steps))
+        resumed = start_from.told if start_from else ""
+        console.print(about + resumed + "".join(remarks), highlight=False, markup=False)
     _take_over(folder, config, checkpoints, fresh=start_from is None)
     start = time.perf_counter()
     _train(trainer, task, data, start_from.path if start_from else None, settings["val_at_start"])
@@ -123,6 +114,20 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         )
         say_what_next(config, folder, task, checkpoints, seconds, console)
     return checkpoints.best_score
+
+
+def _set_up_data(
+    trainer: Trainer, settings: dict[str, Any], data: Any, start_from: Start | None
+) -> int:
+    """Tokenize what is not yet, and say how many optimiser steps the run has."""
+    if start_from is not None:  # other data than it has seen are refused before they are tokenized
+        data.load_state_dict(start_from.content.get(type(data).__qualname__, {}))
+    data.prepare_data()
+    data.setup("fit")
+    check_val_share(settings, data, trainer.world_size)
+    steps_per_epoch, total_steps = count_steps(settings, data, trainer.world_size)
+    set_lengths(trainer, settings, steps_per_epoch, total_steps)
+    return total_steps
 
 
 def _train(

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from gptlit.cli.train import train
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
-from gptlit.training import monitor, run
+from gptlit.training import ending, monitor
 
 torch.set_num_threads(1)
 
@@ -39,7 +39,7 @@ TABLE = ("task=classification", "data=csv", "data.path=table.csv", "task.trainab
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(monitor, "peak_flops", lambda device, precision: 1e12)
-    monkeypatch.setattr(run, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(ending, "plot_curves", lambda *_: None)
 
 
 def fit(max_steps: int, *overrides: str) -> dict[str, Any]:
