@@ -37,3 +37,20 @@ def save_figure(figure: "Figure", *paths: Path) -> None:
     for path in paths:
         with replacing(path) as draft:
             figure.savefig(draft, dpi=DOTS_PER_INCH, format=path.suffix[1:])
+
+
+def save_png_and_pdf(figure: "Figure", stem: Path) -> list[Path]:
+    """Write a finished figure twice.
+
+    Args:
+        stem: the path without a suffix.
+
+    Returns:
+        the files.
+
+    Raises:
+        OSError: as `save_figure`.
+    """
+    paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
+    save_figure(figure, *paths)
+    return paths

@@ -4,17 +4,14 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_roc
 
-from gptlit.figures import new_figure, save_figure
+from gptlit.figures import new_figure, save_png_and_pdf
 from gptlit.files import replacing
 from gptlit.tasks.classification import ClassificationTask, Predictions
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MATRIX_INCHES, MATRIX_NUMBERS = 12, 30
 """The largest side of a confusion matrix, and the most classes whose counts can be read in it."""
@@ -79,7 +76,7 @@ def plot_confusion(
     axes.set_yticks(named, labels)
     axes.set(xlabel="predicted class", ylabel="true class", title=f"number of texts\n{title}")
     figure.colorbar(image, label="share of the true class")
-    return _save(figure, folder / "confusion")
+    return save_png_and_pdf(figure, folder / "confusion")
 
 
 def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions) -> list[Path]:
@@ -109,10 +106,4 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    return _save(figure, folder / "roc")
-
-
-def _save(figure: "Figure", path: Path) -> list[Path]:
-    written = [path.with_suffix(f".{kind}") for kind in ("png", "pdf")]
-    save_figure(figure, *written)
-    return written
+    return save_png_and_pdf(figure, folder / "roc")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gptlit.figures import new_figure, save_figure
+from gptlit.figures import new_figure, save_png_and_pdf
 from gptlit.training.metrics import read_metrics
 
 
@@ -36,9 +36,7 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
         axes.locator_params("x", integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-        paths = [folder / f"{quantity}.{suffix}" for suffix in ("png", "pdf")]
-        save_figure(figure, *paths)
-        written += paths
+        written += save_png_and_pdf(figure, folder / quantity)
     return written
 
 
