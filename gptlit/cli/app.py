@@ -254,7 +254,15 @@ def _hydra_line(error: Exception, config_name: str) -> str:
         near = nearest(option, options, cutoff=0.3)
         hint = f"; did you mean {near}?" if near else ""
         return f"unknown {group}={option}: allowed are {', '.join(options)}{hint}"
+    if match := re.search(r"Error locating target '([^']+)'", text):
+        text = f"{match[1]} cannot be imported: {_first_cause(error)}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__:
+        error = error.__cause__
+    return error
 
 
 def _options_with(key: str) -> str:

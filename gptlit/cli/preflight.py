@@ -1,20 +1,25 @@
 """What a training needs, looked at before Lightning is imported, which takes seconds."""
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptlit.cli.schema_data import DATA
 from gptlit.errors import UserError
 from gptlit.training.launch import launched
+
+if TYPE_CHECKING:
+    from gptlit.model import GPTConfig
 
 MOST_CPU_PROCESSES = 8
 """So many may always share a CPU, to try things out; more only on so many cores."""
 
 
 def check_start(config: dict[str, Any]) -> None:
-    """Loggers, files that are named, the device, the precision and the shape of the model.
+    """Loggers, files that are named, the device, the precision, the shape of the model, and the
+    weights that are to fill it.
 
     Args:
         config: the checked config.
@@ -24,13 +29,16 @@ def check_start(config: dict[str, Any]) -> None:
     """
     _check_loggers(config["logger"])
     _check_files(config)
+    weights = _find_weights(config)
     from gptlit.device import resolve_device, resolve_precision
 
     device = resolve_device(config["device"]["name"])
     resolve_precision(config["precision"]["name"], device)
     if device == "cpu":
         _check_processes(config["trainer"]["devices"])
-    _check_model(config)
+    cfg = _check_model(config)
+    if weights is not None:
+        _check_weights(weights, cfg, config["tokenizer"]["name"])
 
 
 def _check_loggers(logger: dict[str, Any]) -> None:
@@ -55,13 +63,34 @@ def _check_files(config: dict[str, Any]) -> None:
                 TextFiles(path, data.get("column", "text"), f"data.{name}")
         elif path is not None:
             _check_file(path, f"data.{name}", data)
-    weights = config["weights"]["path"]
-    if weights is not None:
-        from gptlit.data.readers import existing
-        from gptlit.weights.files import find_files
 
-        if not find_files(Path(weights).expanduser())[0].exists():
-            existing(weights, "weights.path")
+
+def _find_weights(config: dict[str, Any]) -> Path | None:
+    """The file or folder that has them, None where there is none, or none yet; they are published
+    for the model."""
+    from gptlit.data.readers import existing
+    from gptlit.weights.fetch import needed, published
+    from gptlit.weights.files import find_files, identify
+
+    if not needed(config):
+        return None
+    given = config["weights"]["path"]
+    if given is None:
+        published(config["weights"], config["model"]["name"])
+        return None
+    path = Path(given).expanduser()
+    if not find_files(path)[0].exists():
+        existing(given, "weights.path")
+    identify(path)
+    return path
+
+
+def _check_weights(path: Path, cfg: "GPTConfig", tokenizer: str) -> None:
+    """They fit the model."""
+    from gptlit.tokenizer import get_tokenizer
+    from gptlit.weights.load import check_fits
+
+    check_fits(replace(cfg, vocab_size=get_tokenizer(tokenizer).vocab_size), path)
 
 
 def _check_file(path: str, key: str, data: dict[str, Any]) -> None:
@@ -91,8 +120,9 @@ def _check_processes(devices: int | str) -> None:
         )
 
 
-def _check_model(config: dict[str, Any]) -> None:
-    """The shape is possible, and its weights alone do not fill the memory."""
+def _check_model(config: dict[str, Any]) -> "GPTConfig":
+    """The shape, less the vocabulary: it is possible, and its weights alone do not fill the
+    memory."""
     from gptlit.model import GPTConfig, trained_blocks
 
     shape = {name: value for name, value in config["model"].items() if name != "name"}
@@ -117,3 +147,4 @@ def _check_model(config: dict[str, Any]) -> None:
             f" {4 * parameters / 1e9:,.0f} GB of memory; this machine has {memory / 1e9:,.0f} GB:"
             " give smaller model.n_layers, model.emb_dim or model.context_length"
         )
+    return cfg

@@ -28,7 +28,8 @@ def apply(args: list[str]) -> list[str]:
     Raises:
         UserError: the folder holds no run; or one is given to a sweep.
     """
-    wanted = [arg.partition("=")[2].strip("'\"") for arg in args if arg.startswith("resume=")]
+    asks = [arg for arg in args if arg.lstrip("+").startswith("resume=")]
+    wanted = [arg.partition("=")[2].strip("'\"") for arg in asks]
     if not wanted or wanted[-1] in ("", "null"):
         return args
     if wanted[-1].lower() in YES and not Path(wanted[-1]).exists():
@@ -36,7 +37,7 @@ def apply(args: list[str]) -> list[str]:
             f"resume={wanted[-1]}: give resume=auto, which goes on with the newest unfinished run"
             " of this command, or a run folder"
         )
-    others = [arg for arg in args if not arg.startswith("resume=")]
+    others = [arg for arg in args if arg not in asks]
     if "--multirun" in args:
         if wanted[-1] != "auto":
             raise UserError(f"resume={wanted[-1]} is one run: in a sweep give resume=auto")

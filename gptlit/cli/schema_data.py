@@ -1,6 +1,7 @@
 """What the config keys of `conf/data` mean, and what they may be; see `gptlit.cli.schema`."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from gptlit.cli.checking import check, key
@@ -163,6 +164,7 @@ def check_data(node: dict[str, Any], task: str) -> None:
     check({"_target_": node.get("_target_")}, Target, "data.")
     kind = DATA.get(node["_target_"])
     if kind is None:
+        _check_package(node["_target_"])
         return
     if task in TASKS and task != kind.task:
         names = (n for n in option_names("data") if task_of(n) == task)
@@ -171,6 +173,16 @@ def check_data(node: dict[str, Any], task: str) -> None:
             f" data={', '.join(names)}"
         )
     check(node, kind.published if "urls" in node and kind.published else kind.node, "data.")
+
+
+def _check_package(target: str) -> None:
+    """Whether there is a package, or a module, that may have a class."""
+    package, dot, _ = target.partition(".")
+    if not dot or not package or find_spec(package) is None:
+        raise UserError(
+            f"data._target_={target}: there is no {package or 'such'} module; give a class by its"
+            f" module and name, such as {next(iter(DATA))}"
+        )
 
 
 def task_of(option: str) -> str | None:

@@ -19,7 +19,7 @@ from gptlit.training.loggers import make_loggers
 from gptlit.training.optim import OptimizerFactory, Schedule
 from gptlit.training.strategies import make_strategy
 from gptlit.weights.adapter import check_base, describe_base
-from gptlit.weights.fetch import fetch
+from gptlit.weights.fetch import fetch, needed
 from gptlit.weights.load import load_weights
 
 
@@ -180,12 +180,11 @@ def build_task(
         )
     except ValueError as error:  # an impossible shape, or no such task
         raise UserError(str(error)) from error
-    source, name = config["weights"], config["model"]["name"]
-    apart = settings.get("adapter_only", False)  # then a checkpoint to resume has no weights either
-    if (config["resume"] and not apart) or (source["path"] is None and "models" not in source):
+    if not needed(config):
         return task, ""
+    source, name = config["weights"], config["model"]["name"]
     loaded = load_weights(task.model, fetch(source, name))
-    if apart:
+    if settings.get("adapter_only", False):
         task.base = describe_base(task.model, source, name)
     return task, f"weights: {loaded}\n"
 

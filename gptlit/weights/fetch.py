@@ -9,11 +9,14 @@ from typing import Any
 from gptlit.errors import UserError
 from gptlit.files import default_cache_dir
 
+INSTEAD = "give weights.path=PATH, or train from random weights with weights=none"
+"""What a training can do without the published weights."""
+
 
 def fetch(
     source: Mapping[str, Any],
     model: str,
-    instead: str = "give weights.path=PATH, or train from random weights with weights=none",
+    instead: str = INSTEAD,
     *,
     to_read: bool = True,
 ) -> Path:
@@ -35,7 +38,26 @@ def fetch(
     """
     if source["path"]:
         return Path(source["path"]).expanduser()
-    models = source.get("models")
+    node = published(source, model, instead)
+    if to_read and any(name.endswith(".index") for name in node.get("files", ())):
+        from gptlit.weights.formats import import_tensorflow
+
+        import_tensorflow(source["name"])
+    if "urls" in source:
+        return _from_mirrors(source, node, model, instead)
+    return _from_hub(source, node, instead)
+
+
+def published(source: Mapping[str, Any], model: str, instead: str = INSTEAD) -> dict[str, Any]:
+    """Where a source has a model.
+
+    Args:
+        source, model, instead: as for `fetch`.
+
+    Raises:
+        UserError: the source has no such model.
+    """
+    models: dict[str, dict[str, Any]] = source.get("models") or {}
     if not models:
         raise UserError(
             f"weights={source['name']} has no published models: choose weights=huggingface,"
@@ -47,13 +69,14 @@ def fetch(
             f"weights={source['name']} has {', '.join(models)}, but no {model}:"
             f" use model={near[0] if near else next(iter(models))}, or {instead}"
         )
-    if to_read and any(name.endswith(".index") for name in models[model].get("files", ())):
-        from gptlit.weights.formats import import_tensorflow
+    return models[model]
 
-        import_tensorflow(source["name"])
-    if "urls" in source:
-        return _from_mirrors(source, models[model], model, instead)
-    return _from_hub(source, models[model], instead)
+
+def needed(config: Mapping[str, Any]) -> bool:
+    """Whether a training with this config reads weights: one that goes on has them in its
+    checkpoint, unless that holds an adapter alone."""
+    source, apart = config["weights"], config["task"].get("adapter_only", False)
+    return (source["path"] is not None or "models" in source) and (apart or not config["resume"])
 
 
 def _from_mirrors(source: Mapping[str, Any], node: dict[str, Any], model: str, hint: str) -> Path:

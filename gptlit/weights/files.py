@@ -67,6 +67,25 @@ def kind(path: Path) -> str | None:
     return "torch" if head.startswith((b"PK\x03\x04", b"\x80")) else None
 
 
+def identify(path: Path) -> tuple[list[Path], str]:
+    """The files of one model, and their kind.
+
+    Raises:
+        UserError: there is nothing, or it is of no known kind.
+    """
+    files = find_files(path)
+    if not files[0].is_file():
+        raise UserError(f"{path} does not exist")
+    kinds = {kind(file) for file in files}
+    found = kinds.pop()
+    if kinds or found is None:
+        raise UserError(
+            f"{files[0]} is not a gptlit checkpoint, nor a file of weights in another format"
+            " (safetensors, TensorFlow's model.ckpt, PyTorch's .pth or .bin), or it was cut short"
+        )
+    return files, found
+
+
 def open_weights(path: Path) -> "WeightFile":
     """Open a file or folder of weights of any kind.
 
@@ -74,19 +93,9 @@ def open_weights(path: Path) -> "WeightFile":
         UserError: there is nothing, it is of no known kind, damaged, or holds code; or it is
             TensorFlow's and tensorflow is not installed.
     """
+    files, found = identify(path)
     from gptlit.weights.formats import SafetensorsFile, TensorFlowFile, TorchFile
 
-    files = find_files(path)
-    if not files[0].is_file():
-        raise UserError(f"{path} does not exist")
-    kinds = {kind(file) for file in files}
-    if kinds == {"safetensors"}:
+    if found == "safetensors":
         return SafetensorsFile(files)
-    if kinds == {"torch"}:
-        return TorchFile(files[0])
-    if kinds == {"tensorflow"}:
-        return TensorFlowFile(files[0])
-    raise UserError(
-        f"{files[0]} is not a gptlit checkpoint, nor a file of weights in another format"
-        " (safetensors, TensorFlow's model.ckpt, PyTorch's .pth or .bin), or it was cut short"
-    )
+    return TorchFile(files[0]) if found == "torch" else TensorFlowFile(files[0])

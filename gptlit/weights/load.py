@@ -52,6 +52,16 @@ def inspect(path: Path) -> Found:
         return weights.found
 
 
+def check_fits(cfg: GPTConfig, path: Path) -> None:
+    """Make sure that `load_weights` into a model of this shape will not be refused.
+
+    Raises:
+        UserError: as there.
+    """
+    with _opened(path) as weights:
+        weights.check_fits(cfg)
+
+
 @torch.no_grad()
 def load_weights(model: GPTModel, path: Path) -> str:
     """Copy published or trained weights into a model.

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from commands import run as run_command
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.utils import instantiate
 from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -138,6 +139,10 @@ ANSWERS = {
     ("train", "data=pydocs data.path=x"): "the chosen data has no key 'data.path': add data=text\n",
     ("train", "task.trainable=head"): "the chosen task has no key 'task.trainable': add task=class",
     ("train", "resume=yes"): "resume=yes: give resume=auto, which goes on with the newest",
+    ("train", "data._target_=all"): "data._target_=all: there is no all module; give a class",
+    ("train", "data._target_=.a"): "data._target_=.a: there is no such module; give a class",
+    ("train", "weights=huggingface model=gpt2-nano"): "weights=huggingface has gpt2-small, ",
+    ("train", "weights.path=nowhere"): "weights.path=nowhere: there is no such file",
     ("train", "data.path=nowhere.txt"): "data.path=nowhere.txt: there is no such file",
     ("train", "weights.path=nowhere task=spam"): "unknown task=spam: allowed are",
     ("train", "data.path="): "data.path is empty: give a value",
@@ -242,6 +247,16 @@ def test_a_file_of_options_that_is_no_yaml_is_named_with_its_line(
         OmegaConf.load(file)
     assert ending(monkeypatch, caught.value) == 2
     assert capsys.readouterr().err.startswith("error: mine.yaml, line 3 is no YAML: expected ")
+
+
+def test_a_class_that_cannot_be_imported_is_named_with_its_cause(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InstantiationException) as caught:
+        instantiate({"_target_": "gptlit.data.nothing.Data"})
+    assert ending(monkeypatch, caught.value) == 2
+    said = "error: gptlit.data.nothing.Data cannot be imported: No module named 'gptlit.data.nothi"
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_another_file_is_the_cure_where_nothing_is_trained(

@@ -1,5 +1,6 @@
 """What is found missing before anything heavy is imported."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def test_a_choice_that_depends_on_the_model_is_checked_before_lightning_is_there
         config: Any = OmegaConf.to_container(compose("train", args), resolve=True)
     with pytest.raises(UserError, match=r"allowed are head, .* last_4_blocks, all, lora"):
         check_start(config)
+
+
+def test_a_run_that_goes_on_needs_no_weights_but_those_of_its_checkpoint() -> None:
+    args = ["task=instruction", "data=instructions-sample", "device=cpu", "task.trainable=lora"]
+    args += ["weights=checkpoint", "weights.path=nowhere"]
+    for more, missing in (
+        (["resume=null"], True),
+        (["resume=some.ckpt"], False),
+        (["resume=some.ckpt", "task.adapter_only=true"], True),
+    ):
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config: Any = OmegaConf.to_container(compose("train", [*args, *more]), resolve=True)
+        with pytest.raises(UserError, match="nowhere") if missing else nullcontext():
+            check_start(config)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ TABLE = {
     "nothing to do": (["seed=1", "-m"], ["seed=1", "-m"]),
     "null": (["resume=null"], ["resume=null"]),
     "folder": ([f"resume={RUN}/3"], ["seed=2", *going_on(f"{RUN}/3")]),
+    "with a plus": ([f"+resume={RUN}/3"], ["seed=2", *going_on(f"{RUN}/3")]),
     "quoted folder": ([f"resume='{RUN}/3'"], ["seed=2", *going_on(f"{RUN}/3")]),
     "checkpoint": ([f"resume={RUN}/3/checkpoints/last.ckpt"], ["seed=2", *going_on(f"{RUN}/3")]),
     "best": (

@@ -16,8 +16,11 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from forked import become, import_all
@@ -30,6 +33,8 @@ HANGS_S = 240.0
 NUMBER_BYTES = 2
 PAUSE_S = 0.02
 MEMORY = 12 << 30
+WITH_LIGHTNING = ("gptlit.training.run", "gptlit.data.module", "gptlit.tasks.base")
+"""Through which commands import it."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +47,47 @@ class Outcome:
     cpu_s: float
     stdout: str
     stderr: str
+    lightning: bool
+    """Whether it came so far as to import Lightning."""
 
 
-def run(command: Command, world: Path) -> Outcome:
+class Aside(MetaPathFinder, Loader):
+    """Modules that have been imported, and are not there until somebody imports them again.
+
+    Args:
+        names: of the modules.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.modules = {name: sys.modules.pop(name) for name in names}
+        self.mark: Path | None = None
+        """A file that is made when one of them is imported."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in self.modules else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self.modules[spec.name]
+
+    def exec_module(self, module: ModuleType) -> None:
+        if self.mark is not None:
+            self.mark.touch()
+
+
+def run(command: Command, world: Path, lightning: Aside) -> Outcome:
     """Run one command in a copy of the world."""
     # Below two folders more, so that `..` is a place of its own too.
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
         work = Path(scratch) / "a" / "b"
         shutil.copytree(world, work, symlinks=True)
         out, err = Path(scratch) / "stdout", Path(scratch) / "stderr"
+        lightning.mark = Path(scratch) / "lightning"
         pid = os.fork()
         if pid == 0:
             _be_the_command(command, work, out, err)
         code, cpu_s = _wait(pid)
-        return Outcome(command.number, code, cpu_s, _text(out), _text(err))
+        came_far = lightning.mark.exists()
+        return Outcome(command.number, code, cpu_s, _text(out), _text(err), came_far)
 
 
 def _be_the_command(command: Command, work: Path, out: Path, err: Path) -> NoReturn:
@@ -99,9 +131,11 @@ def main() -> None:
     """As the head of the file says."""
     world, results = Path(sys.argv[1]), Path(sys.argv[2])
     import_all()
+    lightning = Aside(WITH_LIGHTNING)
+    sys.meta_path.insert(0, lightning)
     with results.open("w") as file:
         while number := os.read(sys.stdin.fileno(), NUMBER_BYTES):
-            outcome = run(corrupted(int.from_bytes(number, "big")), world)
+            outcome = run(corrupted(int.from_bytes(number, "big")), world, lightning)
             file.write(json.dumps(asdict(outcome)) + "\n")
             file.flush()
 
