@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, command, environment, run, write_corpus
+from commands import TINY, command, environment, run, starter, write_corpus
+from forked import Forked
 
 ARGS = (
     *TINY,
@@ -33,23 +34,25 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(home: Path, *args: str, **env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command("train", *ARGS, "hydra.run.dir=run", *args),
-        cwd=home,
-        env=environment(GPTLIT_CACHE=str(home / "cache"), **env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(home: Path, *args: str, **env: str) -> Forked:
+    """A run in the background, which writes into the files `out` and `err`."""
+    files = {name: home / name for name in ("out", "err")}
+    env = {"GPTLIT_CACHE": str(home / "cache"), **env}
+    given = (*ARGS, "hydra.run.dir=run", *args)
+    return starter().start("train", *given, cwd=home, **files, **env)
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+def wait_for(process: Forked, home: Path, ready: Callable[[], bool]) -> None:
     end = time.monotonic() + 200
     while not ready():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, said(home)
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def said(home: Path) -> str:
+    """What a run in the background has written to stderr."""
+    return (home / "err").read_text()
 
 
 def step_of(path: Path) -> int:
@@ -82,40 +85,37 @@ def test_a_signal_ends_a_run_after_its_step(
     home: Path, number: signal.Signals, code: int, env: dict[str, str]
 ) -> None:
     process = start(home, **env)
-    wait_for(process, (home / LAST).exists)
+    wait_for(process, home, (home / LAST).exists)
     process.send_signal(number)
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == code, said
+    assert process.wait(200) == code, said(home)
     step = step_of(home / LAST)
-    assert said == f"stopped by {number.name} after step {step:,}; go on with resume=auto\n"
+    assert said(home) == f"stopped by {number.name} after step {step:,}; go on with resume=auto\n"
     assert not list(home.glob("run/hpc*"))
     process = start(home, "resume=auto", **env)
-    wait_for(process, lambda: step_of(home / LAST) > step)
-    process.kill()
-    out, _ = process.communicate()
-    assert f"resumed at step {step:,}" in out
+    wait_for(process, home, lambda: step_of(home / LAST) > step)
+    process.send_signal(signal.SIGKILL)
+    process.wait(200)
+    assert f"resumed at step {step:,}" in (home / "out").read_text()
 
 
 def test_a_second_ctrl_c_ends_a_run_at_once(home: Path) -> None:
     process = start(home, "data.batch_size=512", "trainer.accumulate_grad_batches=1")
-    wait_for(process, (home / "run" / "metrics.csv").exists)
+    wait_for(process, home, (home / "run" / "metrics.csv").exists)
     time.sleep(1)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.01)
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == 130
-    assert "Traceback" not in said
+    assert process.wait(200) == 130
+    assert "Traceback" not in said(home)
 
 
 def test_two_processes_stop_at_the_same_step(home: Path) -> None:
     process = start(home, "trainer=ddp", "trainer.devices=2", "trainer.max_steps=20000")
-    wait_for(process, (home / LAST).exists)
+    wait_for(process, home, (home / LAST).exists)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == RESUME_ME, said
+    assert process.wait(200) == RESUME_ME, said(home)
     step = step_of(home / LAST)
-    assert said == f"stopped by SIGTERM after step {step:,}; go on with resume=auto\n"
+    assert said(home) == f"stopped by SIGTERM after step {step:,}; go on with resume=auto\n"
     args = ("trainer=ddp", "trainer.devices=2", f"trainer.max_steps={step + 5}")
     done = run("train", *ARGS, "hydra.run.dir=run", "resume=auto", *args, cwd=home)
     assert done.returncode == 0, done.stderr
@@ -128,11 +128,11 @@ def test_two_processes_stop_at_the_same_step(home: Path) -> None:
 def test_a_signal_ends_a_sweep(home: Path) -> None:
     args = ("-m", "seed=1,2,3", "hydra.sweep.dir=sweep")
     process = start(home, *args)
-    wait_for(process, (home / "sweep/0/checkpoints/last.ckpt").exists)
+    wait_for(process, home, (home / "sweep/0/checkpoints/last.ckpt").exists)
     process.send_signal(signal.SIGTERM)
-    out, said = process.communicate(timeout=200)
-    assert process.returncode == RESUME_ME, said
-    assert said == "stopped by SIGTERM\n"
+    assert process.wait(200) == RESUME_ME, said(home)
+    assert said(home) == "stopped by SIGTERM\n"
+    out = (home / "out").read_text()
     assert "1 runs, 1 stopped" in out and "did not finish" in out
     assert not (home / "sweep/1").exists()
     told = out.splitlines()[-1].partition("the same command with ")[2].split()
@@ -166,7 +166,7 @@ def test_a_checkpoint_cut_short_is_replaced_by_the_one_before_it(home: Path) -> 
 
 def test_two_runs_in_one_folder_are_refused(home: Path) -> None:
     process = start(home)
-    wait_for(process, (home / LAST).exists)
+    wait_for(process, home, (home / LAST).exists)
     files = {path: path.read_bytes() for path in (home / "run/config").iterdir()}
     for more in ([], ["resume=auto"], ["resume=run"], ["seed=5"]):
         done = run("train", *ARGS, "hydra.run.dir=run", *more, cwd=home)
@@ -174,8 +174,8 @@ def test_two_runs_in_one_folder_are_refused(home: Path) -> None:
         assert done.stderr.startswith(f"error: run is in use: process {process.pid} on ")
         assert done.stderr.count("\n") == 1
     assert {path: path.read_bytes() for path in (home / "run/config").iterdir()} == files
-    process.kill()
-    process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.wait(200)
     done = run("train", *ARGS, "hydra.run.dir=run", "resume=auto", "trainer.max_steps=1", cwd=home)
     assert done.returncode == 0, done.stderr
 
