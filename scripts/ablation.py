@@ -1,5 +1,9 @@
 """The book's table of what changes a spam detector, row by row: python scripts/ablation.py.
 
+The table is in the book's repository, https://github.com/rasbt/LLMs-from-scratch, under
+ch06/02_bonus_additional-experiments. Left out are its rows about padding, and those that train more
+of GPT-2 xl than the last block.
+
 Each row is a run of train.py, reused where it is finished already, so that an interrupted table
 goes on. Rows that start from published weights say so where those cannot be had.
 """
