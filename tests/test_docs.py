@@ -187,6 +187,15 @@ def module_of(script: str) -> ModuleType:
     return module
 
 
+def test_what_goes_on_repeats_a_command_before_it() -> None:
+    """`resume=auto` looks for an unfinished run of the same overrides."""
+    earlier: list[list[str]] = []
+    for words in (words for block in blocks(OTHER) for words in commands(block)):
+        if "resume=auto" in words:
+            assert [word for word in words if word != "resume=auto"] in earlier
+        earlier.append(words)
+
+
 def test_other_commands_are_known_ones() -> None:
     assert {words[0] for words in NOT_RUN} <= TOOLS | {"python"}
     extras = set(re.findall(r"gptlit\[(\w+)\]", PAGE))

@@ -82,6 +82,14 @@ def as_far_as_here(block: str) -> str:
     return re.sub(r"^(python .*train\.py.*)$", rf"\1 {small}", block, flags=re.MULTILINE)
 
 
+def test_the_learning_rate_is_one_for_the_model() -> None:
+    """The default is for small ones; a search has its own."""
+    lines = "".join(BLOCKS).replace("\\\n", "").splitlines()
+    trained = [line for line in lines if "model=gpt2-small" in line and "optuna" not in line]
+    rates = [re.findall(r"optimizer\.lr=(\S+)", line) for line in trained]
+    assert rates and all(set(rate[0].split(",")) <= {"3e-4", "6e-4"} for rate in rates)
+
+
 def test_the_extras_are_there() -> None:
     from importlib.metadata import metadata
 
