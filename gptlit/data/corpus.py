@@ -54,8 +54,8 @@ class Source(Protocol):
     done: int
     part: int
 
-    def parts(self, cache_dir: Path, seen: Advance) -> list[Part]:
-        """The parts in the order of their documents; `cache_dir` may keep what helps."""
+    def parts(self, cache_dir: Path | None, seen: Advance) -> list[Part]:
+        """The parts in the order of their documents; `cache_dir`, if any, may keep what helps."""
 
     def documents(self, first_part: int = 0) -> Iterator[Document]:
         """Each document, from a part on, as an iterable of pieces, which tokenized apart give the
@@ -144,13 +144,14 @@ class TextFiles:
     def _seen(self, start: int, done: int) -> None:
         self.done = start + done
 
-    def parts(self, cache_dir: Path, seen: Advance = lambda _: None) -> list[Part]:
+    def parts(self, cache_dir: Path | None, seen: Advance = lambda _: None) -> list[Part]:
         """The files, with the SHA-256 of each, in the order in which they are read.
 
-        A file that kept its size and times since it was last hashed is not read again.
+        A file that kept its size and times since it was last hashed is not read again, if there is
+        a `cache_dir`, which remembers it.
         """
-        memo_file = cache_dir / "hashes.json"
-        memo = _read_memo(memo_file)
+        memo_file = cache_dir and cache_dir / "hashes.json"
+        memo = _read_memo(memo_file) if memo_file else {}
         before = dict(memo)
 
         def part(file: Path) -> Part:
@@ -170,7 +171,7 @@ class TextFiles:
 
         with ThreadPoolExecutor(HASHERS) as pool:  # which runs in C, at the speed of a good disk
             parts = list(pool.map(part, self.files))
-        if memo != before:
+        if memo_file and memo != before:
             _write_memo(memo_file, memo)
         return parts
 

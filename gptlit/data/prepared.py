@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from gptlit.data.bytebar import ByteBar
 from gptlit.data.corpus import Source
@@ -44,22 +45,26 @@ def prepare_corpus(
     and where another process is at work on it.
     """
     draft = out.with_name(out.name + UNFINISHED)
-    settings: dict[str, Any] = {
-        "val_fraction": val_fraction,
-        "seed": seed,
-        "shard_tokens": shard_tokens,
-        "workers": workers,
-    }
     with ByteBar(bar=True, lines=True) as bar:
+        make_plan = partial(
+            Plan,
+            sources,
+            tokenizer,
+            val_fraction=val_fraction,
+            seed=seed,
+            bar=bar,
+            shard_tokens=shard_tokens,
+            workers=workers,
+        )
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
-            return _same(out, Plan(sources, tokenizer, out, bar=bar, **settings))
+            return _same(out, make_plan)
         from filelock import FileLock, Timeout
 
         try:
             draft.mkdir(parents=True, exist_ok=True)
             with FileLock(draft / ".lock", timeout=0):
                 try:
-                    plan = Plan(sources, tokenizer, draft, bar=bar, **settings)
+                    plan = make_plan(memo_dir=draft)
                     journal = plan.journal(draft)
                     _tell(journal, plan.size, say)
                     plan.write(draft, journal)
@@ -126,11 +131,12 @@ def open_prepared(path: str, tokenizer: Tokenizer) -> TokenizedCorpus:
     return corpus
 
 
-def _same(out: Path, plan: Plan) -> TokenizedCorpus:
-    """The corpus that is in `out` already, if it is the one that is wanted."""
+def _same(out: Path, make_plan: Callable[[], Plan]) -> TokenizedCorpus:
+    """The corpus that is in `out` already, if it is the one that is wanted. Nothing is written."""
     manifest = read_manifest(out)
-    if manifest is None:
+    if manifest is None:  # said before the text is read to make a plan
         raise UserError(f"out={out} exists and is no prepared corpus; choose another name")
+    plan = make_plan()
     wanted = vars(plan.settings)
     for key in ("tokenizer", "seed", "val_fraction", "format"):
         if manifest.get(key) != wanted[key]:

@@ -30,7 +30,7 @@ class PydocsTopics:
         self.done = 0
         self.part = 0
 
-    def parts(self, cache_dir: Path, seen: Advance) -> list[Part]:
+    def parts(self, cache_dir: Path | None, seen: Advance) -> list[Part]:
         """One: all texts, which differ between versions of Python."""
         digest = hashlib.sha256()
         for text in self._texts:

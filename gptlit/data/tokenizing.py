@@ -43,7 +43,8 @@ class Plan:
 
     Making a plan reads all sources once, to know their content.
 
-    memo_dir: may keep what is known of files, so that they are not read for it again
+    memo_dir: may keep what is known of files, so that they are not read for it again; None keeps
+        nothing
     val_fraction: between 0 and 1, both excluded
     shard_tokens: most tokens per file
     workers: see `encoder.encode_in_order`
@@ -55,7 +56,7 @@ class Plan:
         self,
         sources: Sequence[Source],
         tokenizer: Tokenizer,
-        memo_dir: Path,
+        memo_dir: Path | None = None,
         *,
         val_fraction: float,
         seed: int,

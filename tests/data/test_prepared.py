@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gptlit.data import corpus
 from gptlit.data.corpus import TextFiles
 from gptlit.data.prepared import is_prepared, prepare_corpus
 from gptlit.data.text import TextDataModule
@@ -30,6 +31,10 @@ def prepare(texts: Path, out: Path, tokenizer: Tokenizer = BYTES, **changed: Any
     return prepare_corpus(
         [TextFiles(str(texts), key="input")], tokenizer, out, **{**given, **changed}
     )
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def module(path: Path, cache: Path, **changed: Any) -> TextDataModule:
@@ -171,6 +176,21 @@ def test_a_folder_with_something_else_is_left_alone(texts: Path, tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file/out"):
         prepare(texts, tmp_path / "file" / "out")
+
+
+def test_nothing_is_written_into_a_folder_that_is_there(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "MEMO_AGE_NS", -1)  # files as old as those of most corpora
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "hashes.json").write_text('{"of": "photos"}')
+    prepare(texts, tmp_path / "out")
+    before = content(tmp_path)
+    assert prepare(texts, tmp_path / "out").cached
+    monkeypatch.setattr(TextFiles, "parts", None)  # the text is not read for a refusal
+    with pytest.raises(UserError, match="photos exists and is no prepared corpus"):
+        prepare(texts, tmp_path / "photos")
+    assert content(tmp_path) == before
 
 
 def test_a_folder_that_is_being_prepared_is_refused(texts: Path, tmp_path: Path) -> None:
