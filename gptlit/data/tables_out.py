@@ -10,6 +10,7 @@ from typing import Any
 from gptlit.data.tables import Table
 from gptlit.errors import UserError
 from gptlit.files import replacing
+from gptlit.tokenizer import without_surrogates
 
 NO_QUOTES = "\t\n\r"
 """What no field of a .tsv file may have."""
@@ -94,8 +95,8 @@ def _write_parquet(draft: Path, table: Table, more: Columns) -> None:
 
     arrow = table.arrow
     if arrow is None:
-        columns = {name: [row.get(name) for row in table.rows] for name in table.columns}
-        arrow = pyarrow.table({name: _arrow(values) for name, values in columns.items()})
+        columns = [_arrow([row.get(name) for row in table.rows]) for name in table.columns]
+        arrow = pyarrow.table(columns, [without_surrogates(name) for name in table.columns])
     for name, values in more.items():
         arrow = arrow.append_column(name, pyarrow.array(values))
     write(arrow, draft)
@@ -136,11 +137,15 @@ def _is_json(value: object) -> bool:
 
 
 def _arrow(values: list[Any]) -> Any:
-    """A column of one type; of text, where its values are of several."""
+    """A column of one type; of text, where its values are of several, or of none that Parquet has:
+    whole numbers of more than 64 bits, and objects without keys."""
     import pyarrow
+    from pyarrow.parquet import write_table as write
 
     try:
-        return pyarrow.array(values)
-    except (pyarrow.ArrowException, UnicodeEncodeError):
-        texts = [None if value is None else _field(value) for value in values]
-        return pyarrow.array([t and t.encode(errors="replace").decode() for t in texts])
+        column = pyarrow.array(values)
+        write(pyarrow.table([column[:0]], [""]), pyarrow.BufferOutputStream())
+    except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError):
+        texts = [None if value is None else without_surrogates(_field(value)) for value in values]
+        return pyarrow.array(texts)
+    return column

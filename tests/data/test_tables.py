@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -123,6 +123,36 @@ def test_rows_of_json_may_differ(tmp_path: Path) -> None:
     assert header == ["text", "n", "tags", "ok", "label"]
     assert (first, second[1:]) == (["a", "1", "", "", "ham"], ["", '["x"]', "true", "spam"])
     assert parquet.read_table(write(table, tmp_path / "out.parquet", more)).num_rows == 2
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(rows=st.lists(st.dictionaries(st.sampled_from("ab") | st.text(), values), min_size=1))
+@example(rows=[{"a": 2**70}, {"a": 1}])
+@example(rows=[{"a": {}}, {"a": [{}]}, {"a": {"b": {}}}])
+@example(rows=[{"\ud800": {"\ud800": "\ud800"}}])
+def test_whatever_json_has_can_be_written_as_parquet(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path_factory.mktemp("json")
+    lines = [json.dumps({"text": "x", **row}) for row in rows]
+    (folder / "given.jsonl").write_text("\n".join(lines))
+    out = write(
+        read(folder / "given.jsonl"), folder / "out.parquet", {"label": ["ham"] * len(rows)}
+    )
+    assert parquet.read_table(out).num_rows == len(rows)
+
+
+def test_what_parquet_has_no_type_for_is_text_there(tmp_path: Path) -> None:
+    table = Table(tmp_path, [{"n": 2**70, "meta": {}}, {"n": 1, "meta": {"a": {}}}], ["x"] * 2)
+    back = parquet.read_table(write(table, tmp_path / "out.parquet", {})).to_pylist()
+    assert back == [{"n": str(2**70), "meta": "{}"}, {"n": "1", "meta": '{"a": {}}'}]
 
 
 BAD = {
