@@ -98,10 +98,32 @@ def parquet_rows(
         for batch in opened.iter_batches(batch_size=1024, columns=list(columns)):
             # Of columns with one name the first, as in a .csv file.
             first = batch.select([batch.schema.names.index(name) for name in columns])
-            for row in first.to_pylist():
+            for row in arrow_rows(first):
                 number += 1
                 yield place_of(file, number), row
             seen(size * number // rows)
+
+
+def arrow_rows(arrow: Any) -> Iterator[Row]:
+    """The rows of a pyarrow table or batch. A column with dates or times that Python has none for,
+    such as those of the year 10000 and those with nanoseconds, is one of text.
+
+    Raises OverflowError and ValueError for those inside of lists and objects.
+    """
+    columns = [_values(column) for column in arrow.columns]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(arrow.schema.names, values, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    import pyarrow
+
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError):
+        if not pyarrow.types.is_temporal(column.type):
+            raise
+        return column.cast(pyarrow.string()).to_pylist()
 
 
 @contextmanager
@@ -111,7 +133,7 @@ def named_as_parquet(file: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+    except (pyarrow.ArrowException, OverflowError, ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read as Parquet: {error}; write it again") from None
 
 

@@ -12,6 +12,7 @@ from gptlit.data.readers import FileKind, existing, file_kind, names_of, read_te
 from gptlit.data.rows import (
     Row,
     Rows,
+    arrow_rows,
     check_columns,
     named_as_parquet,
     not_text,
@@ -113,7 +114,7 @@ def _read_parquet(file: Path) -> Any:
 
 def _arrow_rows(file: Path, arrow: Any) -> Rows:
     with named_as_parquet(file):
-        for number, row in enumerate(arrow.to_pylist(), 1):
+        for number, row in enumerate(arrow_rows(arrow), 1):
             yield place_of(file, number), row
 
 

@@ -5,6 +5,7 @@ import datetime
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -109,6 +110,38 @@ def test_columns_of_a_parquet_file_keep_their_types(tmp_path: Path) -> None:
         assert [*csv.reader(file)][1] == ["a", "1", "2024-02-29", "x", "ham"]
     lines = write(table, tmp_path / "out.jsonl", more).read_text().splitlines()
     assert json.loads(lines[0])["day"] == "2024-02-29"
+
+
+DATES = {
+    "year": (pyarrow.timestamp("ms"), 253402300800 * 10**3, "10000-01-01 00:00:00.000"),
+    "zone": (pyarrow.timestamp("us", "UTC"), 253402300800 * 10**6, "10000-01-01 00:00:00.000000Z"),
+    "day": (pyarrow.date32(), -800_000, "-0221-09-04"),
+    "nanoseconds": (pyarrow.timestamp("ns"), 10**18 + 1, "2001-09-09 01:46:40.000000001"),
+    "time": (pyarrow.time64("ns"), 1, "00:00:00.000000001"),
+}
+
+
+@pytest.mark.parametrize("case", DATES)
+def test_dates_that_python_has_none_for_come_out_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    kind, number, shown = DATES[case]
+    given_ = pyarrow.table({"text": ["a", "b"], "date": pyarrow.array([number, None], kind)})
+    parquet.write_table(given_, tmp_path / "given.parquet")
+    with monkeypatch.context() as without_pandas:  # which has nanoseconds
+        without_pandas.setattr(pyarrow.lib, "_pandas_api", SimpleNamespace(have_pandas=False))
+        table, more = read(tmp_path / "given.parquet"), {"label": ["ham", "spam"]}
+    with write(table, tmp_path / "out.csv", more).open(newline="") as file:
+        assert [*csv.reader(file)][1:] == [["a", shown, "ham"], ["b", "", "spam"]]
+    back = parquet.read_table(write(table, tmp_path / "out.parquet", more))
+    assert back["date"] == given_["date"]
+
+
+def test_a_date_inside_of_an_object_that_python_has_none_for_is_told(tmp_path: Path) -> None:
+    date = pyarrow.StructArray.from_arrays([pyarrow.array([2**40], pyarrow.timestamp("s"))], ["x"])
+    parquet.write_table(pyarrow.table({"text": ["a"], "x": date}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet cannot be read as Parquet: .*; write it again"):
+        read(tmp_path / "a.parquet")
 
 
 def test_rows_of_json_may_differ(tmp_path: Path) -> None:
