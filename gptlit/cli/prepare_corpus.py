@@ -7,6 +7,7 @@ from typing import Any
 
 from gptlit.cli import app, schema_data
 from gptlit.cli.checking import check
+from gptlit.data.readers import looking_at
 from gptlit.errors import UserError
 
 
@@ -25,11 +26,16 @@ def main() -> None:
 def check_config(config: dict[str, Any]) -> None:
     """Check types and ranges, and that the folder to write is not inside of what is read."""
     check(config, schema_data.PrepareCorpus)
-    out = Path(config["out"]).expanduser().resolve()
+    out = _resolved(config["out"], "out")
     for key in ("input", "val_input"):
         for path in _listed(config[key]):
-            if out.is_relative_to(Path(path).expanduser().resolve()):
+            if out.is_relative_to(_resolved(path, key)):
                 raise UserError(f"out={config['out']} is inside {key}={path}; choose another place")
+
+
+def _resolved(path: str, key: str) -> Path:
+    with looking_at(path, key):
+        return Path(path).expanduser().resolve()
 
 
 def _listed(paths: str | list[str] | None) -> list[str]:

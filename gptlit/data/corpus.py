@@ -4,16 +4,25 @@ import contextlib
 import glob
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from gptlit.data.readers import ALLOWED_NAMES, FileKind, Seen, existing, file_kind, read_text
+from gptlit.data.readers import (
+    ALLOWED_NAMES,
+    FileKind,
+    Seen,
+    existing,
+    file_kind,
+    looking_at,
+    read_text,
+)
 from gptlit.data.rows import read_texts
 from gptlit.errors import UserError
 from gptlit.files import replacing
@@ -85,15 +94,26 @@ def cut_pieces(chunks: Iterable[str], size: int = PIECE_CHARS) -> Iterator[str]:
         yield "".join(held)
 
 
+class NamedFile(NamedTuple):
+    """A file by the name that it was found under, and its kind by that name."""
+
+    path: Path
+    kind: FileKind
+
+
 class TextFiles:
     """The documents of files, folders and globs: `.txt .md .jsonl .csv .parquet`, see `readers`.
 
     A text file is one document, a row of another file is one, and rows without text are none.
-    Files are read in the order of `paths`, and by name within a folder or glob.
+    Files are read in the order of `paths`, and by name within a folder or glob. One that has
+    several names, through links, is read once, under the first.
 
-    paths: a file, a folder (read with its sub-folders), a glob, or several of these
+    paths: a file, a folder (read with its sub-folders, and with those that links lead to), a glob,
+        or several of these
     column: the field of a row that holds its text
     key: the config key that `paths` came from, named in errors
+
+    `files` are by what their names lead to.
 
     Raises UserError for a path that leads to no readable file; reading the documents raises it
     for damaged or binary files, a missing column and a row whose text is not a string.
@@ -102,16 +122,19 @@ class TextFiles:
     def __init__(
         self, paths: str | Sequence[str], column: str = "text", key: str = "data.path"
     ) -> None:
-        self.files: dict[Path, FileKind] = {}  # a file named twice would stand in both splits
+        self.files: dict[Path, NamedFile] = {}  # a file named twice would stand in both splits
+        resolve = cache(Path.resolve)
         for path in [paths] if isinstance(paths, str) else paths:
-            self.files.update(_find(path, key))
+            with looking_at(path, key):
+                for named in _find(path, key):
+                    self.files.setdefault(_target(named.path, resolve), named)
         if not self.files:
             raise UserError(f"{key} is an empty list; give a file, a folder or a glob")
         self.column = column
         self._column_key = "".join((*key.rpartition(".")[:2], "column"))
-        first, *others = self.files
-        self.name = f"{1 + len(others)} files" if others else str(first)
-        self.size = sum(file.stat().st_size for file in self.files)
+        first, *others = self.files.values()
+        self.name = f"{1 + len(others)} files" if others else str(first.path)
+        self.size = sum(file.stat().st_size for file, _ in self.files.values())
         self.done = 0
         self.part = 0
         self._stamps: dict[Path, list[int]] = {}
@@ -119,7 +142,7 @@ class TextFiles:
     def documents(self, first_part: int = 0) -> Iterator[Document]:
         """As `Source.documents`; raises UserError too for a file that is not as `parts` saw it."""
         start = 0
-        for number, (file, kind) in enumerate(self.files.items()):
+        for number, (file, kind) in enumerate(self.files.values()):
             size = file.stat().st_size
             if number >= first_part:
                 self.part = number
@@ -154,8 +177,8 @@ class TextFiles:
         memo = _read_memo(memo_file) if memo_file else {}
         before = dict(memo)
 
-        def part(file: Path) -> Part:
-            kind = self.files[file]
+        def part(named: NamedFile) -> Part:
+            file, kind = named
             self._stamps[file] = stamp = _stamp(file)
             known = memo.get(str(file))
             if known and known[:-1] == stamp:
@@ -170,7 +193,7 @@ class TextFiles:
             return Part(str(file), stamp[0], digest, form)
 
         with ThreadPoolExecutor(HASHERS) as pool:  # which runs in C, at the speed of a good disk
-            parts = list(pool.map(part, self.files))
+            parts = list(pool.map(part, self.files.values()))
         if memo_file and memo != before:
             _write_memo(memo_file, memo)
         return parts
@@ -187,15 +210,11 @@ def _slices(text: str) -> Iterator[str]:
         yield text[start : start + PIECE_CHARS]
 
 
-def _find(path: str, key: str) -> dict[Path, FileKind]:
+def _find(path: str, key: str) -> list[NamedFile]:
     """The readable files that `path` names, by absolute path."""
     place = Path(path).expanduser()
     if place.is_dir():
-        found = _readable(
-            file
-            for file in sorted(place.rglob("*"))
-            if not any(part.startswith(".") for part in file.relative_to(place).parts)
-        )
+        found = _readable(sorted(_walk(place)))
         if not found:
             raise UserError(f"{key}={path}: no file in this folder ends in {ALLOWED_NAMES}")
     elif glob.has_magic(path) and not place.exists():
@@ -213,9 +232,43 @@ def _find(path: str, key: str) -> dict[Path, FileKind]:
     return found
 
 
-def _readable(files: Iterable[Path]) -> dict[Path, FileKind]:
-    kinds = {file.absolute(): file_kind(file) for file in files if file.is_file()}
-    return {file: kind for file, kind in kinds.items() if kind}
+def _walk(folder: Path) -> Iterator[Path]:
+    """What is in a folder and its sub-folders, but for what is hidden. Links to folders come last:
+    what has been gone through by then is not again, nor for ever where one leads back."""
+    waiting, seen = [folder], set[Path]()
+    for start in waiting:
+        for place, folders, names in os.walk(start, onerror=_refuse):
+            here = Path(place)
+            if (real := here.resolve()) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(filter(_is_shown, folders))
+            waiting += [link for name in folders if (link := here / name).is_symlink()]
+            yield from (here / name for name in filter(_is_shown, names))
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".")
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def _target(file: Path, resolve: Callable[[Path], Path]) -> Path:
+    """What a file's name leads to. Folders alone are resolved, and names that lead nowhere else
+    kept, as there may be a million files."""
+    if file.is_symlink():
+        return file.resolve()
+    folder = resolve(file.parent)
+    return file if folder == file.parent else folder / file.name
+
+
+def _readable(files: Iterable[Path]) -> list[NamedFile]:
+    there = (file for file in files if file.is_file())
+    kinds = ((file.absolute(), file_kind(file)) for file in there)
+    return [NamedFile(file, kind) for file, kind in kinds if kind]
 
 
 def file_sha256(file: Path, seen: Advance = lambda _: None) -> str:

@@ -9,6 +9,7 @@ from typing import TypeGuard
 from gptlit.data.bytebar import ByteBar
 from gptlit.data.corpus import Source
 from gptlit.data.journal import PROGRESS, Journal, compare_sources
+from gptlit.data.readers import looking_at
 from gptlit.data.shards import (
     FORMAT,
     TokenizedCorpus,
@@ -56,7 +57,9 @@ def prepare_corpus(
             shard_tokens=shard_tokens,
             workers=workers,
         )
-        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        with looking_at(out, "out"):
+            taken = out.is_file() or (out.is_dir() and any(out.iterdir()))
+        if taken:
             return _same(out, make_plan)
         from filelock import FileLock, Timeout
 
@@ -95,8 +98,12 @@ def is_prepared(path: object) -> TypeGuard[str]:
     """
     if not isinstance(path, str):
         return False
-    folder = Path(path).expanduser()
-    if not folder.exists() and folder.with_name(folder.name + UNFINISHED).is_dir():
+    try:
+        folder = Path(path).expanduser()
+        unfinished = not folder.exists() and folder.with_name(folder.name + UNFINISHED).is_dir()
+    except (OSError, RuntimeError):  # for those who look for other kinds of data to tell
+        return False
+    if unfinished:
         raise UserError(
             f"{path} is not whole yet: give its scripts/prepare_corpus.py command again, which "
             "goes on where it stopped"

@@ -8,6 +8,7 @@ import difflib
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,11 +60,32 @@ def names_of(allowed: tuple[str, ...]) -> str:
 ALLOWED_NAMES = names_of(TEXT_SUFFIXES + ROW_SUFFIXES)
 
 
+@contextmanager
+def looking_at(path: str | Path, key: str) -> Iterator[None]:
+    """Why a path, or a place in it, cannot be looked at is told with the config key that it came
+    from: a UserError instead of an OSError, or of the RuntimeError for the home of nobody."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        where = getattr(error, "filename", None) or path
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
+        place = "" if str(where) == str(path) else f" {where}:"
+        raise UserError(
+            f"{key}={path}:{place} {why}; give a file or folder that can be read"
+        ) from None
+
+
 def existing(path: str | Path, key: str) -> Path:
     """The file or folder that `path` names. `key` is the config key that it came from.
 
-    Raises UserError where there is none; it names one that is nearly called so.
+    Raises UserError where there is none, naming one that is nearly called so, and where `path`
+    cannot be looked at.
     """
+    with looking_at(path, key):
+        return _existing(path, key)
+
+
+def _existing(path: str | Path, key: str) -> Path:
     place = absent = Path(path).expanduser()
     if place.exists():
         return place

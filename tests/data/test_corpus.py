@@ -1,6 +1,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -76,6 +77,39 @@ def test_globs_and_lists_are_read_in_their_order_and_a_file_once(folder: Path) -
     assert read(folder / "b.txt", folder / "[ab].*") == ["bee", "ay"]
 
 
+def test_a_file_that_has_several_names_is_read_once(folder: Path) -> None:
+    (folder / "c.txt").symlink_to("b.txt")
+    (folder / "same").symlink_to(".")
+    assert read(folder) == ["ay", "bee", "sea", "see"]
+    names = ("b.txt", "sub/../b.txt", "c.txt", "same/b.txt", "sub/../c.txt", "*.txt")
+    for name in names:
+        assert TextFiles(str(folder / name)).files.keys() >= {(folder / "b.txt").resolve()}
+    assert read(*(folder / name for name in names)) == ["bee"]
+
+
+def test_the_kind_of_a_link_is_that_of_its_name(folder: Path) -> None:
+    (folder / "blob").write_text('{"text": "dee"}\n')
+    (folder / "d.jsonl").symlink_to("blob")
+    assert read(folder / "d.jsonl") == ["dee"]
+    with pytest.raises(UserError, match=r"d\.jsonl:1: no column 'x'"):
+        read(folder / "d.jsonl", column="x")
+
+
+def test_a_folder_is_read_with_those_that_links_lead_to(folder: Path, tmp_path: Path) -> None:
+    for name in ("books/1", "books/2/back", "books/.hidden", "elsewhere/deep"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.txt").write_text(name)
+    books = tmp_path / "books"
+    before = read(books)
+    (books / "0").symlink_to("2")  # is read as 2, where it stood before
+    (books / "2" / "back" / "up").symlink_to("../..")
+    assert read(books) == before == ["books/1", "books/2/back"]
+    (books / "11").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "books").symlink_to("../../books")
+    (books / ".not").symlink_to(folder)
+    assert read(books) == ["books/1", "elsewhere/deep", "books/2/back"]
+
+
 def test_paths_may_be_relative_or_start_at_home(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +152,32 @@ def test_a_path_that_leads_nowhere_is_named_with_the_cure(
     with pytest.raises(UserError, match=told) as raised:
         TextFiles(str(folder / path))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "sub/" + "a" * 300, "a" * 300 + "*.txt"])
+def test_a_sentence_in_place_of_a_path_is_told(folder: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"^data\.path=.*aa.*: .*; give "):
+        TextFiles(str(folder / name))
+
+
+def test_a_place_that_may_not_be_looked_at_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(place: str | Path) -> Any:
+        if Path(place).name == "sub":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", closed)
+    told = rf"^data\.path={folder}: {folder}/sub: Permission denied; give a file or folder that can"
+    with pytest.raises(UserError, match=told):
+        TextFiles(str(folder))
+    monkeypatch.setattr(Path, "is_dir", closed)
+    with pytest.raises(
+        UserError, match=rf"^data\.path={folder}/sub: Permission denied; give a file"
+    ):
+        TextFiles(str(folder / "sub"))
 
 
 def test_errors_name_the_key_that_the_path_came_from(folder: Path) -> None:

@@ -98,6 +98,7 @@ def test_only_a_prepared_folder_is_one(texts: Path, tmp_path: Path) -> None:
     assert is_prepared(str(tmp_path / "out"))
     (texts / "manifest.json").write_text('{"kind": "of another program"}')
     assert not any(map(is_prepared, (str(texts), [str(tmp_path / "out")], None, "nowhere")))
+    assert not any(map(is_prepared, ("a" * 250, "a" * 300, "~no one/corpus")))
     assert module(texts, tmp_path / "cache").corpus.train.documents == 18
 
 
@@ -176,6 +177,8 @@ def test_a_folder_with_something_else_is_left_alone(texts: Path, tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file/out"):
         prepare(texts, tmp_path / "file" / "out")
+    with pytest.raises(UserError, match=r"aaa: File name too long; "):
+        prepare(texts, tmp_path / ("a" * 300))
 
 
 def test_nothing_is_written_into_a_folder_that_is_there(

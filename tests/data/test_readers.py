@@ -90,3 +90,18 @@ def test_a_path_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> N
     }.items():
         with pytest.raises(UserError, match=told):
             existing(tmp_path / name, "input")
+
+
+def test_a_path_that_cannot_be_looked_at_is_told_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with pytest.raises(UserError, match=r"^input=.*aaa: .*; give "):
+        existing(tmp_path / ("a" * 300), "input")
+    with pytest.raises(UserError, match=r"^input=~no one/a\.csv: Could not determine home"):
+        existing("~no one/a.csv", "input")
+    monkeypatch.setattr(Path, "exists", closed)
+    with pytest.raises(UserError, match=r"^input=a\.csv: Permission denied; give a file or folder"):
+        existing("a.csv", "input")

@@ -165,6 +165,10 @@ def test_a_separate_validation_file(path: str, tmp_path: Path) -> None:
     assert validation == [*BYTES.encode("other text"), BYTES.eot_id]
     with pytest.raises(UserError, match=r"text\.txt is in data\.path and in data\.val_path"):
         module(path, tmp_path, val_path=[str(tmp_path / "*.txt")])
+    (tmp_path / "link.txt").symlink_to(path)
+    for name in ("link.txt", f"../{tmp_path.name}/text.txt"):
+        with pytest.raises(UserError, match=r"text\.txt is in data\.path and in data\.val_path"):
+            module(path, tmp_path, val_path=str(tmp_path / name))
 
 
 def test_the_column_of_rows(tmp_path: Path) -> None:

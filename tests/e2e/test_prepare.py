@@ -82,6 +82,7 @@ def test_an_interrupted_preparation_goes_on_to_the_same_bytes(tmp_path: Path) ->
         (("input=table.jsonl", "out=c"), "there are: 'body'; set column="),
         (("input=texts", "out=texts/a.txt/c"), "out=texts/a.txt/c is inside"),
         (("input=bad.txt", "out=c"), "bad.txt is not UTF-8 text"),
+        (("input=texts", "out=~no one/c"), "out=~no one/c: Could not determine home directory; "),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_nothing(
