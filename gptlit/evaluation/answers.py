@@ -99,12 +99,14 @@ def _batches(tokenizer: Tokenizer, prompts: Sequence[str], batch_size: int) -> l
 class Journal:
     """Results on disk as they come, so that interrupted work goes on where it stopped.
 
-    The file has one JSON object a line, below a first line that says what they belong to. A line
-    that was cut short, or is damaged, is dropped with all that follow it.
+    The file has one JSON object a line. Rows stand below a line that says what they belong to,
+    which each addition begins with: commands that do other work with the same file, be it at the
+    same time, take nothing from one another. A line that was cut short, or is damaged, is left out
+    with the rows that follow it up to the next such line.
 
     Args:
         path: the file; its folder is made.
-        belongs_to: results of other work are not taken up, the file starts anew.
+        belongs_to: results of other work are not taken up.
 
     Raises:
         UserError: the file cannot be read or written.
@@ -112,20 +114,23 @@ class Journal:
 
     def __init__(self, path: Path, belongs_to: str) -> None:
         self.path = path
+        self._head = {"belongs_to": belongs_to}
         self.rows: list[dict[str, Any]] = []
-        """What the file holds, in the order in which it came."""
-        head = {"belongs_to": belongs_to}
+        """What the file holds of this work, in the order in which it came."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            rows, size = _whole_rows(path.read_bytes() if path.is_file() else b"")
-            if rows[:1] == [head]:
-                self.rows = rows[1:]
-                with path.open("r+b") as file:
-                    file.truncate(size)
-            else:
-                path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+            content = path.read_bytes() if path.is_file() else b""
         except OSError as error:
             raise _cannot_write(path, error) from error
+        ours = False
+        for line in content.splitlines():
+            row = _row(line)
+            if row is None or row.keys() == self._head.keys():
+                ours = row == self._head
+            elif ours:
+                self.rows.append(row)
+        # What was cut short must not take the next line with it.
+        self._append(b"\n" if content and not content.endswith(b"\n") else b"")
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Save rows, in one go.
@@ -134,27 +139,24 @@ class Journal:
             UserError: the file cannot be written.
         """
         new = list(rows)
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in new))
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
+        self._append("".join(json.dumps(row) + "\n" for row in (self._head, *new)).encode())
         self.rows += new
 
-
-def _whole_rows(content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The rows before the first that is not whole, and how many bytes they take."""
-    rows, size = [], 0
-    for line in content.splitlines(keepends=True):
+    def _append(self, lines: bytes) -> None:
         try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith(b"\n") or not isinstance(row, dict):
-            break
-        rows.append(row)
-        size += len(line)
-    return rows, size
+            with self.path.open("ab") as file:  # in one write, which no other divides
+                file.write(lines)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """What a line of a journal holds, None where it is damaged."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def progress_path(path: Path) -> Path:

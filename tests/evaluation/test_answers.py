@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gptlit.errors import UserError
 from gptlit.evaluation import answers as module
@@ -127,7 +129,9 @@ def test_what_a_crash_left_is_mended(
     counting(monkeypatch)
     write(model, path)
     assert path.read_bytes() == expected
-    assert all(json.loads(line) for line in kept.read_bytes().splitlines())
+    batches = counting(monkeypatch)
+    write(model, path)
+    assert batches == []
 
 
 @pytest.mark.parametrize(
@@ -149,6 +153,59 @@ def test_other_work_starts_anew(
     answered = write(model, path, **changes)
     assert sum(map(len, batches)) == len(PROMPTS)
     assert json.loads(path.read_text()) == answered
+
+
+def test_two_commands_at_once_take_none_of_each_others_answers(
+    model: GPTModel, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(model, path)
+    expected = path.read_bytes()
+    progress_path(path).unlink()
+
+    def other_begins(model: GPTModel, tokenizer: Any, prompts: list[str], *rest: Any) -> list[str]:
+        monkeypatch.setattr(module, "generate_text", generate_text)
+        with pytest.raises(KeyboardInterrupt):
+            counting(monkeypatch, fail_at=1)
+            write(model, path, max_new_tokens=2)
+        batches = counting(monkeypatch)
+        write(model, path, max_new_tokens=1)
+        assert len(batches) == 3
+        monkeypatch.setattr(module, "generate_text", generate_text)
+        return generate_text(model, tokenizer, prompts, *rest)
+
+    monkeypatch.setattr(module, "generate_text", other_begins)
+    write(model, path)
+    assert path.read_bytes() == expected
+    batches = counting(monkeypatch)
+    write(model, path, max_new_tokens=2)
+    assert len(batches) == 2
+    assert max(len(row["model_response"]) for row in json.loads(path.read_text())) <= 2
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("xy"),
+            st.integers(1, 3),
+            st.integers(0, 40),
+            st.sampled_from([b"", b"\n", bytes(9), b'{"of": "x']),
+        ),
+        max_size=5,
+    )
+)
+def test_what_crashes_leave_gives_no_work_the_rows_of_another(
+    tmp_path_factory: pytest.TempPathFactory, crashes: list[tuple[str, int, int, bytes]]
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "a.jsonl"
+    for work, n, lost, tail in crashes:
+        Journal(path, work).add({"of": work} for _ in range(n))
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) - lost] + tail)
+    for work in "xy":
+        journal = Journal(path, work)
+        assert all(row == {"of": work} for row in journal.rows)
+        journal.add([{"of": work, "new": 1}])
+        assert Journal(path, work).rows == journal.rows
 
 
 def test_a_smaller_batch_keeps_what_is_there(
