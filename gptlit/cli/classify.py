@@ -1,11 +1,11 @@
 """python classify.py: say which class texts are of, with a trained classifier."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlit.cli import app, schema
 from gptlit.cli.checking import check
+from gptlit.cli.conversation import typed
 from gptlit.cli.entry import large_imports
 from gptlit.errors import UserError
 from gptlit.inference.lookup import check_ckpt
@@ -84,18 +84,9 @@ def _line(classifier: "Classifier", text: str) -> str:
 
 
 def _converse(classifier: "Classifier") -> None:
-    if sys.stdin.isatty():
-        print(f"Type a text, to hear which of {', '.join(classifier.labels)} it is; or quit.")
-    while True:
-        try:
-            text = input("> ")
-        except EOFError:
-            print()
-            return
-        if text.strip() == "quit":
-            return
-        if text:
-            print(_line(classifier, text))
+    classes = ", ".join(classifier.labels)
+    for text in typed(f"Type a text, to hear which of {classes} it is; or quit."):
+        print(_line(classifier, text))
 
 
 def _write(

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from gptlit.cli import app, schema
 from gptlit.cli.checking import check
+from gptlit.cli.conversation import typed
 from gptlit.cli.entry import large_imports
+from gptlit.cli.output import check_unread, output_file
 from gptlit.errors import UserError
 from gptlit.inference.lookup import check_ckpt
 
@@ -32,23 +34,21 @@ def main() -> None:
 
 def check_config(config: dict[str, Any]) -> None:
     """Check types and ranges, and that the options go together."""
-    for name in ("prompt", "input", "stop"):  # prompt=42 is text, whatever YAML thinks
-        if isinstance(config[name], int | float):
-            config[name] = str(config[name])
     check(config, schema.Generate)
     schema.check_weights(config["weights"])
     if config["prompt"] is not None and config["prompts"] is not None:
         raise UserError("give either prompt=... or prompts=FILE, not both")
-    output = Path(config["output"])
-    if config["prompts"] is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise UserError(f"output={output}: give a file in a folder that exists")
+    if config["prompts"] is not None:
+        config["output"] = str(output_file(config["output"]))
 
 
 def generate(config: dict[str, Any], _folder: Path) -> None:
     """One prompt, a file of prompts, or a conversation."""
     prompts = _read_prompts(config["prompts"]) if config["prompts"] else []
     place = (config["ckpt"], config["task"]["name"], config["output_root"], config["weights"])
-    check_ckpt(*place)
+    checkpoint = check_ckpt(*place)
+    if prompts:
+        _check_output(config, checkpoint)
     with large_imports():
         from gptlit.device import resolve_device
         from gptlit.inference.api import LanguageModel, load
@@ -129,36 +129,46 @@ def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: i
 
 
 def _converse(model: "LanguageModel", config: dict[str, Any], options: dict[str, Any]) -> None:
-    if sys.stdin.isatty():
-        what = "a text to continue" if model.trained.wrap_prompt("") == "" else "an instruction"
-        print(f"Type {what}, or quit.")
-    asked = 0
-    while True:
-        try:
-            prompt = input("> ")
-        except EOFError:
-            print()
-            return
-        if prompt.strip() == "quit":
-            return
-        if prompt:
-            _write(model, prompt, options, seed=config["seed"] + asked)
-            asked += 1
+    what = "a text to continue" if model.trained.wrap_prompt("") == "" else "an instruction"
+    for asked, prompt in enumerate(typed(f"Type {what}, or quit.")):
+        _write(model, prompt, options, seed=config["seed"] + asked)
 
 
 def _read_prompts(path: str) -> list[str]:
-    from gptlit.data.readers import existing
+    """The lines of a text file, plain or packed, whatever its name."""
+    from gptlit.data.readers import PACKINGS, FileKind, existing, read_text
+    from gptlit.data.rows import text_lines
 
-    try:
-        lines = existing(path, "prompts").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"prompts={path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"prompts={path} is not UTF-8 text: {error.reason}") from error
-    prompts = [line for line in lines if line.strip()]
+    file = existing(path, "prompts")
+    packing = file.suffix.lower()
+    kind = FileKind(".txt", packing if packing in PACKINGS else "")
+    lines = text_lines(read_text(file, kind, lambda done: None))
+    prompts = [line.rstrip("\r\n") for line in lines if line.strip()]
     if not prompts:
         raise UserError(f"prompts={path} has no prompt: write one on each line")
     return prompts
+
+
+def _check_output(config: dict[str, Any], checkpoint: Path | None) -> None:
+    """Nothing that is there already would be lost."""
+    output = Path(config["output"])
+    read = [Path(config["prompts"]).expanduser(), *([checkpoint] if checkpoint else [])]
+    check_unread([output], read)
+    draft = _draft(output)
+    if draft.exists():
+        raise _in_use(draft)
+
+
+def _draft(output: Path) -> Path:
+    """Where completions are until all are there."""
+    return output.with_name(f"{output.name}.unfinished")
+
+
+def _in_use(draft: Path) -> UserError:
+    return UserError(
+        f"{draft} holds what another command has written, which was interrupted or is still at"
+        " work: move or delete it, or give another output=FILE"
+    )
 
 
 def _answer_file(
@@ -173,11 +183,11 @@ def _answer_file(
 
     jobs = [prompt for prompt in prompts for _ in range(config["num_samples"])]
     output = Path(config["output"])
-    draft = output.with_name(f"{output.name}.unfinished")
+    draft = _draft(output)
     starts = range(0, len(jobs), config["batch_size"])
     done = size = 0
     try:
-        with draft.open("wb") as file:
+        with draft.open("xb") as file:
             for start in track(starts, "generating", disable=not sys.stdout.isatty()):
                 batch = jobs[start : start + config["batch_size"]]
                 texts = model.generate(batch, **options, seed=config["seed"] + start)
@@ -187,6 +197,8 @@ def _answer_file(
                 file.flush()
                 done, size = done + len(batch), file.tell()
         draft.replace(output)
+    except FileExistsError:
+        raise _in_use(draft) from None
     except BaseException as error:
         _keep(draft, size)
         kept = f"{done} of {len(jobs)} completions are in {draft}" if done else ""

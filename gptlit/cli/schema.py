@@ -157,7 +157,9 @@ class Generate:
     temperature: float = key("0: greedy", ge=0)
     top_k: int = key("0: all tokens", ge=0)
     top_p: float = key("1: all tokens", gt=0, le=1)
-    stop: str | list[str] | None = key("ends the text", may_be_empty=True)
+    stop: str | list[str] | None = key(
+        "ends the text; a number in a list is put in quotes", may_be_empty=True
+    )
     seed: int = key("of the draws", ge=0, lt=2**62)
     num_samples: int = key("continuations of each prompt", ge=1)
     debug: bool = key("tracebacks of what PyTorch could not do")

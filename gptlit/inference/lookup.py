@@ -10,11 +10,13 @@ from gptlit.options import option_names
 from gptlit.weights.files import find_files
 
 
-def check_ckpt(ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]) -> None:
-    """Raises UserError where there is none. Arguments as in `checkpoint.open_trained`."""
+def check_ckpt(
+    ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]
+) -> Path | None:
+    """What `find_checkpoint` finds, None for a published model. Raises UserError where there is
+    none. Arguments as in `checkpoint.open_trained`."""
     published = source.get("models", {})
-    if ckpt not in published:
-        find_checkpoint(ckpt, task, outputs, published)
+    return None if ckpt in published else find_checkpoint(ckpt, task, outputs, published)
 
 
 def find_checkpoint(
@@ -46,9 +48,16 @@ def find_checkpoint(
                 f" or train one with: python train.py task={task}"
             )
         ckpt = str(latest)
-    path = Path(ckpt).expanduser()
-    files = find_files(path)
-    if not files[0].is_file():
+    try:
+        path = Path(ckpt).expanduser()
+        files = find_files(path)
+        there = files[0].is_file()
+    except (OSError, RuntimeError) as error:  # a name that is too long, or a home that is nobody's
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"ckpt={ckpt} cannot be read: {why}; give a checkpoint, or a run folder"
+        ) from error
+    if not there:
         near = get_close_matches(ckpt, published, n=1, cutoff=0.8)
         hint = f"; did you mean {near[0]}?" if near else ""
         names = f", or one of {', '.join(published)}" if published else ""

@@ -1,14 +1,22 @@
 """What generate.py writes into files, in this process."""
 
 import errno
+import gzip
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
-from gptlit.cli.generate import _answer_file, cut_prompts, without_effect
+from gptlit.cli.generate import (
+    _answer_file,
+    _check_output,
+    _read_prompts,
+    cut_prompts,
+    without_effect,
+)
 from gptlit.errors import UserError
 from gptlit.inference.api import LanguageModel
 from gptlit.inference.trained import TrainedModel
@@ -74,6 +82,56 @@ def test_an_interruption_before_the_first_batch_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         answer(model, tmp_path / "out.jsonl", "ab")
     assert capsys.readouterr().err == "" and list(tmp_path.iterdir()) == []
+
+
+def test_what_an_interrupted_command_has_left_is_not_written_over(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        answer(Model(KeyboardInterrupt()), output, "abcdefg")
+    refused = r"out\.jsonl\.unfinished holds .*: move or delete it, or give another output=FILE$"
+    with pytest.raises(UserError, match=refused):
+        answer(Model(), output, "abcdefg")
+    with pytest.raises(UserError, match=refused):  # before a model is loaded
+        _check_output({"prompts": "p.txt", "output": str(output)}, None)
+    assert len(lines(tmp_path / "out.jsonl.unfinished")) == 4 and not output.exists()
+
+
+@pytest.mark.parametrize("output", ["prompts.txt", "link.txt", "model.ckpt"])
+def test_a_file_that_is_read_is_not_written_over(tmp_path: Path, output: str) -> None:
+    prompts, checkpoint = tmp_path / "prompts.txt", tmp_path / "model.ckpt"
+    prompts.touch()
+    checkpoint.touch()
+    (tmp_path / "link.txt").symlink_to(prompts)
+    config = {"prompts": str(prompts), "output": str(tmp_path / output)}
+    with pytest.raises(UserError, match=rf"^output: .*{output} is a file that is read; give anoth"):
+        _check_output(config, checkpoint)
+    _check_output({**config, "output": str(tmp_path / "new.jsonl")}, checkpoint)
+
+
+TEXT = "\ufeffone\u2028still one\x0cand\x85on\n\n \r\ntwo \r\nthree".encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("prompts.txt", TEXT),
+        ("prompts", TEXT),
+        ("prompts.gz", gzip.compress(TEXT)),
+        ("prompts.txt.zst", zstandard.compress(TEXT)),
+    ],
+    ids=["txt", "no ending", "gz", "zst"],
+)
+def test_each_line_is_a_prompt(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    prompts = _read_prompts(str(tmp_path / name))
+    assert prompts == ["one\u2028still one\x0cand\x85on", "two ", "three"]
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"a\0b", b"\n \n"], ids=["latin", "binary", "empty"])
+def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"prompts\.txt (is|has)"):
+        _read_prompts(str(tmp_path / "prompts.txt"))
 
 
 GREEDY: dict[str, Any] = {

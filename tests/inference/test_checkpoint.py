@@ -112,6 +112,12 @@ def test_a_link_to_a_run_that_was_deleted_is_no_run(tmp_path: Path) -> None:
         find_checkpoint(None, "pretrain", tmp_path)
 
 
+@pytest.mark.parametrize("ckpt", ["x" * 256, "é" * 200, "~nobody-of-this-name/x"])
+def test_a_name_that_no_file_can_have_is_told_in_one_line(ckpt: str) -> None:
+    with pytest.raises(UserError, match=rf"^ckpt={ckpt} cannot be read: .*; give a checkpoint, or"):
+        find_checkpoint(ckpt, "pretrain")
+
+
 def cut(content: dict[str, Any], path: Path) -> None:
     torch.save(content, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
