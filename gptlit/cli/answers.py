@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.cli.build import build_data, read_run_config
+from gptlit.cli.output import check_unread
 from gptlit.errors import UserError
 from gptlit.evaluation.judge_api import JudgeSettings
 
@@ -18,54 +19,78 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
         ckpt: the checkpoint file.
         model: the `LanguageModel` in it.
     """
-    from gptlit.evaluation.answers import write_json
+    from gptlit.evaluation.answers import progress_path, write_json
     from gptlit.evaluation.instruction import ANSWERS, answer_entries
 
-    run = ckpt.parent.parent if ckpt.parent.name == "checkpoints" else None
-    entries, name = _entries(config["data"], run)
-    default = run / ANSWERS if run and config["data"]["path"] is None else Path(f"{name}-{ANSWERS}")
-    path = Path(config["output"]) if config["output"] else default
+    data = config["data"]
+    if data["path"] is None:
+        entries, source, default = *_test_split(ckpt), ckpt.parent.parent / ANSWERS
+    else:
+        entries, source = _file(data["path"], skip_broken=data["on_error"] == "skip")
+        default = Path(f"{source.name.partition('.')[0]}-{ANSWERS}")
+    path = Path(config["output"] or default)
+    scored, judged = (path.with_name(f"{path.stem}-{what}.json") for what in ("scores", "judged"))
+    results = [path, scored, judged]
+    check_unread([*results, *map(progress_path, results)], [ckpt, *([source] if source else [])])
     settings = {"max_new_tokens": config["max_new_tokens"], "batch_size": config["batch_size"]}
     answered, scores = answer_entries(model, entries, path, ckpt, settings)
     print(f"answers:        {path} ({len(answered):,})")
     for metric, value in scores.items():
         print(f"{metric.removeprefix('test/') + ':':<23} {value:.4g}")
-    scored = path.with_name(f"{path.stem}-scores.json")
     write_json(scored, {name.removeprefix("test/"): value for name, value in scores.items()})
     if config["judge"]["name"] != "none":
-        _judge(answered, JudgeSettings(**config["judge"]), path)
+        _judge(answered, JudgeSettings(**config["judge"]), path, judged)
 
 
-def _entries(data: dict[str, Any], run: Path | None) -> tuple[list[Any], str]:
-    """The entries to answer, and what to call them."""
+def _file(path: str | list[str], *, skip_broken: bool) -> tuple[list[Any], Path]:
+    """The entries of data=FILE, and the file."""
     from gptlit.data.instruction_files import read_entries, tell_broken
 
-    path = data["path"]
-    if path is not None:
-        if not isinstance(path, str):
-            raise UserError("data=[...]: an instruction-tuned model takes one file of instructions")
-        entries, broken = read_entries(path, skip_broken=data["on_error"] == "skip")
-        if broken:
-            print(f"skipped:        {len(broken):,} broken ({tell_broken(broken)})")
-        return entries, Path(path).name.partition(".")[0]
-    if run is None:
+    if not isinstance(path, str):
+        raise UserError("data=[...]: an instruction-tuned model takes one file of instructions")
+    entries, broken = read_entries(path, skip_broken=skip_broken)
+    if broken:
+        print(f"skipped:        {len(broken):,} broken ({tell_broken(broken)})")
+    return entries, Path(path).expanduser()
+
+
+def _test_split(ckpt: Path) -> tuple[list[Any], Path | None]:
+    """The entries that the checkpoint's run has kept for the test, and the file that they are from,
+    if it is the user's own.
+
+    Raises:
+        UserError: they are not known, or no longer those of the training.
+    """
+    from gptlit.inference.checkpoint import read_checkpoint
+
+    if ckpt.parent.name != "checkpoints":
         raise UserError(
             "the checkpoint lies in no run folder, so its test split is not known: give data=FILE"
             " with instructions"
         )
+    run = ckpt.parent.parent
     module = build_data(read_run_config(run))
     module.prepare_data()
     module.setup("test")
+    try:
+        module.load_state_dict(read_checkpoint(ckpt).get(type(module).__qualname__, {}))
+    except UserError as error:
+        raise UserError(
+            f"the data of {run}, {module.source}, have changed since it was trained, so the test"
+            " split may hold what it has seen: undo that, or give data=FILE, whose entries are"
+            " answered whatever the run was trained on"
+        ) from error
     if not module.splits["test"]:
         raise UserError(f"the run {run} has no test split: give data=FILE with instructions")
-    return module.splits["test"], "test"
+    return module.splits["test"], Path(module.path).expanduser() if module.path else None
 
 
-def _judge(answered: Sequence[dict[str, Any]], settings: JudgeSettings, answers: Path) -> None:
+def _judge(
+    answered: Sequence[dict[str, Any]], settings: JudgeSettings, answers: Path, result: Path
+) -> None:
     from gptlit.evaluation.judge import judge_answers
     from gptlit.evaluation.judge_report import plot_scores, print_report
 
-    result = answers.with_name(f"{answers.stem}-judged.json")
     report = judge_answers(answered, settings, result, answers_path=answers, show_progress=True)
     print_report(report)
     plot_scores(report, result.with_suffix(".png"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gptlit.cli import allocator, app, schema
 from gptlit.cli.checking import check
 from gptlit.cli.entry import large_imports
+from gptlit.cli.output import check_unread, output_file
 from gptlit.errors import UserError
 from gptlit.files import replacing
 from gptlit.inference.lookup import find_checkpoint
@@ -50,18 +51,13 @@ def check_config(config: dict[str, Any]) -> None:
         from gptlit.evaluation.judge_protocols import open_judge
 
         open_judge(JudgeSettings(**config["judge"]))  # its URL, prompt and key; nothing is sent
-    output = config["output"]
-    if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
-        raise UserError(f"output={output}: give a file in a folder that exists")
+    if config["output"] is not None:
+        config["output"] = str(output_file(config["output"]))
 
 
 def evaluate(config: dict[str, Any], _folder: Path) -> None:
     """Load the model and do what it is for."""
-    text = config["data"]["path"]
-    if text is not None and not _is_json(text):
-        from gptlit.data.corpus import TextFiles
-
-        TextFiles(text, config["data"]["column"])  # a file that is not there is said at once
+    read = _files(config["data"])
     name, outputs, ckpt = config["task"]["name"], config["output_root"], config["ckpt"]
     published = config["weights"].get("models", {})
     if ckpt not in published:
@@ -69,6 +65,9 @@ def evaluate(config: dict[str, Any], _folder: Path) -> None:
         run = reuse.trained_config(Path(ckpt).parent.parent)
         if run:  # which says at once what the checkpoint says below
             _check_fits(config, ckpt, run["task"]["name"])
+        read.append(Path(ckpt))
+    if config["output"] is not None:
+        check_unread([Path(config["output"])], read)
     with large_imports():
         from gptlit.device import resolve_device
         from gptlit.inference.api import LanguageModel
@@ -100,6 +99,19 @@ def _check_fits(config: dict[str, Any], ckpt: str, task: str) -> None:
         )
     if task != "instruction" and config["data"]["path"] is None:
         raise UserError("data is not set: give data=TEXT, a file, a folder or a glob")
+
+
+def _files(data: dict[str, Any]) -> list[Path]:
+    """The files of data=...; one that is not there is said at once, but for one that only an
+    instruction-tuned model reads."""
+    path = data["path"]
+    if path is None:
+        return []
+    if _is_json(path):
+        return [Path(path).expanduser()]
+    from gptlit.data.corpus import TextFiles
+
+    return list(TextFiles(path, data["column"]).files)
 
 
 def _is_json(path: str | list[str]) -> bool:

@@ -38,6 +38,7 @@ FILES: dict[str, list[Any] | str] = {
     "broken.jsonl": f'{json.dumps(GOOD)}\n\n{{"instruction": "a",}}\n{json.dumps(GOOD)}\n',
     "chat.json": [chat("user", "assistant"), chat("user"), chat(*["user", "assistant"] * 2)],
     "one.json": [GOOD],
+    "b-scores.json": [GOOD],
     "long.json": [{**GOOD, "instruction": "Say it. " * 20}] * 40,
     "notes.txt": "Say it.",
 }
@@ -124,6 +125,22 @@ EVALUATE = {
     "a judge of text": (
         ["ckpt=writes.ckpt", "judge=ollama"],
         r"judge=ollama scores answers to ins",
+    ),
+    "instructions as the result": (
+        ["ckpt=answers.ckpt", "data=good.json", "output=./good.json"],
+        r"output: good\.json is a file that is read; give another output=FILE",
+    ),
+    "instructions as the scores": (
+        ["ckpt=answers.ckpt", "data=b-scores.json", "output=b.json"],
+        r"output: b-scores\.json is a file that is read; give another output=FILE",
+    ),
+    "a text as the result": (
+        ["ckpt=writes.ckpt", "data=[*.txt]", "output=notes.txt"],
+        r"output: notes\.txt is a file that is read",
+    ),
+    "a model as the result": (
+        ["ckpt=writes.ckpt", "data=notes.txt", "output=writes.ckpt"],
+        r"output: writes\.ckpt is a file that is read",
     ),
     "several files": (
         ["ckpt=answers.ckpt", "data=[broken.jsonl]"],
@@ -214,8 +231,10 @@ def test_commands_that_cannot_evaluate(commands: Commands, case: str) -> None:
     args, pattern = EVALUATE[case]
     usual = ["device=cpu", "max_new_tokens=1", "output=a.json"]
     usual += ["data=good.json"] if "judge" in " ".join(args) else []
+    before = {path: path.read_bytes() for path in commands.folder.iterdir() if path.is_file()}
     line = commands.mistake(evaluate, *usual, *args)
     assert re.search(pattern, line), line
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_an_input_is_for_instructions(commands: Commands) -> None:
