@@ -1,6 +1,7 @@
 """`resume=...`: turn it into the command line of the run that goes on, in its own folder."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +29,46 @@ def apply(args: list[str]) -> list[str]:
     Raises:
         UserError: the folder holds no run; or one is given to a sweep.
     """
-    asks = [arg for arg in args if arg.lstrip("+").startswith("resume=")]
-    wanted = [arg.partition("=")[2].strip("'\"") for arg in asks]
-    if not wanted or wanted[-1] in ("", "null"):
+    wanted = _wanted(args)
+    if wanted is None:
         return args
-    if wanted[-1].lower() in YES and not Path(wanted[-1]).exists():
+    if wanted.lower() in YES and not Path(wanted).exists():
         raise UserError(
-            f"resume={wanted[-1]}: give resume=auto, which goes on with the newest unfinished run"
+            f"resume={wanted}: give resume=auto, which goes on with the newest unfinished run"
             " of this command, or a run folder"
         )
-    others = [arg for arg in args if arg not in asks]
+    others = [arg for arg in args if not _asks(arg)]
     if "--multirun" in args:
-        if wanted[-1] != "auto":
-            raise UserError(f"resume={wanted[-1]} is one run: in a sweep give resume=auto")
+        if wanted != "auto":
+            raise UserError(f"resume={wanted} is one run: in a sweep give resume=auto")
         return [*others, "resume=auto"]
-    if wanted[-1] == "auto":
+    if wanted == "auto":
         folder = _newest_unfinished(others)
         if folder is None or not _has_checkpoint(folder):
             return [*others, "resume=auto"]  # it finds none in the new run's folder either
         checkpoint = folder / LAST
     else:
-        folder, checkpoint = _run_and_checkpoint(Path(wanted[-1]))
+        folder, checkpoint = _run_and_checkpoint(Path(wanted).expanduser())
         names = {arg.partition("=")[0] for arg in others}
         before = [arg for arg in _overrides(folder) if arg.partition("=")[0] not in names]
         others = before + others
     others = [arg for arg in others if not arg.startswith("hydra.run.dir=")]
     return [*others, f"hydra.run.dir={quoted(str(folder))}", f"resume={quoted(str(checkpoint))}"]
+
+
+def names_a_run(args: list[str]) -> bool:
+    """Whether a command line goes on with a certain run, whose own overrides say what it is."""
+    return _wanted(args) not in (None, "auto")
+
+
+def _wanted(args: list[str]) -> str | None:
+    """What is to go on, as it was given last; None where nothing is."""
+    values = [arg.partition("=")[2].strip("'\"") for arg in args if _asks(arg)]
+    return values[-1] if values and values[-1] not in ("", "null") else None
+
+
+def _asks(arg: str) -> bool:
+    return arg.lstrip("+").startswith("resume=")
 
 
 def own_checkpoint(config: dict[str, Any], folder: Path) -> str | None:
@@ -86,8 +101,6 @@ def _newest_unfinished(args: list[str]) -> Path | None:
     if "hydra.run.dir" in values:
         return Path(values["hydra.run.dir"].strip("'\""))
     root = Path(values.get("output_root", "outputs").strip("'\""))
-    # Flags and Hydra's own keys are not among a run's stored overrides.
-    args = [arg for arg in args if not arg.lstrip("+~").startswith(("-", "hydra."))]
     same = [
         checkpoints.parent
         for checkpoints in root.glob(f"*/*/{LAST.parent}")
@@ -105,8 +118,16 @@ def _saved_at(folder: Path) -> float:
 
 
 def _compared(args: list[str]) -> list[str]:
-    """What makes a run; what it does about data that have changed is for resuming alone."""
-    return sorted(arg for arg in args if not arg.lstrip("+").startswith("data.on_change="))
+    """What makes a run: no flags, and no keys that change nothing of it. What it does about data
+    that have changed is for resuming alone."""
+    return sorted(arg for arg in args if not arg.startswith("-") and not _is_idle(arg))
+
+
+def _is_idle(arg: str) -> bool:
+    name = arg.lstrip("+~").partition("=")[0]
+    first = re.split(r"[./@]", name)[0]
+    # As an option debug sets keys that do count.
+    return name == "data.on_change" or first in reuse.WITHOUT_EFFECT - {"debug"}
 
 
 def _overrides(folder: Path) -> list[str]:

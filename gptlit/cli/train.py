@@ -44,7 +44,9 @@ def rewrite(args: list[str]) -> list[str]:
     if settled is not None:
         return settled
     ranks.check_sweep(args)
-    return resume.apply(launchers.apply(with_implied(with_text(args))))
+    if not resume.names_a_run(args):  # which had both when it began
+        args = with_implied(with_text(args))
+    return resume.apply(launchers.apply(args))
 
 
 def with_implied(args: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from gptlit.cli.resume import apply
+from gptlit.cli.train import rewrite
 from gptlit.errors import UserError
 
 
@@ -92,6 +93,18 @@ TABLE = {
         ["resume=auto", "seed=5", "hydra.run.dir=new"],
         ["seed=5", "hydra.run.dir=new", "resume=auto"],
     ),
+    "auto, with keys that change nothing": (
+        ["resume=auto", "seed=2", "skip_if_trained=true", "logger='csv'", "+logger.csv=false"],
+        ["seed=2", "skip_if_trained=true", "logger=csv", "logger.csv=False", *going_on(f"{RUN}/3")],
+    ),
+    "auto, keys that begin so": (
+        ["resume=auto", "seed=2", "loggers=csv"],
+        ["seed=2", "loggers=csv", "resume=auto"],
+    ),
+    "auto, two steps of it": (
+        ["resume=auto", "seed=2", "debug='true'"],
+        ["seed=2", "debug='true'", "resume=auto"],
+    ),
     "auto, other root": (
         ["resume=auto", "seed=2", "output_root=elsewhere"],
         ["seed=2", "output_root=elsewhere", "resume=auto"],
@@ -109,6 +122,35 @@ def test_the_last_checkpoint_may_be_gone_if_there_is_one_before_it(wanted: str) 
     checkpoints = Path(RUN, "3", "checkpoints")
     (checkpoints / "last.ckpt").rename(checkpoints / "previous.ckpt")
     assert plain(apply([f"resume={wanted}", "seed=2"])) == plain(["seed=2", *going_on(f"{RUN}/3")])
+
+
+def test_a_run_that_goes_on_was_with_a_logger_of_its_own() -> None:
+    make_run(Path(RUN, "5"), ["seed=5", "logger='csv'", "logger.tensorboard=true", "debug='false'"])
+    given = ["resume=auto", "debug='false'", "seed=5"]
+    assert plain(apply(given)) == plain(["debug='false'", "seed=5", *going_on(f"{RUN}/5")])
+
+
+@pytest.mark.parametrize("key", ["resume", "+resume"])
+@pytest.mark.parametrize("task", ["instruction", "classification"])
+def test_a_run_that_goes_on_with_another_file_stays_what_it_is(task: str, key: str) -> None:
+    run = make_run(Path(RUN, "5"), [f"task={task}", "data.path=old.json"])
+    given = [f"{key}={run}", "data.path=new.json"]
+    expected = [f"task={task}", "data.path=new.json", *going_on(f"{RUN}/5")]
+    assert plain(rewrite(given)) == plain(expected)
+
+
+def test_a_run_that_goes_on_keeps_its_data_and_its_model() -> None:
+    make_run(Path(RUN, "5"), ["data='shakespeare'"])
+    make_run(Path(RUN, "6"), ["data='spam-sample'", "model=gpt2-small"])
+    assert "data=text" not in rewrite([f"resume={RUN}/5", "data.path=new.txt"])
+    assert "model=gpt2-nano" not in rewrite([f"resume={RUN}/6", "data='spam-sample'"])
+    for nothing in ("resume=", "resume=null", "resume=auto"):
+        assert "data=text" in rewrite([nothing, "data.path=new.txt"])
+
+
+def test_a_run_in_the_home_folder_may_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    assert plain(apply([f"resume=~/{RUN}/3"])) == plain(["seed=2", *going_on(f"{RUN}/3")])
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "nowhere/checkpoints/last.ckpt", ".", "loose.ckpt"])
