@@ -1,6 +1,7 @@
 """What all commands share: Hydra composes, the schema checks, mistakes end in one line."""
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -216,12 +217,21 @@ def _one_line(error: Exception, config_name: str) -> str | None:
         return f"{name} must be given: add {name}=... to the command"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _hydra_line(error, config_name)
-    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
-        what, cure = ("use", "another file")
-        if config_name == "train":
-            what, cure = ("write to", "output_root=FOLDER")
-        return f"cannot {what} {error.filename}: {error.strerror}; choose {cure}"
-    return about_the_disk(error, in_use() or "the disk") if isinstance(error, OSError) else None
+    return _file_line(error, config_name) if isinstance(error, OSError) else None
+
+
+def _file_line(error: OSError, config_name: str) -> str | None:
+    """Which file cannot be used, and the cure."""
+    too_long = error.errno == errno.ENAMETOOLONG
+    if not too_long and not isinstance(
+        error, PermissionError | NotADirectoryError | FileExistsError
+    ):
+        return about_the_disk(error, in_use() or "the disk")
+    name = error.filename or ""
+    unreadable = os.access(name, os.F_OK) and not os.access(name, os.R_OK)
+    if config_name != "train" or too_long or unreadable:
+        return f"cannot use {error.filename}: {error.strerror}; choose another file"
+    return f"cannot write to {error.filename}: {error.strerror}; choose output_root=FOLDER"
 
 
 def _yaml_line(error: Exception) -> str:

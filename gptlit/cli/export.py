@@ -25,7 +25,7 @@ def check_config(config: dict[str, Any]) -> None:
     """Check types and choices, and that nothing would be overwritten."""
     check(config, schema.Export)
     schema.check_weights(config["weights"])
-    if Path(config["out"]).exists():
+    if Path(config["out"]).expanduser().exists():
         raise UserError(f"out={config['out']} exists: delete it, or choose another name")
 
 

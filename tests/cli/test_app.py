@@ -204,7 +204,9 @@ def test_conf_is_found_wherever_the_command_runs(
     assert conf_dir().is_absolute()
 
 
-def ending(monkeypatch: pytest.MonkeyPatch, error: Exception, *args: str) -> object:
+def ending(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, *args: str, of: str = "generate"
+) -> object:
     """The exit code of a command in this process that an error ends."""
 
     def failing(_: list[str]) -> list[str]:
@@ -214,7 +216,7 @@ def ending(monkeypatch: pytest.MonkeyPatch, error: Exception, *args: str) -> obj
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(SystemExit) as caught:
-        app.run("generate", lambda _: None, lambda *_: None, short={}, rewrite=failing)
+        app.run(of, lambda _: None, lambda *_: None, short={}, rewrite=failing)
     return caught.value.code
 
 
@@ -265,6 +267,40 @@ def test_another_file_is_the_cure_where_nothing_is_trained(
     assert ending(monkeypatch, PermissionError(13, "Permission denied", "/locked/x")) == 2
     said = capsys.readouterr().err
     assert said == "error: cannot use /locked/x: Permission denied; choose another file\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("secret.pt", "cannot use secret.pt: Permission denied; choose another file"),
+        ("nowhere/x", "cannot write to nowhere/x: Permission denied; choose output_root=FOLDER"),
+        (None, "cannot write to None: Permission denied; choose output_root=FOLDER"),
+    ],
+)
+def test_in_training_another_folder_is_the_cure_for_what_is_written_alone(
+    place: str | None,
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("secret.pt").touch()
+    # Whoever runs the tests may be one who can read all files.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).is_file() and mode == os.F_OK)
+    assert ending(monkeypatch, PermissionError(13, "Permission denied", place), of="train") == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+@pytest.mark.parametrize("command", ["train", "generate"])
+def test_a_name_that_is_too_long_is_told_in_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OSError, match="too long") as caught:
+        Path("x" * 256).stat()
+    assert ending(monkeypatch, caught.value, of=command) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: cannot use {'x' * 256}: File name too long; choose another file\n"
 
 
 def test_the_version_is_that_of_the_package(

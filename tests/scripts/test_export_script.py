@@ -48,6 +48,7 @@ def test_plain_weights_carry_their_shape_and_tokenizer(folder: Path) -> None:
 MISTAKES = {
     "no out": (["ckpt=bytes.safetensors"], r"out must be given"),
     "taken": (["ckpt=bytes.safetensors", "out=taken"], r"out=taken exists: delete it"),
+    "taken at home": (["ckpt=bytes.safetensors", "out=~/taken"], r"out=~/taken exists: delete it"),
     "format": (["ckpt=bytes.safetensors", "out=x", "format=gguf"], r"format=gguf: allowed are hug"),
     "no run": (["out=x"], r"no finished pretrain run in outputs/"),
     "missing": (["ckpt=gpt2-smal", "out=x"], r"gpt2-smal does not exist.*did you mean gpt2-small"),
@@ -60,7 +61,7 @@ MISTAKES = {
 def test_mistakes_end_in_one_line_and_leave_nothing(folder: Path, case: str) -> None:
     args, pattern = MISTAKES[case]
     before = sorted(folder.iterdir())
-    done = run("scripts/export", *args, cwd=folder)
+    done = run("scripts/export", *args, cwd=folder, HOME=str(folder))
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert re.search(pattern, done.stderr), done.stderr
