@@ -93,6 +93,11 @@ def check_config(config: dict[str, Any]) -> None:
     share = trainer["limit_val_batches"]
     if isinstance(share, float) and share > 1:
         raise UserError(f"trainer.limit_val_batches={share}: give a share up to 1.0, or a number")
+    if trainer["early_stopping"] and not share:
+        raise UserError(
+            f"trainer.early_stopping={trainer['early_stopping']} needs validations, of which"
+            f" trainer.limit_val_batches={share} leaves none: leave out one of the two"
+        )
     if len(betas) != 2:
         raise UserError(f"optimizer.betas={betas}: expected two numbers, such as [0.9,0.95]")
 

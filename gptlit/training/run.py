@@ -155,7 +155,7 @@ def _take_over(
 def _has_finished(folder: Path, step: int, total_steps: int, console: Console) -> bool:
     """Whether nothing is left to do, which is then said."""
     finished = step >= total_steps and (folder / "summary.json").exists()
-    if finished:
+    if finished and first_process():
         console.print(
             f"{folder}: the run has finished at step {total_steps:,} already;"
             " to train on, give more than that as trainer.max_steps=...",

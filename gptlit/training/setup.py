@@ -54,7 +54,11 @@ def make_trainer(
     if launch is not None and launch.by == "torchrun":
         plugins.append(TorchElasticEnvironment())  # inside a Slurm job Lightning would take that
     if settings["early_stopping"]:
-        callbacks = [*callbacks, EarlyStopping("val/loss", patience=settings["early_stopping"])]
+        # It counts when a validation ends: before `Checkpoints`, which Lightning calls last, saves.
+        early = EarlyStopping(
+            "val/loss", patience=settings["early_stopping"], check_on_train_epoch_end=False
+        )
+        callbacks = [*callbacks, early]
     try:
         trainer = Trainer(
             accelerator=device,

@@ -137,11 +137,15 @@ def test_defaults_follow_from_choices(overrides: list[str], expected: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("override", "line"),
+    ("overrides", "line"),
     [
         ("trainer.max_steps=0", "trainer.max_steps=0 trains nothing"),
         ("trainer.max_steps=-1", "the run has no end"),
         ("trainer.limit_val_batches=1.5", "trainer.limit_val_batches=1.5: give a share"),
+        (
+            "trainer.early_stopping=2 trainer.limit_val_batches=0",
+            "trainer.early_stopping=2 needs validations, of which trainer.limit_val_batches=0",
+        ),
         ("optimizer.betas=[0.9]", r"optimizer.betas=\[0.9\]: expected two numbers"),
         ("seed=4294967296", "seed=4294967296: must be >= 0"),
         ("+data.foo=1", "unknown key 'data.foo'"),
@@ -149,6 +153,6 @@ def test_defaults_follow_from_choices(overrides: list[str], expected: dict[str, 
         ("~data", "data is missing"),
     ],
 )
-def test_what_goes_wrong_later_is_refused_now(override: str, line: str) -> None:
+def test_what_goes_wrong_later_is_refused_now(overrides: str, line: str) -> None:
     with pytest.raises(UserError, match=f"^{line}"):
-        composed("train", override)
+        composed("train", *overrides.split())

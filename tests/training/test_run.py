@@ -1,5 +1,6 @@
 """A run as a whole, in this process: how it ends, and how it goes on."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from gptlit import device
 from gptlit.cli.train import train
@@ -108,6 +110,17 @@ def test_early_stopping_counts_validations_without_a_better_one() -> None:
     assert summary(folder)["steps"] == 8
 
 
+@pytest.mark.parametrize("val_interval", ["null", "3"])
+def test_early_stopping_is_the_same_after_a_resume(val_interval: str) -> None:
+    options = ("data.batch_size=12", f"trainer.val_interval={val_interval}")  # 3 steps an epoch
+    options += ("trainer.early_stopping=2", "optimizer.lr=1e-30", "trainer.val_at_start=false")
+    folder = fit("run", *options, "trainer.max_steps=6")
+    for _ in range(2):  # what has stopped early trains no more
+        fit("run", *options, "trainer.max_steps=50", "resume=run/checkpoints/last.ckpt")
+        assert list(measured(folder, "val/loss")) == [3, 6, 9]
+        assert summary(folder)["steps"] == last_step(folder) == 9
+
+
 @pytest.mark.parametrize(
     "override",
     ["logger.csv=false", "trainer.limit_val_batches=0", "trainer.gradient_clip_val=null"],
@@ -132,6 +145,17 @@ def test_a_finished_run_can_be_made_longer(capsys: pytest.CaptureFixture[str]) -
     assert rates[5] == pytest.approx(2e-3 * (0.1 + 0.9 * 0.5))  # half way of the longer run
     assert list(measured(folder, "val/loss"))[-2:] == [4, 8]
     assert (summary(folder)["steps"], summary(folder)["tokens"]) == (8, 8 * 64)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_one_process_says_that_the_run_has_finished(
+    rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    (tmp_path / "summary.json").touch()
+    out = io.StringIO()
+    assert run._has_finished(tmp_path, 4, 4, Console(file=out))
+    assert ("has finished" in out.getvalue()) == (rank == "0")
 
 
 @pytest.mark.parametrize(("fast", "strategy"), [(False, "auto"), (True, "auto"), (False, "fsdp")])
