@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,6 +65,23 @@ class PlannedLR(LambdaLR):
             group["lr"] = lr
 
 
+def keep_options(options: Sequence[dict[str, Any]], restored: torch.optim.Optimizer) -> None:
+    """Of a checkpoint, take the moments and the step counts; weight decay and the like are the
+    config's.
+
+    Args:
+        options: of each group, all but its parameters.
+        restored: has loaded the checkpoint.
+    """
+    for group, own in zip(restored.param_groups, options, strict=True):
+        group.update(own)
+        for parameter in group["params"]:
+            state = restored.state.get(parameter, {})
+            if "step" in state:  # it lies where the saved options want it
+                place = parameter.device if group["fused"] else "cpu"
+                state["step"] = state["step"].to(place, torch.float32)
+
+
 @dataclass(frozen=True)
 class OptimizerFactory:
     """AdamW (Loshchilov and Hutter 2019) with a schedule, in Lightning's form.
@@ -98,13 +116,7 @@ class OptimizerFactory:
             {name: value for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
         ]
-
-        def keep_options(restored: torch.optim.Optimizer) -> None:
-            """Of a checkpoint, take the moments; weight decay and the like are the config's."""
-            for group, own in zip(restored.param_groups, options, strict=True):
-                group.update(own)
-
-        optimizer.register_load_state_dict_post_hook(keep_options)
+        optimizer.register_load_state_dict_post_hook(partial(keep_options, options))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -1,5 +1,6 @@
 """The course of the learning rate, and who decays."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gptlit.model import GPTConfig, GPTModel
-from gptlit.training.optim import OptimizerFactory, Schedule, parameter_groups
+from gptlit.training.optim import OptimizerFactory, Schedule, keep_options, parameter_groups
 
 SHAPE = GPTConfig(vocab_size=30, context_length=8, emb_dim=16, n_heads=2, n_layers=2)
 
@@ -108,6 +109,24 @@ def test_after_a_resume_the_numbers_are_those_of_the_config() -> None:
     assert len(moments) == 2 and all(bool(m.any()) for m in moments)
     plan.step()
     assert longer.param_groups[0]["lr"] == pytest.approx(2.0 * (0.1 + 0.9 * 0.7))
+
+
+@pytest.mark.parametrize(("saved", "own"), [(False, True), (True, False), (True, True)])
+def test_step_counts_are_restored_to_where_the_optimizer_looks_for_them(
+    saved: bool, own: bool
+) -> None:
+    """On the meta device in place of a GPU; only the CPU's own numbers can come from there."""
+    module = nn.Linear(2, 2)
+    before = torch.optim.AdamW(module.parameters(), fused=saved)
+    module(torch.ones(2)).sum().backward()
+    before.step()
+    device = "meta" if own else "cpu"
+    after = torch.optim.AdamW(nn.Linear(2, 2, device=device).parameters())
+    after.register_load_state_dict_post_hook(partial(keep_options, [{"fused": own}]))
+    after.load_state_dict(before.state_dict())
+    steps = [state["step"] for state in after.state.values()]
+    assert [(step.device.type, step.dtype) for step in steps] == 2 * [(device, torch.float32)]
+    assert own or all(int(step) == 1 for step in steps)
 
 
 def test_resuming_with_the_same_config_changes_no_bit() -> None:
