@@ -19,7 +19,7 @@ def classification_metrics(
         names: of the classes.
 
     Returns:
-        nothing for n = 0; no AUROC where only one class occurs.
+        nothing for n = 0; no AUROC unless every class occurs.
     """
     if not len(labels):
         return {}
