@@ -49,13 +49,14 @@ def _with_parts(entry: Any) -> dict[str, Any]:
     return {**raw, **parts}
 
 
-def write_instruction_report(task: Any, data: Any, folder: Path) -> None:
+def write_instruction_report(task: Any, data: Any, folder: Path, device: str) -> None:
     """Write the best checkpoint's answers to the test split, and add their scores to the metrics.
 
     Args:
         task: whose `final_metrics` get the scores.
         data: has the entries of the splits in `splits`.
         folder: the run folder.
+        device: to answer on. The task itself has left it: the Trainer moves it to the CPU.
     """
     from gptlit.inference.checkpoint import load_trained
     from gptlit.inference.lookup import find_checkpoint
@@ -64,6 +65,6 @@ def write_instruction_report(task: Any, data: Any, folder: Path) -> None:
     if not settings["max_new_tokens"] or not data.splits["test"]:
         return
     checkpoint = find_checkpoint(str(folder), task.name)
-    model = LanguageModel(load_trained(checkpoint), task.device.type)
+    model = LanguageModel(load_trained(checkpoint), device)
     _, scores = answer_entries(model, data.splits["test"], folder / ANSWERS, checkpoint, settings)
     task.final_metrics.update(scores)

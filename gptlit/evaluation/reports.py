@@ -8,13 +8,16 @@ from gptlit.evaluation.classification import write_classification_report
 from gptlit.evaluation.instruction import write_instruction_report
 from gptlit.tasks import Task
 
-REPORTS: dict[str, Callable[[Any, Any, Path], None]] = {
-    "classification": write_classification_report,
+REPORTS: dict[str, Callable[[Any, Any, Path, str], None]] = {
+    "classification": lambda task, data, folder, _: write_classification_report(task, data, folder),
     "instruction": write_instruction_report,
 }
 
 
-def write_report(task: Task, data: Any, folder: Path) -> None:
-    """Write the task's tables and plots into the run folder; tasks without any write nothing."""
+def write_report(task: Task, data: Any, folder: Path, device: str) -> None:
+    """Write the task's tables and plots into the run folder; tasks without any write nothing.
+
+    What has still to be computed is on `device`, which the run was on.
+    """
     if report := REPORTS.get(task.name):
-        report(task, data, folder)
+        report(task, data, folder, device)

@@ -24,7 +24,9 @@ def last_measured(trainer: Trainer, monitor: StepMonitor, csv: Path) -> dict[str
     return {n: value for n, value in (before | now | monitor.newest).items() if n != "step"}
 
 
-def measure_at_the_end(trainer: Trainer, task: Task, data: Any, checkpoints: Checkpoints) -> None:
+def measure_at_the_end(
+    trainer: Trainer, task: Task, data: Any, checkpoints: Checkpoints, device: str
+) -> None:
     """Where the data has splits to be measured once at the end, add what the best checkpoint
     reaches on them to `task.final_metrics`; then write the task's report."""
     loaders: dict[str, Any] = getattr(data, "final_loaders", dict)()
@@ -40,7 +42,7 @@ def measure_at_the_end(trainer: Trainer, task: Task, data: Any, checkpoints: Che
         )
     stopping.let_go()
     if trainer.is_global_zero:
-        write_report(task, data, Path(trainer.default_root_dir))
+        write_report(task, data, Path(trainer.default_root_dir), device)
 
 
 def fill_folder(config: dict[str, Any], folder: Path, task: Task, **figures: Any) -> None:
