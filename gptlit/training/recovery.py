@@ -16,15 +16,13 @@ class Start(NamedTuple):
     """Where a run goes on from."""
 
     path: Path
+    step: int
+    """Optimiser steps that have been done."""
     content: dict[str, Any]
-    """What the checkpoint holds; tensors are mapped from the file."""
+    """What the checkpoint holds; tensors are mapped from the file, which takes its space on the
+    disk for as long as they are there."""
     damage: str = ""
     """What is wrong with a newer checkpoint, if this one takes its place."""
-
-    @property
-    def step(self) -> int:
-        """Optimiser steps that have been done."""
-        return int(self.content["global_step"])
 
     @property
     def told(self) -> str:
@@ -42,17 +40,17 @@ def find_start(path: Path) -> Start:
     """
     others = [path.with_name(name) for name in OLDER] if path.name == "last.ckpt" else []
     try:
-        return Start(path, _read(path))
+        return _read(path)
     except UserError as error:
         damaged = error
     for other in others:
         if other.is_file():
             with suppress(UserError):
-                return Start(other, _read(other), str(damaged))
+                return _read(other, str(damaged))
     raise damaged
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, damage: str = "") -> Start:
     content = read_checkpoint(path)
     # What has been read so far are the names of the tensors; their bytes have checksums.
     try:
@@ -62,4 +60,4 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: {error}") from error
     if broken is not None:
         raise UserError(f"{path} is damaged: the checksum of {broken} in it is wrong")
-    return content
+    return Start(path, int(content["global_step"]), content, damage)

@@ -76,6 +76,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         check_same_run(start_from.path, start_from.content, task)
         if _has_finished(folder, start_from.step, total_steps, console):
             return saved_best_score(start_from.content)
+        start_from = start_from._replace(content={})  # its space is free once newer ones are saved
     monitor.flops_per_token = task.flops_per_token()
     task.optimizer_factory = optimizer_factory(config, precision, total_steps)
     task.model.saved_dtype = saved_dtype(config, device, precision)
@@ -98,7 +99,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     # The best checkpoint, which is loaded now, has its own counts.
     steps, tokens, training_seconds = trainer.global_step, monitor.tokens, monitor.seconds
     task.final_metrics = last_measured(trainer, monitor, folder / "metrics.csv")
-    measure_at_the_end(trainer, task, data, checkpoints)
+    measure_at_the_end(trainer, task, data, checkpoints, device)
     if trainer.is_global_zero:
         fill_folder(
             config,

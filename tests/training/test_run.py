@@ -2,6 +2,7 @@
 
 import io
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gptlit import device
 from gptlit.cli.train import train
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
-from gptlit.training import ending, monitor, run
+from gptlit.training import ending, monitor, recovery, run
 from gptlit.training.metrics import read_metrics
 from gptlit.training.setup import saved_dtype
 
@@ -214,6 +215,27 @@ def test_a_run_killed_after_its_last_step_is_finished_by_a_resume() -> None:
         assert after["metrics"][name] == pytest.approx(before["metrics"][name])
     assert (after["steps"], after["tokens"]) == (4, before["tokens"])
     assert after["best_checkpoint"] == before["best_checkpoint"]
+
+
+def test_a_resumed_run_does_not_keep_hold_of_its_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit("run", "trainer.max_steps=1")
+    tensors: list[weakref.ref[torch.Tensor]] = []
+
+    def find_start(path: Path) -> recovery.Start:
+        start = recovery.find_start(path)
+        tensors.extend(map(weakref.ref, start.content["state_dict"].values()))
+        return start
+
+    def train(*_: Any) -> None:
+        assert tensors and not any(tensor() is not None for tensor in tensors)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "find_start", find_start)
+    monkeypatch.setattr(run, "_train", train)
+    with pytest.raises(KeyboardInterrupt):
+        fit("run", "trainer.max_steps=2", "resume=run/checkpoints/last.ckpt")
 
 
 @pytest.mark.parametrize("override", ["model.emb_dim=32", "model.n_layers=2", "tokenizer=gpt2"])
