@@ -1,5 +1,7 @@
 """A look at what the model writes while it trains."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -52,6 +54,14 @@ class TextSamples(Callback):
         task = pl_module.whole()
         if trainer.is_global_zero:
             self._write(trainer, task)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many validations there have been: `Checkpoints` saves after this one's count."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._validations = state_dict["validations"]
 
     def _write(self, trainer: Trainer, task: Task) -> None:
         prompt = task.wrap_prompt(self.prompt)

@@ -217,6 +217,17 @@ def test_a_run_killed_after_its_last_step_is_finished_by_a_resume() -> None:
     assert after["best_checkpoint"] == before["best_checkpoint"]
 
 
+def test_samples_are_due_at_the_same_validations_after_a_resume(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ("trainer.val_interval=1", "trainer.val_at_start=false", "task.sample.prompt=1 and")
+    options += ("task.sample.every_n_validations=2", "task.sample.max_new_tokens=1")
+    fit("run", *options, "trainer.max_steps=3")  # in the midst of two
+    fit("run", *options, "trainer.max_steps=4", "resume=run/checkpoints/last.ckpt")
+    first, second = capsys.readouterr().out.split("resumed at")
+    assert (first.count("sample: 1 and"), second.count("sample: 1 and")) == (1, 1)
+
+
 def test_a_resumed_run_does_not_keep_hold_of_its_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
