@@ -11,8 +11,6 @@ from gptlit.model.lora import (
     add_lora,
     base_fingerprint,
     is_lora_parameter,
-    load_lora_state_dict,
-    lora_state_dict,
     merge_lora,
 )
 from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum
@@ -30,8 +28,6 @@ __all__ = [
     "blank_parameters",
     "cross_entropy_sum",
     "is_lora_parameter",
-    "load_lora_state_dict",
-    "lora_state_dict",
     "merge_lora",
     "trained_blocks",
 ]

@@ -206,39 +206,6 @@ def base_fingerprint(model: GPTModel) -> str:
     return digest.hexdigest()
 
 
-def lora_state_dict(model: GPTModel) -> dict[str, Tensor]:
-    """LoRA's own parameters by their names in the model; empty without LoRA."""
-    return {name: t for name, t in model.state_dict().items() if is_lora_parameter(name)}
-
-
-def load_lora_state_dict(model: GPTModel, state: Mapping[str, Tensor]) -> None:
-    """Set the parameters that `lora_state_dict` gave.
-
-    They keep their device and type; those on the meta device become the given tensors.
-
-    Raises:
-        ValueError: names or shapes are not the model's: other targets, another rank or another
-            model. The model is then unchanged.
-    """
-    own = lora_state_dict(model)
-    if not own:
-        raise ValueError("the model has no LoRA to load into: add_lora first")
-    for name in [*own, *state]:
-        if name not in state:
-            raise ValueError(f"the LoRA weights lack {name}: they are of other lora.targets")
-        if name not in own:
-            raise ValueError(f"the LoRA weights have {name}, which the model's LoRA does not have")
-        if state[name].shape != own[name].shape:
-            have, want = tuple(state[name].shape), tuple(own[name].shape)
-            raise ValueError(
-                f"the LoRA weights have {name} as {have}, the model has {want}: lora.rank,"
-                " lora.targets and model must be those they were trained with"
-            )
-    on_meta = any(tensor.is_meta for tensor in own.values())
-    fitting = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
-    model.load_state_dict(fitting, strict=False, assign=on_meta)
-
-
 def _adapted(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):
