@@ -202,8 +202,17 @@ class Task(LightningModule, ABC):
         itself, or a copy for evaluation where they are sharded. All processes call this together.
         """
         state = whole_state(self)
+        return self if state is None else self._copy(state)
+
+    def whole_on_first(self) -> "Task | None":
+        """As `whole`, for what the first process does alone: the copy is on its CPU, as the devices
+        need not hold all of what is sharded; the other processes get None."""
+        state = whole_state(self, first_only=True)
         if state is None:
             return self
+        return self._copy(state) if state else None
+
+    def _copy(self, state: dict[str, Any]) -> "Task":
         arguments = {name: value for name, value in self.hparams.items() if name != "task"}
         with blank_parameters():
             copy = task_class(self.name)(**arguments)

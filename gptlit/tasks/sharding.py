@@ -35,12 +35,19 @@ def shard(task: nn.Module, mesh: DeviceMesh) -> None:
         register_fsdp_forward_method(task, step)
 
 
-def whole_state(task: nn.Module) -> dict[str, Any] | None:
-    """The state dict of a sharded task with whole tensors, on every process; None if it is not
-    sharded. All processes call this together."""
+def whole_state(task: nn.Module, *, first_only: bool = False) -> dict[str, Any] | None:
+    """The state dict of a sharded task with whole tensors; None if it is not sharded. All processes
+    call this together.
+
+    Args:
+        task: any.
+        first_only: not on every process, where they take as much of its device as an unsharded
+            task, but in the memory of the first one's CPU; the others get an empty dict.
+    """
     if not isinstance(task, FSDPModule):
         return None
-    return get_model_state_dict(task, options=StateDictOptions(full_state_dict=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=first_only)
+    return get_model_state_dict(task, options=options)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -51,8 +51,8 @@ class TextSamples(Callback):
         if not self.every_n_validations or self._validations % self.every_n_validations:
             return
         assert isinstance(pl_module, Task)
-        task = pl_module.whole()
-        if trainer.is_global_zero:
+        task = pl_module.whole_on_first()
+        if trainer.is_global_zero and task is not None:
             self._write(trainer, task)
 
     def state_dict(self) -> dict[str, Any]:
