@@ -1,13 +1,17 @@
 """Where metrics go: CSV and TensorBoard in the run folder, W&B and MLflow on demand."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from gptlit.errors import UserError
+from gptlit.files import replacing
 from gptlit.training.metrics_csv import MetricsCSV
 
 
@@ -34,18 +38,54 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None)
                 folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge
             )
         )
+    fresh = resumed_step is None
     if config["wandb"] is not None:
-        from lightning.pytorch.loggers import WandbLogger
-
-        loggers.append(_extra(WandbLogger, save_dir=folder, **config["wandb"]))
+        run = None if fresh else _noted_run(folder, WandbLogger)
+        loggers.append(_extra(WandbLogger, {"save_dir": folder, "id": run, **config["wandb"]}))
     if config["mlflow"] is not None:
-        from lightning.pytorch.loggers import MLFlowLogger
-
-        loggers.append(_extra(MLFlowLogger, **config["mlflow"]))
+        run = None if fresh else _noted_run(folder, MLFlowLogger)
+        made = _extra(MLFlowLogger, {"run_id": run, **config["mlflow"]})
+        if run is not None:  # its settings stand there; MLflow takes no other values
+            made.log_hyperparams = lambda *_, **__: None  # type: ignore[method-assign]
+        loggers.append(made)
     return loggers
 
 
-def _extra(logger: Any, **arguments: Any) -> Logger:
+@contextmanager
+def keeping_runs(trainer: Trainer, folder: Path) -> Iterator[None]:
+    """Begin the runs that W&B and MLflow have of this one, and note in the run folder which they
+    are, for a resume to go on with. That of W&B ends with the training: it belongs to the process,
+    and another training in it would be added.
+    """
+    elsewhere = [log for log in trainer.loggers if isinstance(log, WandbLogger | MLFlowLogger)]
+    if not trainer.is_global_zero:
+        elsewhere = []
+    for logger in elsewhere:
+        _ = logger.experiment  # begins it
+        path = _note(folder, type(logger))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            draft.write_text(f"{logger.version}\n")
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        for logger in elsewhere:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish(exit_code=int(failed))
+
+
+def _note(folder: Path, kind: type[Logger]) -> Path:
+    return folder / "config" / f"{kind.__name__}.txt"
+
+
+def _noted_run(folder: Path, kind: type[Logger]) -> str | None:
+    path = _note(folder, kind)
+    return path.read_text().strip() if path.exists() else None
+
+
+def _extra(logger: Any, arguments: dict[str, Any]) -> Logger:
     try:
         made: Logger = logger(**arguments)
     except ModuleNotFoundError as error:

@@ -18,6 +18,7 @@ from gptlit.training import reuse, stopping
 from gptlit.training.checkpoints import Checkpoints, saved_best_score
 from gptlit.training.ending import fill_folder, last_measured, measure_at_the_end, say_what_next
 from gptlit.training.launch import first_process
+from gptlit.training.loggers import keeping_runs
 from gptlit.training.monitor import StepMonitor
 from gptlit.training.progress import StepProgress
 from gptlit.training.recovery import Start, find_start
@@ -93,13 +94,15 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         resumed = start_from.told if start_from else ""
         console.print(about + resumed + "".join(remarks), highlight=False, markup=False)
     _take_over(folder, config, checkpoints, fresh=start_from is None)
-    start = time.perf_counter()
-    _train(trainer, task, data, start_from.path if start_from else None, settings["val_at_start"])
-    seconds = time.perf_counter() - start
-    # The best checkpoint, which is loaded now, has its own counts.
-    steps, tokens, training_seconds = trainer.global_step, monitor.tokens, monitor.seconds
-    task.final_metrics = last_measured(trainer, monitor, folder / "metrics.csv")
-    measure_at_the_end(trainer, task, data, checkpoints, device)
+    with keeping_runs(trainer, folder):
+        start = time.perf_counter()
+        resume = start_from.path if start_from else None
+        _train(trainer, task, data, resume, settings["val_at_start"])
+        seconds = time.perf_counter() - start
+        # The best checkpoint, which is loaded now, has its own counts.
+        steps, tokens, training_seconds = trainer.global_step, monitor.tokens, monitor.seconds
+        task.final_metrics = last_measured(trainer, monitor, folder / "metrics.csv")
+        measure_at_the_end(trainer, task, data, checkpoints, device)
     if trainer.is_global_zero:
         fill_folder(
             config,
