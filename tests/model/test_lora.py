@@ -273,6 +273,7 @@ def test_recomputing_activations_changes_no_gradient() -> None:
 
 
 def test_a_block_compiles_to_one_graph_before_and_after_merging() -> None:
+    torch.compiler.reset()  # of what other tests have compiled
     model = tuned(plain(), LoRAConfig(rank=4, targets=("q", "v", "fc")))
     with torch.no_grad():
         expected = model(IDS)
