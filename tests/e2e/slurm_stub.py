@@ -1,8 +1,8 @@
 """As much of Slurm as one machine can play: sbatch, srun, scontrol and sacct in one file.
 
 Its first argument says which it is. Each task of an array is started on the spot, and gets the
-variables that Slurm gives. The first one is sent the signal of its time limit, once it has written
-the file called $SLURM_STUB_LIMIT.
+variables that Slurm gives. The first one of all is sent the signal of its time limit, once it has
+written the file called $SLURM_STUB_LIMIT.
 """
 
 import os
@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 STATE = Path(os.environ.get("SLURM_STUB_STATE", "."))
-JOB = "100"
+FIRST = 100
+"""The number of the first job; the next one's is one more."""
 
 
 def with_slurm(folder: Path, **more: str) -> dict[str, str]:
@@ -31,42 +32,44 @@ def with_slurm(folder: Path, **more: str) -> dict[str, str]:
 
 
 def wait_for_job(folder: Path) -> None:
-    """Until the job that was submitted from `folder` has ended well."""
-    code = folder / "slurm" / "exit-0"
-    while not code.exists():
+    """Until the first job that was submitted from `folder` has ended well."""
+    code = folder / "slurm" / f"exit-{FIRST}_0"
+    while not (code.is_file() and code.read_text()):
         time.sleep(0.1)
-    assert code.read_text() == "0", (folder / f"slurm-{JOB}.out").read_text()
+    assert code.read_text() == "0", (folder / f"slurm-{FIRST}.out").read_text()
 
 
 def sbatch(script: str) -> None:
     """Start the tasks of an array in the background."""
-    copy = STATE / "job.sh"  # what is in the file later does not matter
+    job = str(FIRST + len(list(STATE.glob("job-*.sh"))))
+    copy = _script(job)  # what is in the file later does not matter
     copy.write_text(Path(script).read_text())
     last = re.search(r"^#SBATCH --array=0-(\d+)", copy.read_text(), re.MULTILINE)
     for task in range(int(last[1]) + 1 if last else 1):
-        command = [sys.executable, __file__, "node", str(copy), str(task)]
-        with Path(f"slurm-{JOB}.out").open("a") as output:
+        command = [sys.executable, __file__, "node", job, str(task)]
+        with Path(f"slurm-{job}.out").open("a") as output:
             subprocess.Popen(command, start_new_session=True, stdout=output, stderr=output)
-    print(f"Submitted batch job {JOB}")
+    print(f"Submitted batch job {job}")
 
 
-def node(script: str, task: str) -> None:
-    """Run one task, again for as long as it asks for that."""
-    job = {
-        "SLURM_JOB_ID": JOB,
-        "SLURM_ARRAY_JOB_ID": JOB,
+def node(job: str, task: str) -> None:
+    """Run one task of a job, again for as long as it asks for that."""
+    variables = {
+        "SLURM_JOB_ID": job,
+        "SLURM_ARRAY_JOB_ID": job,
         "SLURM_ARRAY_TASK_ID": task,
         "SLURM_JOB_NAME": "train",
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_NNODES": "1",
     }
-    requeued = [STATE / f"requeue-{name}" for name in (JOB, f"{JOB}_{task}")]
+    requeued = [STATE / f"requeue-{name}" for name in (job, f"{job}_{task}")]
     for restarts in range(5):
         again = {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
-        done = subprocess.run(["bash", script], env={**os.environ, **job, **again}, check=False)
+        env = {**os.environ, **variables, **again}
+        done = subprocess.run(["bash", str(_script(job))], env=env, check=False)
         asked = [path for path in requeued if path.exists()]
         if not asked:
-            (STATE / f"exit-{task}").write_text(str(done.returncode))
+            (STATE / f"exit-{job}_{task}").write_text(str(done.returncode))
             return
         asked[0].unlink()
 
@@ -75,18 +78,19 @@ def srun(*args: str) -> None:
     """Run a command in a process of Slurm's, and tell it about its time limit."""
     at = next(i for i, arg in enumerate(args) if "python" in arg)
     options = dict(zip(args[1:at:2], args[2:at:2], strict=True))  # after --unbuffered
-    task = os.environ["SLURM_ARRAY_TASK_ID"]
+    job, task = os.environ["SLURM_JOB_ID"], os.environ["SLURM_ARRAY_TASK_ID"]
     limit = Path(os.environ.get("SLURM_STUB_LIMIT", "."))
     before = _written(limit)
     process = subprocess.Popen(
         args[at:],
-        stdout=_opened(options.get("--output"), task),
-        stderr=_opened(options.get("--error"), task),
+        stdout=_opened(options.get("--output"), job, task),
+        stderr=_opened(options.get("--error"), job, task),
         env=os.environ
         | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
     )
-    asked = re.search(r"--signal=(\w+)@", (STATE / "job.sh").read_text())
-    waits = task == "0" and asked and "SLURM_RESTART_COUNT" not in os.environ
+    asked = re.search(r"--signal=(\w+)@", _script(job).read_text())
+    first = (job, task) == (str(FIRST), "0")
+    waits = first and asked and "SLURM_RESTART_COUNT" not in os.environ
     while process.poll() is None:
         if waits and asked and _written(limit) != before:
             process.send_signal(signal.Signals[f"SIG{asked[1]}"])
@@ -95,15 +99,20 @@ def srun(*args: str) -> None:
     sys.exit(process.returncode)
 
 
+def _script(job: str) -> Path:
+    """The copy of what was submitted as this job."""
+    return STATE / f"job-{job}.sh"
+
+
 def _written(path: Path) -> int:
     """When a file was, in ns; 0 if there is none."""
     return path.stat().st_mtime_ns if path.is_file() else 0
 
 
-def _opened(name: str | None, task: str) -> int | None:
+def _opened(name: str | None, job: str, task: str) -> int | None:
     if name is None:
         return None
-    values = {"%A": JOB, "%a": task, "%t": "0"}
+    values = {"%A": job, "%a": task, "%t": "0"}
     path = re.sub("%[Aat]", lambda found: values[found[0]], name)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 

@@ -211,7 +211,7 @@ def test_runs_as_slurm_jobs_are_reported_as_others(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert [row["run"] for row in results(tmp_path / "sweep")] == ["2", "0", "1", "3"]
     assert "4 runs, 2 failed" in done.stdout
-    script = (tmp_path / "slurm" / "job.sh").read_text()
+    script = (tmp_path / "slurm" / "job-100.sh").read_text()
     for line in ("--time=240", "--gpus-per-node=1", "--signal=USR2@120", "--array=0-3%4"):
         assert f"#SBATCH {line}" in script
     [console] = (tmp_path / "sweep" / ".submitit").glob("*/*_0_0_log.out")
