@@ -31,9 +31,10 @@ def save_figure(figure: "Figure", *paths: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    # Finding the layout takes as long as drawing: all files have the same one.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    # Once for all files; a figure with a layout engine would be drawn twice for each.
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     for path in paths:
         with replacing(path) as draft:
             figure.savefig(draft, dpi=DOTS_PER_INCH, format=path.suffix[1:])
