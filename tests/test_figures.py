@@ -1,0 +1,37 @@
+"""Pictures in files."""
+
+from pathlib import Path
+
+from matplotlib.artist import Artist
+from PIL import Image
+
+from gptlit.figures import DOTS_PER_INCH, new_figure, save_png_and_pdf
+
+
+def test_a_figure_is_drawn_once_for_each_file(tmp_path: Path) -> None:
+    drawn = []
+
+    class Counter(Artist):
+        def draw(self, renderer: object) -> None:
+            drawn.append(renderer)
+
+    figure, axes = new_figure(4, 3)
+    axes.add_artist(Counter())
+    files = save_png_and_pdf(figure, tmp_path / "curve")
+    assert [file.name for file in files] == ["curve.png", "curve.pdf"]
+    assert len(drawn) == len(files)
+    assert files[1].read_bytes().startswith(b"%PDF")
+    with Image.open(files[0]) as image:
+        assert image.size == (4 * DOTS_PER_INCH, 3 * DOTS_PER_INCH)
+
+
+def test_no_word_is_cut_off_at_the_border(tmp_path: Path) -> None:
+    figure, axes = new_figure(4, 3)
+    axes.plot([0, 1], [0, 1e6])
+    axes.set(title="two\nlines", xlabel="a\nlabel\nof\nfour lines", ylabel="another\nof two")
+    save_png_and_pdf(figure, tmp_path / "curve")
+    figure.draw_without_rendering()  # each label finds its place then
+    for words in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels()):
+        box = words.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
