@@ -83,6 +83,8 @@ def _arguments() -> argparse.Namespace:
         sub.add_argument("--json", type=Path, help="file for the figures of all rounds")
         sub.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.json and not args.json.absolute().parent.is_dir():
+        parser.error(f"--json {args.json}: give a file in a folder that exists")
     kind = KINDS[args.kind]
     names = [
         name

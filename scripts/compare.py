@@ -117,7 +117,8 @@ def _finished_in(place: Path) -> Iterator[Path]:
         folder = result_folder(Path(where))
         if "summary.json" in files or folder != Path(where):
             below.clear()  # there are no runs inside a run
-            yield folder
+            if (folder / "summary.json").is_file():  # a run that it was taken from may be deleted
+                yield folder
 
 
 def _read_run(folder: Path, name: str) -> Run:
@@ -220,7 +221,8 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
             values = ", ".join(f"{k}={_shown(k, values[index])}" for k, values in differ.items())
             label = f"{run.name}: {values}" if 0 < len(differ) <= 2 else run.name
             style = STYLES[index // 10 % len(STYLES)]  # there are ten colours
-            axes.plot(*zip(*points, strict=True), style, marker=".", label=label)
+            plain = label.replace("$", r"\$")  # no formula
+            axes.plot(*zip(*points, strict=True), style, marker=".", label=plain)
         elif points:
             axes.plot(*zip(*points, strict=True), color="lightgrey", zorder=1)
     axes.set(xlabel="optimiser step", ylabel="validation cross entropy (nats per target token)")

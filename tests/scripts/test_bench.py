@@ -126,6 +126,19 @@ def test_lightning_costs_what_a_plain_step_is_faster(benches: dict[str, Future[B
     assert cost["of_medians"] == pytest.approx(plain / ours - 1)
 
 
+def test_nowhere_to_write_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "none" / "x.json"
+    done = subprocess.run(
+        [sys.executable, str(BENCH), "startup", "--contestants", "python", "--json", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "in a folder that exists" in done.stderr and "round" not in done.stderr
+
+
 def test_a_contestant_that_fails_shows_its_error_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "hydra.py").write_text("raise ImportError('a broken hydra')")
     names = ["python", "train.py --help"]

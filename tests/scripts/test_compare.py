@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,18 @@ def test_folders_are_searched_and_each_run_counts_once(tmp_path: Path) -> None:
     assert len(table(tmp_path, "outputs")) == 2  # where one place has a run and what took it
 
 
+def test_a_run_whose_results_were_deleted_is_left_out(tmp_path: Path) -> None:
+    make(tmp_path / "runs" / "a", 2.0)
+    gone = make(tmp_path / "earlier", 1.0)
+    took = tmp_path / "runs" / "b"
+    (took / "config").mkdir(parents=True)
+    reuse.take(reuse.Finished(gone, 1.0), took)
+    assert len(table(tmp_path, "runs")) == 2
+    shutil.rmtree(gone)
+    assert [row["val/loss"] for row in table(tmp_path, "runs")] == ["2.0"]
+    assert "b: no run has finished here" in compare(tmp_path, took).stderr
+
+
 def test_the_config_is_that_of_the_results(tmp_path: Path) -> None:
     """Not of a later command that was given the same folder, and refused."""
     make(tmp_path / "a", 2.0)
@@ -148,6 +161,13 @@ def test_one_picture_has_all_curves(tmp_path: Path) -> None:
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
     names = {"a", "b", "c", "curves.png", "curves.pdf"}
     assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_values_in_a_picture_are_no_formulas(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make(tmp_path / name, 1.0, seed=f"${name}_$")
+    done = compare(tmp_path, "a", "b", "--out", "x.png")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_picture_of_many_runs_has_room_for_their_names(tmp_path: Path) -> None:
