@@ -106,7 +106,7 @@ def _run_hydra(
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from gptlit.cli import sweep
+    from gptlit.cli import search, sweep
 
     failures: list[Exception] = []
 
@@ -147,9 +147,10 @@ def _run_hydra(
     except Exception as error:  # of Hydra's; the job's are kept
         if sweep.all_failed():  # which has been said, and where a search misses the best one
             return sweep.finish()
-        if _one_line(error, config_name) is None and (given := _for_hydra()):
-            what = f"{type(error).__name__}: {error}"
-            raise UserError(f"Hydra ends with {what}; look at {' '.join(given)}") from error
+        if _one_line(error, config_name) is not None:
+            raise
+        if line := search.explained(error) or _look_at_what_is_for_hydra(error):
+            raise UserError(line) from error
         raise
     finally:
         code = sweep.finish()
@@ -158,10 +159,12 @@ def _run_hydra(
     return code
 
 
-def _for_hydra() -> list[str]:
-    """What the command says to Hydra itself, and to its launcher."""
+def _look_at_what_is_for_hydra(error: Exception) -> str | None:
+    """Where the command says something to Hydra itself, or to its launcher."""
     starts = ("hydra.", "hydra/", "launcher=")
-    return [arg for arg in sys.argv[1:] if arg.lstrip("+~").startswith(starts)]
+    given = [arg for arg in sys.argv[1:] if arg.lstrip("+~").startswith(starts)]
+    what = f"Hydra ends with {type(error).__name__}: {error}"
+    return f"{what}; look at {' '.join(given)}" if given else None
 
 
 def _remove_if_unused(folder: Path) -> None:

@@ -205,6 +205,16 @@ def quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
+def unquoted(value: str) -> str:
+    """The text that a quoted string of Hydra's grammar stands for; any other value as it is."""
+    mark = value[:1]
+    if len(value) < 2 or mark not in ("'", '"') or value[-1] != mark:
+        return value
+    # What `quoted` has doubled or put in front.
+    special = rf"(\\+)(?=\$\{{|\Z|{mark})"
+    return re.sub(special, lambda slashes: "\\" * (len(slashes[1]) // 2), value[1:-1])
+
+
 def printable(line: str) -> str:
     """A message in one line, whatever the user's words in it are made of."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -26,9 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gptlit.cli.arguments import printable, quoted
+from gptlit.cli import search
+from gptlit.cli.arguments import printable, quoted, unquoted
 from gptlit.cli.locks import lock, refuse
-from gptlit.errors import short_path
+from gptlit.errors import UserError, short_path
 from gptlit.files import replacing
 from gptlit.training import reuse
 from gptlit.training.launch import first_process
@@ -54,10 +55,16 @@ class Sweep(Callback):
     user has started, and keeps all runs in it."""
 
     newest: ClassVar["Sweep | None"] = None
+    repeats = True
+    """The same command again has the same runs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before any run starts."""
         with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it too, and raises
+            try:
+                search.check(config)
+            except UserError as error:
+                refuse(str(error))
             named = Path(config.hydra.sweep.dir)
             existed = named.exists()
             lock(config.hydra.sweep)
@@ -65,6 +72,8 @@ class Sweep(Callback):
             self.folder = Path(config.hydra.sweep.dir).absolute()
             self.made = not existed or self.folder != named.absolute()
             self.folder.mkdir(parents=True, exist_ok=True)
+            search.make_room(config)
+            self.repeats = not search.goes_on_with_study(config)
             self.started_ns = _file_time_ns(self.folder)
             # The folder may be named after a key that is swept, such as the task; and a process
             # that Lightning starts for another device would name it after a later time.
@@ -162,7 +171,7 @@ def finish() -> int:
         return 0
     keys = swept_keys(runs)
     write_results(sweep.folder / RESULTS, runs, keys)
-    _show(runs, keys, sweep.folder)
+    _show(runs, keys, sweep)
     failed = [run for run in runs if run.error]
     return 0 if not failed else 2 if all(run.users_mistake for run in failed) else 1
 
@@ -182,7 +191,7 @@ def collect(folder: Path, since_ns: int = 0) -> list[Run]:
         folder: the sweep's.
         since_ns: leave out those that were started before, in an earlier sweep of the folder.
     """
-    stored = folder.rglob("config/overrides.yaml")
+    stored = folder.rglob(str(reuse.OVERRIDES))
     new = [file.parents[1] for file in stored if file.stat().st_mtime_ns >= since_ns]
     return sorted((_read_run(folder, run) for run in new), key=_rank)
 
@@ -210,9 +219,9 @@ def write_results(path: Path, runs: list[Run], keys: list[str]) -> None:
 
 
 def _read_run(sweep: Path, folder: Path) -> Run:
-    stored: Any = OmegaConf.to_container(OmegaConf.load(folder / "config" / "overrides.yaml"))
+    stored: Any = OmegaConf.to_container(OmegaConf.load(reuse.newest_overrides(folder)))
     pairs = (str(arg).partition("=") for arg in stored)
-    overrides = {key: value.strip("'\"") for key, _, value in pairs}
+    overrides = {key: unquoted(value) for key, _, value in pairs}
     there = reuse.result_folder(folder)
     run = Run(str(folder.relative_to(sweep)), overrides, there, {}, None, None)
     if (folder / ERROR).is_file():
@@ -243,8 +252,8 @@ def _is_result(metric: str) -> bool:
     return metric.startswith(("val/", "test/"))
 
 
-def _show(runs: list[Run], keys: list[str], folder: Path) -> None:
-    console = Console(soft_wrap=True)
+def _show(runs: list[Run], keys: list[str], sweep: Sweep) -> None:
+    folder, console = sweep.folder, Console(soft_wrap=True)
     if not console.is_terminal:
         console.width = max(console.width, 140)
     measured = [name for name in SHOWN if any(name in run.metrics for run in runs)]
@@ -266,9 +275,11 @@ def _show(runs: list[Run], keys: list[str], folder: Path) -> None:
     outcome = f"{len(runs)} runs" + (f", {failed} failed" if failed else "")
     outcome += f", {stopped} stopped" if stopped else ""
     print(f"{outcome}; this table: {short_path(folder / RESULTS)}", flush=True)
-    if not runs[0].error:
+    if math.isfinite(_rank(runs[0])[1]):
         print(f"best: ckpt={short_path(runs[0].folder)}", flush=True)
-    if failed or stopped:
+    if failed + stopped and not sweep.repeats:
+        print("the same command goes on with the search, in another folder", flush=True)
+    elif failed + stopped:
         pinned = f"hydra.sweep.dir={quoted(str(short_path(folder)))}"
         print(f"to do what is left: the same command with {pinned} {GO_ON}", flush=True)
 

@@ -158,14 +158,20 @@ def drop_draft(folder: Path) -> None:
 
 
 def list_in_sweep(folder: Path) -> None:
-    """The same in a sweep, whose table has a row for each folder with new overrides."""
+    """The same in a sweep, whose table has a row for each folder with new overrides; there the
+    draft stays beside the configs of the run before, for `newest_overrides`."""
     if not first_process() or not (folder / DRAFT).is_dir():
         return
     if (folder / OVERRIDES).is_file():
         (folder / OVERRIDES).touch()
-        drop_draft(folder)
     else:
         _accept_draft(folder)
+
+
+def newest_overrides(folder: Path) -> Path:
+    """The file of what was typed last, also if its run has not begun."""
+    draft = folder / DRAFT / OVERRIDES.name
+    return draft if draft.is_file() else folder / OVERRIDES
 
 
 def _accept_draft(folder: Path) -> None:

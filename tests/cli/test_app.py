@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 import gptlit
 from gptlit.cli import app
-from gptlit.cli.arguments import quote
+from gptlit.cli.arguments import quote, quoted, unquoted
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
 from gptlit.training.stopping import INTERRUPTED, stoppable
@@ -55,6 +55,12 @@ def test_free_text_arrives_as_it_was_typed(text: str) -> None:
     assert as_seen(f"prompt={text}", free_text=["prompt"]) == text
     if not (text.startswith("[") and text.endswith("]")):
         assert as_seen(f"prompt={text}", text_lists=["prompt"]) == text
+
+
+@given(texts)
+@example("\\'${x}'")
+def test_a_quoted_text_is_read_as_it_was(text: str) -> None:
+    assert unquoted(quoted(text)) == text
 
 
 @pytest.mark.parametrize(

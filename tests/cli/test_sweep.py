@@ -62,9 +62,10 @@ def crash(folder: Path) -> Path:
     return folder
 
 
-def report(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def report(capsys: pytest.CaptureFixture[str], *, repeats: bool = True) -> tuple[int, str]:
     """As at the end of a sweep in this process."""
     hook = sweep.Sweep()
+    hook.repeats = repeats
     hook.folder, hook.made, hook.started_ns = Path("sweep").absolute(), True, 0
     sweep.Sweep.newest = hook
     capsys.readouterr()
@@ -105,6 +106,43 @@ def test_the_best_run_is_that_of_the_best_checkpoint(capsys: pytest.CaptureFixtu
     _, text = report(capsys)
     assert [row["run"] for row in rows()] == ["0", "1"]
     assert "best val/loss" in text and "best: ckpt=sweep/0\n" in text
+
+
+def test_without_a_score_no_run_is_the_best(capsys: pytest.CaptureFixture[str]) -> None:
+    done(started("0", "x=1"), None)
+    done(started("1", "x=2"), float("nan"))
+    assert "best: " not in report(capsys)[1]
+
+
+def test_a_search_does_not_offer_to_repeat_its_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    mistake(started("0"))
+    assert sweep.GO_ON in report(capsys)[1]
+    text = report(capsys, repeats=False)[1]
+    assert sweep.GO_ON not in text and "goes on with the search" in text
+
+
+def test_a_run_that_was_refused_in_its_folder_has_the_values_that_were_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = done(started("0", "x=1"), 1.0)
+    draft = folder / reuse.DRAFT
+    draft.mkdir()
+    OmegaConf.save(OmegaConf.create(["x=2"]), draft / "overrides.yaml")
+    mistake(folder)
+    reuse.list_in_sweep(folder)
+    done(started("1", "x=3"), 2.0)
+    report(capsys)
+    assert [(row["run"], row["x"]) for row in rows()] == [("1", "3"), ("0", "2")]
+    assert "x=1" in (folder / reuse.OVERRIDES).read_text()  # the checkpoints are of it
+
+
+def test_values_stand_in_the_table_without_their_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    values = ["plain", "'it\\'s'", "'say \"no\"'", "['a','b']", "null", "'a, b'"]
+    for number, value in enumerate(values):
+        done(started(str(number), f"x={value}"), float(number))
+    report(capsys)
+    shown = ["plain", "it's", 'say "no"', "['a','b']", "null", "a, b"]
+    assert [row["x"] for row in rows()] == shown
 
 
 def test_a_row_has_what_was_swept_what_came_out_and_what_it_took(
