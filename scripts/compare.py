@@ -117,6 +117,8 @@ def _finished_in(place: Path) -> Iterator[Path]:
         folder = result_folder(Path(where))
         if "summary.json" in files or folder != Path(where):
             below.clear()  # there are no runs inside a run
+            if "summary.json" in files:  # its own, though a later sweep took another for its number
+                yield Path(where)
             if (folder / "summary.json").is_file():  # a run that it was taken from may be deleted
                 yield folder
 

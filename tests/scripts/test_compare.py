@@ -139,6 +139,13 @@ def test_a_run_whose_results_were_deleted_is_left_out(tmp_path: Path) -> None:
     assert "b: no run has finished here" in compare(tmp_path, took).stderr
 
 
+def test_a_run_counts_though_a_later_sweep_took_another_in_its_place(tmp_path: Path) -> None:
+    """Runs are numbered: of a shorter list of values, others."""
+    first, second = (make(tmp_path / "sweep" / name, float(name)) for name in ("1", "2"))
+    reuse.take(reuse.Finished(second, 2.0), first)
+    assert [row["val/loss"] for row in table(tmp_path, "sweep")] == ["1.0", "2.0"]
+
+
 def test_the_config_is_that_of_the_results(tmp_path: Path) -> None:
     """Not of a later command that was given the same folder, and refused."""
     make(tmp_path / "a", 2.0)
