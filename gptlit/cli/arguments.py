@@ -41,6 +41,8 @@ MADE_FIRST = ("output_root", "hydra.run.dir", "hydra.sweep.dir")
 KEY = re.compile(r"[A-Za-z_$][\w$-]*(?:[./][\w$-]+)*(?:@[\w.$-]*(?::[\w.$-]*)?)?", re.ASCII)
 PLAIN = re.compile(r"""[^'"\[\]{}(),\\$=]*""")
 """A value that is no list, quotation, sweep, function or interpolation."""
+CHOICE = re.compile(r"choice\((.*)\)", re.DOTALL)
+"""In a sweep, the way to give several values to a key whose commas are text."""
 UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/.:+*?|%@~-]|[^\x20-\x7e]")
 LONGEST_SHOWN = 80
 
@@ -72,7 +74,10 @@ def read(
     sweeps = "--multirun" in flags or any(arg.startswith(MEANS_A_SWEEP) for arg in overrides)
     for arg in overrides:
         _check_key(arg, known)
-    for_hydra = [quote(arg, free_text, text_lists) for arg in overrides]
+    for_hydra = [
+        (sweeps and _several(arg, free_text)) or quote(arg, free_text, text_lists)
+        for arg in overrides
+    ]
     for arg, override in zip(overrides, for_hydra, strict=True):
         _check_value(arg, override, sweeps=sweeps)
     return [*flags, *for_hydra]
@@ -184,9 +189,17 @@ def quote(arg: str, free_text: Collection[str], text_lists: Collection[str] = ()
         return f"~{key}"  # Hydra's way to choose no option
     if is_group and not set(value) & set("'\"[](){}"):
         return f"{name}={','.join(map(_option, value.split(',')))}"
-    if PLAIN.fullmatch(value) and UNKNOWN_TO_HYDRA.search(value):
-        return f"{name}={quoted(value)}"
+    values = value.split(",")
+    if all(map(PLAIN.fullmatch, values)):
+        return f"{name}={','.join(quoted(v) if UNKNOWN_TO_HYDRA.search(v) else v for v in values)}"
     return arg
+
+
+def _several(arg: str, free_text: Collection[str]) -> str | None:
+    """Texts to choose from, as a plain list: in its own functions Hydra loses their quotes."""
+    name, _, value = arg.partition("=")
+    choice = CHOICE.fullmatch(value) if name.lstrip("+") in free_text else None
+    return f"{name}={choice[1]}" if choice else None
 
 
 def _is_group(key: str) -> bool:

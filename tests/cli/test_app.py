@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 import gptlit
 from gptlit.cli import app
-from gptlit.cli.arguments import quote, quoted, unquoted
+from gptlit.cli.arguments import quote, quoted, read, unquoted
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
 from gptlit.training.stopping import INTERRUPTED, stoppable
@@ -77,6 +77,16 @@ def test_a_list_of_texts_is_a_list(typed: str, value: object) -> None:
     assert as_seen(typed, text_lists=["prompt"]) == value
 
 
+def test_choice_sweeps_over_texts() -> None:
+    several = "weights.path=choice(a,'b, c')"
+    assert read(["-m", several], free_text=["weights.path"]) == [
+        "--multirun",
+        "weights.path=a,'b, c'",  # Hydra keeps the quotes of these
+    ]
+    [alone] = read([several], free_text=["weights.path"])
+    assert alone == f"weights.path={quoted(several.partition('=')[2])}"
+
+
 @pytest.mark.parametrize(
     ("typed", "passed_on"),
     [
@@ -89,6 +99,7 @@ def test_a_list_of_texts_is_a_list(typed: str, value: object) -> None:
         ("+model=3", "model='3'"),
         ("hydra/launcher=basic", "hydra/launcher='basic'"),
         ("data.path=Bücher", "data.path='Bücher'"),
+        ("data.path=Bücher,b", "data.path='Bücher',b"),
         ("data.path=[a,b]", "data.path=[a,b]"),
         ("experiment=null", "~experiment"),
         ("optimizer.lr=1e-3", "optimizer.lr=1e-3"),
