@@ -102,12 +102,14 @@ class Classifier:
         """The classes' probabilities for each text; the longest texts go first."""
         from rich.progress import track
 
-        lengths = torch.tensor([len(text) for text in ids], dtype=torch.int64)
-        found = torch.zeros(len(ids), len(self.labels))
+        # The caller's default type and device are not ours.
+        lengths = torch.tensor([len(text) for text in ids], dtype=torch.int64, device="cpu")
+        found = torch.zeros(len(ids), len(self.labels), dtype=torch.float32, device="cpu")
         batches = lengths.argsort(descending=True, stable=True).split(batch_size) if ids else ()
         hidden = not (show_progress and sys.stdout.isatty())
         for rows in track(batches, "classifying", disable=hidden):
-            padded = torch.full((len(rows), int(lengths[rows].max())), self.tokenizer.eot_id)
+            shape = (len(rows), int(lengths[rows].max()))
+            padded = torch.full(shape, self.tokenizer.eot_id, dtype=torch.int64, device="cpu")
             for line, row in zip(padded, rows.tolist(), strict=True):
                 line[: len(ids[row])] = torch.from_numpy(ids[row].astype(np.int64))
             logits = self._classifier.logits(padded.to(self.device), lengths[rows].to(self.device))

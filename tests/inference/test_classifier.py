@@ -186,3 +186,18 @@ def test_a_gpu_says_nearly_the_same(choice: dict[str, Any], precision: str) -> N
     found = Classifier(make_task(**choice), "cuda", precision).predict(TEXTS, batch_size=2)
     atol = 1e-3 if precision == "fp32" else 0.05
     assert all(map(same, found, expected, [atol] * len(TEXTS)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_callers_default_type_and_device_change_nothing(
+    classifier: Classifier, dtype: torch.dtype
+) -> None:
+    expected = classifier.predict(["hi", "hello"])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            found = classifier.predict(["hi", "hello"])
+    finally:
+        torch.set_default_dtype(before)
+    assert found == expected
