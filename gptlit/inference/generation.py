@@ -31,7 +31,7 @@ class Sampling:
     not depend on the rest of the batch."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not self.temperature >= 0:  # nor is NaN
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be at least 0, got {self.top_k}")
@@ -61,7 +61,7 @@ class Sampler:
 
 
 def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Probabilities after temperature, then top-k, then top-p.
+    """Probabilities after top-k, then temperature, then top-p.
 
     Args:
         logits: (B, V) fp32.
@@ -70,10 +70,13 @@ def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     Returns:
         (B, V), each row sums to 1 over the tokens that are kept; the likeliest always is.
     """
-    logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         kth = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
+    # The likeliest is at 0, and the divisor a number of fp32: a tiny temperature would otherwise
+    # make infinities of several, of which no softmax can be taken.
+    logits = logits - logits.amax(dim=-1, keepdim=True)
+    logits = logits / max(sampling.temperature, torch.finfo(torch.float32).tiny)
     probabilities = logits.softmax(dim=-1)
     if sampling.top_p < 1:
         ordered, index = probabilities.sort(dim=-1, descending=True)

@@ -84,6 +84,20 @@ def test_top_k_and_top_p_keep_the_likeliest(logits: list[float], top_k: int, top
         assert (kept > 0).sum() <= top_k
 
 
+@given(
+    st.floats(0, 1e-6, exclude_min=True),
+    st.lists(st.integers(-200, 200).map(float), min_size=2, max_size=9, unique=True),
+)
+@example(5e-324, [0.0, 1.0])
+@example(1e-38, [-100.0, -90.0, -80.0])
+def test_a_tiny_temperature_takes_the_likeliest_token(
+    temperature: float, logits: list[float]
+) -> None:
+    row = torch.tensor([logits])
+    found = filtered_probabilities(row, Sampling(temperature=temperature, top_p=0.9))
+    assert found.argmax() == row.argmax() and found.max() == 1
+
+
 def test_the_model_is_left_in_its_mode(model: GPTModel) -> None:
     model.train()
     list(stream_ids(model, [[1]], 2, Sampling()))
@@ -127,7 +141,17 @@ def test_end_of_text_ends_a_row() -> None:
     assert stream.push(ord("b")) == ""
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"top_p": float("nan")},
+    ],
+)
 def test_impossible_sampling_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Sampling(**bad)
