@@ -74,9 +74,10 @@ def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
         kth = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
     # The likeliest is at 0, and the divisor a number of fp32: a tiny temperature would otherwise
-    # make infinities of several, of which no softmax can be taken.
+    # make infinities of several, an infinite one NaN of what top-k has left out.
     logits = logits - logits.amax(dim=-1, keepdim=True)
-    logits = logits / max(sampling.temperature, torch.finfo(torch.float32).tiny)
+    fp32 = torch.finfo(torch.float32)
+    logits = logits / min(max(sampling.temperature, fp32.tiny), fp32.max)
     probabilities = logits.softmax(dim=-1)
     if sampling.top_p < 1:
         ordered, index = probabilities.sort(dim=-1, descending=True)

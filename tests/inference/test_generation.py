@@ -98,6 +98,13 @@ def test_a_tiny_temperature_takes_the_likeliest_token(
     assert found.argmax() == row.argmax() and found.max() == 1
 
 
+def test_an_infinite_temperature_makes_what_is_kept_alike() -> None:
+    found = filtered_probabilities(
+        torch.tensor([[3.0, 1.0, 2.0]]), Sampling(temperature=float("inf"), top_k=2)
+    )
+    assert found.tolist() == [[0.5, 0, 0.5]]
+
+
 def test_the_model_is_left_in_its_mode(model: GPTModel) -> None:
     model.train()
     list(stream_ids(model, [[1]], 2, Sampling()))
