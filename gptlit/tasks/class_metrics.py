@@ -11,7 +11,8 @@ def classification_metrics(
     probabilities: Tensor, labels: Tensor, names: Sequence[str]
 ) -> dict[str, float]:
     """Accuracy, and precision, recall, F1 and AUROC: the plain mean over the classes (macro) under
-    their own name, and each class's behind a slash ("recall/spam").
+    their own name, and each class's behind a slash ("recall/spam"). A class that is neither true
+    nor predicted anywhere is left out of the mean.
 
     Args:
         probabilities: (n, classes) fp32.
@@ -31,11 +32,12 @@ def classification_metrics(
         "f1": tm.multiclass_f1_score(predicted, labels, n, average="none"),
     }
     present = torch.bincount(labels, minlength=n) > 0
+    occurs = present | (torch.bincount(predicted, minlength=n) > 0)
     if bool(present.all()):
         by_class["auroc"] = tm.multiclass_auroc(probabilities, labels, n, average="none")
     metrics = {"accuracy": float((predicted == labels).float().mean())}
     for metric, values in by_class.items():
-        metrics[metric] = float(values.mean())
+        metrics[metric] = float(values[occurs].mean())
         for name, value in zip(names, values.tolist(), strict=True):
             metrics[f"{metric}/{name}"] = value
     return metrics

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
 
 from gptlit.device import PRECISIONS, products
 from gptlit.errors import UserError
 from gptlit.tasks import Task, task_class
 from gptlit.tokenizer import Tokenizer
 from gptlit.training.checkpoints import AtomicCheckpointIO
+from gptlit.training.early_stopping import EarlyStopping
 from gptlit.training.launch import devices_and_nodes, launched
 from gptlit.training.loggers import make_loggers
 from gptlit.training.optim import OptimizerFactory, Schedule

@@ -122,6 +122,16 @@ def test_early_stopping_is_the_same_after_a_resume(val_interval: str) -> None:
         assert summary(folder)["steps"] == last_step(folder) == 9
 
 
+def test_a_run_that_stopped_early_goes_on_with_more_patience() -> None:
+    options = ("trainer.max_steps=50", "trainer.val_interval=2", "trainer.val_at_start=false")
+    options += ("optimizer.lr=1e-30",)
+    folder = fit("run", *options, "trainer.early_stopping=2")
+    assert list(measured(folder, "val/loss")) == [2, 4, 6]
+    fit("run", *options, "trainer.early_stopping=4", "resume=run/checkpoints/last.ckpt")
+    assert list(measured(folder, "val/loss")) == [2, 4, 6, 8, 10]
+    assert last_step(folder) == 10
+
+
 @pytest.mark.parametrize(
     "override",
     ["logger.csv=false", "trainer.limit_val_batches=0", "trainer.gradient_clip_val=null"],
