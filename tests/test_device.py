@@ -1,5 +1,6 @@
 """Devices and number formats: what is chosen, and what is refused."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -123,6 +124,12 @@ def test_instructions_for_bf16_are_not_always_faster(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_this_cpu_has_a_peak(precision: str) -> None:
     assert 1e8 < peak_flops("cpu", precision) < 1e15
+
+
+def test_what_the_first_product_sets_up_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.chain([0.0, 10.0], itertools.count(10.0, 0.01))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert peak_flops("cpu", "fp32") == pytest.approx(2 * 768**3 / 0.01)
 
 
 def test_a_known_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
