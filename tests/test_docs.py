@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import ROOT, environment
+from commands import ROOT, environment, run, starter
 from omegaconf import OmegaConf
 
 from gptlit.model import GPTConfig, GPTModel
@@ -100,7 +100,7 @@ def run_block(block: Block, folder: Path) -> str:
     command = [sys.executable, "-c", block.text]
     if block.language == "sh":
         stop = "" if block.fails else "set -e\n"
-        command = ["bash", "-c", f'{stop}python() {{ {shlex.quote(sys.executable)} "$@"; }}\n']
+        command = ["bash", "-c", f'{stop}python() {{ {starter().python} "$@"; }}\n']
         command[-1] += block.text
     done = subprocess.run(
         command,
@@ -146,15 +146,7 @@ def test_what_is_not_run_is_understood(
     """Keys, options, types and ranges are allowed, and nothing that must be given is missing."""
     monkeypatch.setenv("OPENAI_API_KEY", "some-key")
     script, *args = words
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *args, "--cfg", "job", "--resolve"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run(script.removesuffix(".py"), *args, "--cfg", "job", "--resolve", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     config = OmegaConf.create(done.stdout)
     assert not OmegaConf.missing_keys(config)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from forked import LEAN, ROOT, Starter
 
-FROM_THE_START = {"PATH", "PYTHONPATH"}
+FROM_THE_START = {"PYTHONPATH"}
 """Variables that a process must be started with."""
 
 TINY = (

@@ -2,7 +2,7 @@
 longer than what they have to do.
 
 In all other respects they run as they would: the script, its main(), real file descriptors, a
-folder of their own.
+folder of their own. What they start with `sys.executable` is forked too, where it can be.
 """
 
 import atexit
@@ -13,14 +13,18 @@ import json
 import os
 import runpy
 import select
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+
+import forked_python
 
 ROOT = Path(__file__).parents[2]
 LEAN = Path(__file__).parent / "lean"
@@ -46,27 +50,31 @@ def import_all() -> None:
     gc.freeze()  # a collection would write to all of it, and so copy it in each process
 
 
-def become(
-    script: str, args: list[str], cwd: Path, stdin: Path, out: Path, err: Path, **env: str
-) -> int:
-    """Be `python <script>.py args...` in this forked process, in a session of its own, to its end.
+def become(args: Sequence[str], cwd: str | Path, files: Sequence[int], env: dict[str, str]) -> int:
+    """Be `python args...` in this forked process, in a session of its own, to its end.
+
+    Args:
+        args: a script, or -m and a module, and what follows.
+        cwd: the folder to run in.
+        files: descriptors of what are to be its stdin, stdout and stderr; they are closed.
+        env: the environment.
 
     Returns:
         the exit code, for the process to end with.
     """
     os.setsid()
     os.chdir(cwd)
-    os.environ |= {"PWD": str(cwd), **env}
-    for number, place in enumerate((stdin, out, err)):
-        flags = os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY
-        os.dup2(os.open(place, flags, 0o600), number)
-    path = ROOT / f"{script}.py"
-    sys.argv = [str(path), *args]
+    os.environ.clear()
+    os.environ |= {**env, "PWD": str(cwd), "GPTLIT_ALLOCATOR": "system"}  # or it would start anew
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    _number_this_process()
     code = 0
     try:
-        runpy.run_path(str(path), run_name="__main__")
+        _run(*args)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
@@ -77,6 +85,23 @@ def become(
     return code
 
 
+def _run(first: str, *rest: str) -> None:
+    if first == "-m":
+        module, *args = rest
+        sys.argv, sys.path[0] = [module, *args], str(Path.cwd())
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = [first, *rest], str(Path(first).resolve().parent)
+        runpy.run_path(first, run_name="__main__")
+
+
+def _number_this_process() -> None:
+    """Tell Lightning its place among the processes of a run, which it asks for when imported."""
+    from lightning.fabric.utilities import rank_zero
+
+    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
+
+
 class Starter:
     """The program that forks. It ends with the process that has it.
 
@@ -85,9 +110,25 @@ class Starter:
     """
 
     def __init__(self, env: dict[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="forked-")
+        name = self._folder.name
         path = os.pathsep.join(map(str, (ROOT, Path(__file__).parent, LEAN)))
-        env = {**env, "PYTHONPATH": path, "GPTLIT_ALLOCATOR": "system"}  # which would start anew
-        self._program = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, env=env)
+        self._env = {**env, "PYTHONPATH": path}
+        self.python = Path(name) / "python"
+        """For other programs to start commands with: forks what it can (see `forked_python`)."""
+        words = (sys.executable, "-I", "-S", forked_python.__file__, name)
+        self.python.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        self.python.chmod(0o755)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(forked_python.address(name))
+            listener.listen(100)
+            fd = listener.fileno()
+            self._program = subprocess.Popen(
+                [sys.executable, __file__, str(fd), str(self.python)],
+                stdin=subprocess.PIPE,
+                env=self._env,
+                pass_fds=[fd],
+            )
 
     def start(
         self,
@@ -100,27 +141,24 @@ class Starter:
         **env: str,
     ) -> "Forked":
         """Begin a command; where there is no file for what goes in or out, nothing does."""
-        assert self._program.stdin is not None
-        with tempfile.TemporaryDirectory() as folder:
-            pipe = Path(folder) / "pipe"
-            os.mkfifo(pipe)
-            files = [str(stdin or os.devnull), str(out or os.devnull), str(err)]
-            asked = {"script": script, "args": args, "cwd": str(cwd), "files": files, "env": env}
-            self._program.stdin.write(json.dumps({"pipe": str(pipe), **asked}).encode() + b"\n")
-            self._program.stdin.flush()
-            said = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # or it would wait for the other side
-            return Forked(os.fdopen(said))
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(Path(stdin or os.devnull).open("rb")).fileno()]
+            for path in (out, err):
+                files.append(stack.enter_context(Path(path or os.devnull).open("wb")).fileno())
+            given = [str(ROOT / f"{script}.py"), *args]
+            env = {**self._env, **env}
+            return Forked(forked_python.ask(self._folder.name, given, str(cwd), env, files))
 
 
 class Forked:
     """A command that a `Starter` has started, with the methods of a `subprocess.Popen`.
 
     Args:
-        said: its number, and once it has ended its exit code, each on a line.
+        connection: see `forked_python.ask`.
     """
 
-    def __init__(self, said: IO[str]) -> None:
-        self._said = said
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
         self.pid = self._number(IMPORTS_S)
         self.returncode: int | None = None
 
@@ -134,13 +172,13 @@ class Forked:
         """The exit code; that of a signal is negative."""
         if self.returncode is None:
             self.returncode = self._number(timeout)
-            self._said.close()
+            self._connection.close()
         return self.returncode
 
     def _number(self, timeout: float) -> int:
-        if not select.select([self._said], [], [], timeout)[0]:
+        if not select.select([self._connection], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired("a forked command", timeout)
-        return int(self._said.readline())
+        return int(_line(self._connection))
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
@@ -149,32 +187,57 @@ class Forked:
                 os.kill(self.pid, number)
 
 
+def _line(connection: socket.socket) -> bytes:
+    """What comes up to the end of a line, and nothing of the next one."""
+    line = bytearray()
+    while not line.endswith(b"\n") and (byte := connection.recv(1)):
+        line += byte
+    return bytes(line)
+
+
 def main() -> None:
-    """Start what stdin asks for, each watched by a process that says what became of it."""
+    """Start what is asked for, until stdin ends; each is watched by a process of its own."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
     import_all()
-    while line := sys.stdin.readline():
+    sys.executable = sys.argv[2]  # with which a command starts others
+    while sys.stdin not in select.select([sys.stdin, listener], [], [])[0]:
+        connection, _ = listener.accept()
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         if os.fork() == 0:
-            watch(**json.loads(line))
+            listener.close()
+            watch(connection)
             os._exit(0)
+        connection.close()
 
 
-def watch(
-    *, pipe: str, script: str, args: list[str], cwd: str, files: list[str], env: dict[str, str]
-) -> None:
-    """Write into `pipe` the number of the command's process, then its exit code."""
-    with Path(pipe).open("w", buffering=1) as said:
-        pid = os.fork()
-        if pid == 0:
-            code = become(script, args, Path(cwd), *map(Path, files), **env)
-            # What the interpreter does at its end, but for freeing what it shares with its parent.
-            threading._shutdown()  # type: ignore[attr-defined]
-            atexit._run_exitfuncs()
-            os._exit(code)
-        print(pid, file=said)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=said)
+def watch(connection: socket.socket) -> None:
+    """Run the command that is asked for, and say what becomes of it."""
+    start, files, *_ = socket.recv_fds(connection, 1, 3)
+    request = json.loads(start + connection.makefile("rb").readline())
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        code = become(**request, files=files)
+        # What the interpreter does at its end, but for freeing what it shares with its parent.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        os._exit(code)
+    for file in files:
+        os.close(file)  # or who reads from it would wait for more
+    with contextlib.suppress(BrokenPipeError):
+        connection.sendall(f"{pid}\n".encode())
+        threading.Thread(target=_end_with, args=(connection, pid), daemon=True).start()
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        connection.sendall(f"{code}\n".encode())
+
+
+def _end_with(connection: socket.socket, pid: int) -> None:
+    """End a command, and what it has started, once nobody waits for it any more."""
+    connection.recv(1)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

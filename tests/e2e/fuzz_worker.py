@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from forked import become, import_all
+from forked import ROOT, become, import_all
 from fuzzing import Command, corrupted
 
 from gptlit import figures
@@ -94,9 +94,11 @@ def run(command: Command, world: Path, lightning: Aside) -> Outcome:
 
 def _be_the_command(command: Command, work: Path, out: Path, err: Path) -> NoReturn:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    env = {"GPTLIT_CACHE": str(work / "cache"), "HOME": str(work)}
-    nothing = Path(os.devnull)
-    os._exit(become(command.script, list(command.args), work, nothing, out, err, **env))
+    env = {**os.environ, "GPTLIT_CACHE": str(work / "cache"), "HOME": str(work)}
+    files = [os.open(os.devnull, os.O_RDONLY)]
+    files += [os.open(path, os.O_WRONLY | os.O_CREAT, 0o600) for path in (out, err)]
+    script = str(ROOT / f"{command.script}.py")
+    os._exit(become([script, *command.args], work, files, env))
 
 
 def _wait(pid: int) -> tuple[int | None, float]:

@@ -18,15 +18,17 @@ FIRST = 100
 """The number of the first job; the next one's is one more."""
 
 
-def with_slurm(folder: Path, **more: str) -> dict[str, str]:
-    """The environment of a machine that has it; its programs and their state lie in `folder`."""
+def with_slurm(folder: Path, python: Path, **more: str) -> dict[str, str]:
+    """The environment of a machine that has it, and where scripts run in `python`; its programs and
+    their state lie in `folder`."""
     programs = folder / "slurm" / "bin"
     programs.mkdir(parents=True)
     commands = {name: f'"{__file__}" {name}' for name in ("sbatch", "srun", "scontrol", "sacct")}
-    for name, arguments in {**commands, "python": ""}.items():
+    for name, arguments in commands.items():
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
         program.chmod(0o755)
+    (programs / "python").symlink_to(python)
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     return {"PATH": path, "SLURM_STUB_STATE": str(programs.parent), **more}
 

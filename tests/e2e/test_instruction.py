@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from commands import command, environment, run
+from commands import run, starter
+from forked import Forked
 
 import gptlit
 from gptlit import LanguageModel
@@ -153,16 +153,14 @@ def test_evaluate_takes_up_what_training_has_answered(folder: Path) -> None:
     )
 
 
-def kill_when(
-    process: subprocess.Popen[bytes], ready: Callable[[], bool], limit_s: float = 120
-) -> None:
+def kill_when(process: Forked, ready: Callable[[], bool], limit_s: float = 120) -> None:
     """SIGKILL once something is so; it must come to that before the process ends by itself."""
     until = time.monotonic() + limit_s
     while not ready():
         assert process.poll() is None and time.monotonic() < until, "it was not in time"
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(limit_s)
 
 
 def _lines(path: Path) -> int:
@@ -175,11 +173,8 @@ def test_killed_answers_go_on_where_they_stopped(folder: Path, tmp_path: Path) -
     args = ("ckpt=endless.ckpt", "data=few.json", "max_new_tokens=120", "batch_size=1")
     args += ("device=cpu", f"output={tmp_path / 'answers.json'}")
     path = progress_path(tmp_path / "answers.json")
-    with (tmp_path / "console.txt").open("wb") as console:
-        process = subprocess.Popen(
-            command("evaluate", *args), cwd=folder, env=environment(), stderr=console
-        )
-        kill_when(process, lambda: _lines(path) > 3)
+    process = starter().start("evaluate", *args, cwd=folder, err=tmp_path / "console.txt")
+    kill_when(process, lambda: _lines(path) > 3)
     before = path.read_bytes()
     assert 3 < before.count(b"\n") < 13 and not (tmp_path / "answers.json").exists()
     done = run("evaluate", *args, cwd=folder)
@@ -210,22 +205,19 @@ def test_a_judge_scores_the_answers_and_goes_on_after_a_kill(
         server.scripts[words[3]] = [Reply("I think ninety")]
         server.scripts[words[5]] = [Reply(silent=True)]
         whole, killed = (tmp_path / f"{n}.json" for n in ("whole", "killed"))
-        env = environment(**key, NO_PROXY="*")
-        process = subprocess.Popen(
-            command("evaluate", *args, "judge.concurrency=1", f"output={killed}"),
-            cwd=folder,
-            env=env,
-            stdout=subprocess.DEVNULL,
-        )
+        slowly = (*args, "judge.concurrency=1", f"output={killed}")
+        env = {**key, "NO_PROXY": "*"}
+        err = tmp_path / "console.txt"
+        process = starter().start("evaluate", *slowly, cwd=folder, err=err, **env)
         scores = progress_path(killed.with_name("killed-judged.json"))
         # While the sixth is asked about, the fifth score may still be on its way to the file.
         kill_when(process, lambda: server.asked[words[5]] > 0 and _lines(scores) == 2 * 5)
         server.release.set()
         server.scripts[words[5]] = [Reply("85/100")]
         server.asked.clear()
-        done = [run("evaluate", *args, f"output={killed}", cwd=folder, **key, NO_PROXY="*")]
+        done = [run("evaluate", *args, f"output={killed}", cwd=folder, **env)]
         assert server.asked == {words[i % 8]: 1 + (i % 8 == 3) for i in range(5, 12)}
-        done += [run("evaluate", *args, f"output={whole}", cwd=folder, **key, NO_PROXY="*")]
+        done += [run("evaluate", *args, f"output={whole}", cwd=folder, **env)]
     assert [one.returncode for one in done] == [0, 0], done[0].stderr + done[1].stderr
     judged = [path.with_name(f"{path.stem}-judged.json") for path in (killed, whole)]
     assert judged[0].read_bytes() == judged[1].read_bytes()

@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from commands import TINY, command, environment, write_corpus
+from commands import ROOT, TINY, environment, starter, write_corpus
 
 RUN = (
     *TINY,
@@ -42,7 +42,7 @@ def srun(folder: Path, *args: str) -> list[subprocess.CompletedProcess[str]]:
     tasks = []
     for rank in ("0", "1"):
         task = subprocess.Popen(
-            command("train", *args),
+            [starter().python, ROOT / "train.py", *args],
             cwd=folder,
             env=environment(**place, SLURM_PROCID=rank, SLURM_LOCALID=rank),
             stdout=subprocess.PIPE,

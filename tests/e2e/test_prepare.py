@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, TINY, command, environment, run
+from commands import ROOT, TINY, environment, run, starter
 
 SCRIPT = "scripts/prepare_corpus"
 PREPARE = (
@@ -131,15 +131,14 @@ def test_a_killed_run_on_a_prepared_folder_resumes_bit_for_bit(tmp_path: Path) -
     write_texts(tmp_path)
     assert run(SCRIPT, *PREPARE, cwd=tmp_path).returncode == 0
     assert run("train", *LONG_RUN, "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
-    env = environment(GPTLIT_CACHE=str(tmp_path / "cache"))
-    process = subprocess.Popen(
-        command("train", *LONG_RUN, "hydra.run.dir=killed"), cwd=tmp_path, env=env
-    )
+    args, err = (*LONG_RUN, "hydra.run.dir=killed"), tmp_path / "console.txt"
+    cache = str(tmp_path / "cache")
+    process = starter().start("train", *args, cwd=tmp_path, err=err, GPTLIT_CACHE=cache)
     while not (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
     done = run("train", *LONG_RUN, "hydra.run.dir=killed", "resume=auto", cwd=tmp_path)
     assert "resumed at step" in done.stdout, done.stderr
     whole, killed = (

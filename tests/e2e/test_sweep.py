@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import TINY, run, write_corpus
+from commands import TINY, run, starter, write_corpus
 from slurm_stub import with_slurm
 
 SHORT = (
@@ -203,7 +203,7 @@ def test_runs_as_slurm_jobs_are_reported_as_others(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     write_corpus(tmp_path / "corpus.txt")
     limit = tmp_path / "sweep" / "0" / "checkpoints" / "last.ckpt"
-    env = with_slurm(tmp_path, SLURM_STUB_LIMIT=str(limit))
+    env = with_slurm(tmp_path, starter().python, SLURM_STUB_LIMIT=str(limit))
     long = ("trainer.max_steps=400", "trainer.val_interval=400", "trainer.checkpoint_interval=20")
     rates = "optimizer.lr=1e-3,fast,1e-2,1e30"
     slurm = ("launcher=slurm", *SHORT, *long, rates, "hydra.sweep.dir=sweep")
