@@ -107,6 +107,7 @@ def _run_hydra(
     from omegaconf.errors import OmegaConfBaseException
 
     from gptlit.cli import search, sweep
+    from gptlit.cli.composing import composed_once
 
     failures: list[Exception] = []
 
@@ -143,7 +144,8 @@ def _run_hydra(
         return job(config, folder)
 
     try:
-        main()
+        with composed_once():
+            main()
     except Exception as error:  # of Hydra's; the job's are kept
         if sweep.all_failed():  # which has been said, and where a search misses the best one
             return sweep.finish()
