@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for task, more in RUNS.items():
         small = (*TINY, "trainer.max_steps=2", "model.context_length=64")
-        done = run("train", f"task={task}", *more, *small, cwd=folder)
+        done = run("train", f"task={task}", *more, *small, cwd=folder, DRAW="1")
         assert done.returncode == 0, done.stderr
     return folder
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import run as run_command
+from commands import run_anew
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
@@ -132,14 +133,14 @@ def test_a_refused_command_deletes_nothing_of_the_users(
     if kind == "with config":
         (folder / "config").mkdir()
         (folder / "config" / "notes.txt").write_text("precious")
-    done = run_command(script, *args.split(), cwd=folder, GPTLIT_ALLOCATOR="system")
+    done = run_command(script, *args.split(), cwd=folder)
     assert done.returncode == 2, done.stderr
     assert folder.is_dir()
     assert kind == "empty" or (folder / "config" / "notes.txt").read_text() == "precious"
 
 
 def test_a_run_that_could_not_start_leaves_no_folder(tmp_path: Path) -> None:
-    run_command("train", "trainer.max_steps=0", cwd=tmp_path, GPTLIT_ALLOCATOR="system")
+    run_command("train", "trainer.max_steps=0", cwd=tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["outputs"]
 
 
@@ -192,9 +193,8 @@ def test_a_mistake_is_answered_before_torch_is_imported(
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     script, args = command
     first = os.pathsep.join([str(tmp_path), str(conf_dir().parent)])
-    done = run_command(
-        script, *args.split(), cwd=tmp_path, PYTHONPATH=first, GPTLIT_ALLOCATOR="system"
-    )
+    env = {"PYTHONPATH": first, "GPTLIT_ALLOCATOR": "system"}
+    done = run_anew(script, *args.split(), cwd=tmp_path, **env)
     line = done.stderr
     assert line.startswith(f"error: {expected}") and line.count("\n") == 1
     assert "did you mean 'model'" not in line
@@ -204,12 +204,11 @@ def test_options_of_ones_own_are_allowed_and_named(tmp_path: Path) -> None:
     (tmp_path / "mine" / "model").mkdir(parents=True)
     option = (conf_dir() / "model" / "gpt2-nano.yaml").read_text()
     (tmp_path / "mine" / "model" / "tiny.yaml").write_text(option)
-    env = {"GPTLIT_ALLOCATOR": "system"}
-    done = run_command("train", "--config-dir", "mine", "model=tinny", cwd=tmp_path, **env)
+    done = run_command("train", "--config-dir", "mine", "model=tinny", cwd=tmp_path)
     assert done.stderr.startswith("error: unknown model=tinny: allowed are gpt2-large")
     assert done.stderr.endswith("gpt2-xl, tiny; did you mean tiny?\n")
     args = ("--config-dir=mine", "model=tiny", "trainer.max_steps=0")
-    done = run_command("train", *args, cwd=tmp_path, **env)
+    done = run_command("train", *args, cwd=tmp_path)
     assert done.stderr.startswith("error: trainer.max_steps=0 trains nothing")
 
 

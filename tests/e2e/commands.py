@@ -10,9 +10,6 @@ from pathlib import Path
 
 from forked import LEAN, ROOT, Starter
 
-FROM_THE_START = {"PYTHONPATH"}
-"""Variables that a process must be started with."""
-
 TINY = (
     "tokenizer=byte",
     "device=cpu",
@@ -47,9 +44,7 @@ def starter() -> Starter:
 def run(
     script: str, *args: str, cwd: Path, stdin: str = "", timeout: float = 240, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end in `cwd`; forked, unless it must be started with a variable."""
-    if FROM_THE_START & env.keys():
-        return run_anew(script, *args, cwd=cwd, stdin=stdin, timeout=timeout, **env)
+    """Run a command to its end in `cwd`; forked, see `forked`."""
     env = {"GPTLIT_CACHE": str(cwd / "cache"), **env}
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / name for name in ("stdin", "out", "err")}

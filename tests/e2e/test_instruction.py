@@ -82,6 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "task.sample.max_new_tokens=5",
         "task.answers.max_new_tokens=20",
         cwd=folder,
+        DRAW="1",
     )
     assert done.returncode == 0, done.stderr
     (folder / "console.txt").write_text(done.stdout)
@@ -206,7 +207,7 @@ def test_a_judge_scores_the_answers_and_goes_on_after_a_kill(
         server.scripts[words[5]] = [Reply(silent=True)]
         whole, killed = (tmp_path / f"{n}.json" for n in ("whole", "killed"))
         slowly = (*args, "judge.concurrency=1", f"output={killed}")
-        env = {**key, "NO_PROXY": "*"}
+        env = {**key, "NO_PROXY": "*", "DRAW": "1"}
         err = tmp_path / "console.txt"
         process = starter().start("evaluate", *slowly, cwd=folder, err=err, **env)
         scores = progress_path(killed.with_name("killed-judged.json"))

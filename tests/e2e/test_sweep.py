@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import TINY, run, starter, write_corpus
+from commands import TINY, run, run_anew, starter, write_corpus
 from slurm_stub import with_slurm
 
 SHORT = (
@@ -102,7 +102,8 @@ def test_a_single_run_takes_that_of_a_sweep_and_leaves_no_folder(swept: Path) ->
     (swept / "torch.py").write_text("raise SystemExit('torch was imported')")
     skip = ("skip_if_trained=true", "resume=auto")  # nothing is left to go on with
     args = (*SHORT, "optimizer.lr=0.01", *skip, "logger=default")
-    done = run("train", *args, cwd=swept, PYTHONPATH=str(swept), GPTLIT_ALLOCATOR="system")
+    env = {"PYTHONPATH": str(swept), "GPTLIT_ALLOCATOR": "system"}
+    done = run_anew("train", *args, cwd=swept, **env)
     (swept / "torch.py").unlink()
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()
