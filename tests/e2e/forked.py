@@ -123,9 +123,10 @@ class Starter:
 
     Args:
         env: its environment, and that of the commands.
+        within: a command that starts another one, which it is started with.
     """
 
-    def __init__(self, env: dict[str, str]) -> None:
+    def __init__(self, env: dict[str, str], within: Sequence[str] = ()) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forked-")
         name = self._folder.name
         path = os.pathsep.join(map(str, (ROOT, Path(__file__).parent, LEAN)))
@@ -139,8 +140,8 @@ class Starter:
             listener.bind(forked_python.address(name))
             listener.listen(100)
             fd = listener.fileno()
-            self._program = subprocess.Popen(
-                [sys.executable, __file__, str(fd), str(self.python)],
+            self.program = subprocess.Popen(
+                [*within, sys.executable, __file__, str(fd), str(self.python)],
                 stdin=subprocess.PIPE,
                 env=self._env,
                 pass_fds=[fd],

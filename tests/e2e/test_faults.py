@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, command, environment, run, starter, write_corpus
-from forked import Forked
+from commands import ROOT, TINY, command, environment, run, starter, write_corpus
+from forked import Forked, Starter
 
 ARGS = (
     *TINY,
@@ -180,49 +180,51 @@ def test_two_runs_in_one_folder_are_refused(home: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def mounted(size: str, script: str) -> list[str]:
-    """A command that runs a shell script beside a small file system of its own, `disk`."""
-    mount = f"mkdir -p disk && mount -t tmpfs -o size={size} none disk"
-    return ["unshare", "-m", "sh", "-c", f"{mount} && {script}"]
+MOUNT = "mkdir -p disk && mount -t tmpfs -o size=4m none disk"
+"""A small file system."""
 
 
 @pytest.fixture(scope="module")
-def mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests that need file systems of their own."""
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Starter:
+    """Starts commands that see file systems of their own."""
+    within = ("unshare", "-m")
+    if not all(map(shutil.which, ("unshare", "nsenter"))):
+        pytest.skip("there is no unshare(1) or nsenter(1)")
     folder = tmp_path_factory.mktemp("mounts")
-    if shutil.which("unshare") is None:
-        pytest.skip("there is no unshare(1)")
-    done = subprocess.run(mounted("1m", "true"), cwd=folder, capture_output=True, check=False)
-    if done.returncode != 0:
+    command = [*within, "sh", "-c", MOUNT]
+    if subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode:
         pytest.skip("no file systems can be mounted here")
+    return Starter(environment(), within)
 
 
-def shell(script: str, home: Path) -> subprocess.CompletedProcess[str]:
-    env = environment(GPTLIT_CACHE=str(home / "cache"))
-    command = mounted("4m", script)
+def shell(script: str, home: Path, apart: Starter) -> subprocess.CompletedProcess[str]:
+    """Run a script beside a small file system, `disk`; `train` begins a command whose run is on
+    it."""
+    args = (str(apart.python), str(ROOT / "train.py"), *ARGS, "hydra.run.dir=disk/run")
+    lines = ("set -e", f"cd {home}", MOUNT, "set +e", f'train() {{ {shlex.join(args)} "$@"; }}')
+    enter = ["nsenter", f"--target={apart.program.pid}", "--mount"]
     return subprocess.run(
-        command, cwd=home, env=env, capture_output=True, text=True, timeout=200, check=False
+        [*enter, "sh", "-c", "\n".join((*lines, script))],
+        env=environment(GPTLIT_CACHE=str(home / "cache")),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
 
 
-def train(*args: str) -> str:
-    """The command as a shell reads it."""
-    return shlex.join(command("train", *ARGS, "hydra.run.dir=disk/run", *args))
-
-
-@pytest.mark.usefixtures("mounts")
 @pytest.mark.parametrize(("logger", "kb_left"), [("csv", 0), ("csv", 100), ("default", 0)])
-def test_a_full_disk(home: Path, logger: str, kb_left: int) -> None:
+def test_a_full_disk(home: Path, apart: Starter, logger: str, kb_left: int) -> None:
     """There is room for a checkpoint, for some rows of metrics, or for nothing."""
-    args = (f"logger={logger}", "resume=auto")
+    args = f"logger={logger} resume=auto"
     script = (
-        f"{train(*args, 'trainer.max_steps=30')}; cp disk/run/checkpoints/last.ckpt before.ckpt;"
+        f"train {args} trainer.max_steps=30; cp disk/run/checkpoints/last.ckpt before.ckpt;"
         f"cat /dev/zero > disk/filler; truncate -s -{kb_left * 1024} disk/filler;"
-        f"{train(*args)}; echo full: $?; cp disk/run/checkpoints/last.ckpt after.ckpt;"
-        f"rm disk/filler; {train(*args, 'trainer.max_steps=60')}; echo again: $?;"
+        f"train {args}; echo full: $?; cp disk/run/checkpoints/last.ckpt after.ckpt;"
+        f"rm disk/filler; train {args} trainer.max_steps=60; echo again: $?;"
         "ls -A disk/run/checkpoints"
     )
-    done = shell(script, home)
+    done = shell(script, home, apart)
     report = done.stdout + done.stderr
     assert "Traceback" not in report
     assert "full: 2\n" in done.stdout and "again: 0\n" in done.stdout, report
@@ -232,9 +234,8 @@ def test_a_full_disk(home: Path, logger: str, kb_left: int) -> None:
     assert done.stdout.endswith("best.ckpt\nlast.ckpt\nprevious.ckpt\n"), report
 
 
-@pytest.mark.usefixtures("mounts")
-def test_a_folder_that_cannot_be_written_to(home: Path) -> None:
-    done = shell(f"mount -o remount,ro disk; {train()}", home)
+def test_a_folder_that_cannot_be_written_to(home: Path, apart: Starter) -> None:
+    done = shell("mount -o remount,ro disk; train", home, apart)
     assert done.returncode == 2
     expected = "error: cannot write to disk/run: Read-only file system; choose output_root=FOLDER\n"
     assert done.stderr == expected

@@ -4,13 +4,13 @@ import contextlib
 import csv
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commands import ROOT, TINY, environment, run, write_corpus
+from forked import Starter
 from two_machines import ADDRESSES, INTERFACE, NotAllowedError, two_machines
 
 RUN = (
@@ -36,17 +36,17 @@ class Machines:
     def __init__(self, enter: list[list[str]], folder: Path, *args: str) -> None:
         self.outputs = [folder / "first.txt", folder / "second.txt"]
         self.processes = []
-        for number, (machine, output) in enumerate(zip(enter, self.outputs, strict=True)):
-            torchrun = [*machine, *ALONE, sys.executable, "-m", "torch.distributed.run"]
+        env = environment(GPTLIT_CACHE=str(folder / "cache"), GLOO_SOCKET_IFNAME=INTERFACE)
+        self._starters = [Starter(env, [*machine, *ALONE]) for machine in enter]
+        for number, (starter, output) in enumerate(zip(self._starters, self.outputs, strict=True)):
+            torchrun = [str(starter.python), "-m", "torch.distributed.run"]
             torchrun += ["--nnodes=2", f"--node-rank={number}", "--nproc-per-node=1"]
             torchrun += [f"--master-addr={ADDRESSES[0]}", "--master-port=29511"]
             with output.open("w") as file:
                 process = subprocess.Popen(
                     [*torchrun, str(ROOT / "train.py"), *args],
                     cwd=folder,
-                    env=environment(
-                        GPTLIT_CACHE=str(folder / "cache"), GLOO_SOCKET_IFNAME=INTERFACE
-                    ),
+                    env=env,
                     stdout=file,
                     stderr=subprocess.STDOUT,
                 )
@@ -54,7 +54,7 @@ class Machines:
 
     def kill(self, number: int) -> None:
         """Everything on one machine, at once."""
-        self.processes[number].kill()
+        self._starters[number].program.kill()
 
     def output(self, number: int) -> str:
         return self.outputs[number].read_text()
