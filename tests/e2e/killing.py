@@ -6,14 +6,13 @@ import csv
 import json
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from commands import TINY, command, environment, run, run_anew, starter, write_corpus
+from commands import TINY, run, starter, write_corpus
 from forked import Forked
 
 COMMON = (*TINY, "trainer.log_every_n_steps=5", "hydra.run.dir=run")
@@ -63,9 +62,6 @@ PARTS = ("state_dict", "optimizer_states", "lr_schedulers")
 """Of a checkpoint: what must be the same bit for bit."""
 
 
-Process = subprocess.Popen[bytes] | Forked
-
-
 class Run:
     """A run of a task in a folder, and what was done to it."""
 
@@ -87,9 +83,9 @@ class Run:
 
     def time(self) -> None:
         """Let it go from its start to its end, and note how long that takes."""
+        process = self._start()
         started = time.monotonic()
-        done = run_anew("train", *self.args, cwd=self.home)
-        assert done.returncode == 0, self._report(done.stderr)
+        assert process.wait(timeout=600) == 0, self._report(self._said())
         self.seconds = time.monotonic() - started
 
     def kill(
@@ -110,36 +106,27 @@ class Run:
         Returns:
             whether it was killed before it came to its end.
         """
-        cache, err = str(self.home / "cache"), self.home / "stderr.txt"
-        err.unlink(missing_ok=True)
-        process: Process
-        if moment == "anywhere":
-            # A file, as a pipe that is full would stop the run.
-            with err.open("w") as stderr:
-                process = subprocess.Popen(
-                    command("train", *self.args),
-                    cwd=self.home,
-                    env=environment(GPTLIT_CACHE=cache),
-                    stdout=subprocess.DEVNULL,
-                    stderr=stderr,
-                )
-        else:
-            process = starter().start(
-                "train", *self.args, cwd=self.home, err=err, GPTLIT_CACHE=cache
-            )
+        process = self._start()
         before = self.last_step()
         self._wait(process, moment, rng, undisturbed)
         process.send_signal(number)
         code = process.wait(timeout=600)
-        said = err.read_text()
+        said = self._said()
         self._check_end(number, code, said, before)
         if code != 0:
             self.history.append(f"{number.name} {moment}: step {self.last_step()}")
         return code != 0
 
+    def _start(self) -> Forked:
+        cache, err = str(self.home / "cache"), self.home / "stderr.txt"
+        return starter().start("train", *self.args, cwd=self.home, err=err, GPTLIT_CACHE=cache)
+
+    def _said(self) -> str:
+        return (self.home / "stderr.txt").read_text()
+
     def _wait(
         self,
-        process: Process,
+        process: Forked,
         moment: str,
         rng: random.Random,
         undisturbed: "Run",
@@ -178,7 +165,7 @@ class Run:
         if number == signal.SIGKILL:
             assert code in (0, -signal.SIGKILL), self._report(said)
             return
-        # Before Python has come to our first line, the signal ends it as it ends any process.
+        # Before our first line, the signal ends it as it ends any process.
         assert code in (0, RESUME_ME, -signal.SIGTERM), self._report(said)
         if code == RESUME_ME:
             step = self.last_step()
@@ -268,7 +255,7 @@ def assert_same(mine: Any, other: Any, what: str) -> None:
         assert mine == other, what
 
 
-def _until(process: Process, ready: Callable[[], bool]) -> None:
+def _until(process: Forked, ready: Callable[[], bool]) -> None:
     while process.poll() is None:
         with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
             if ready():
