@@ -295,8 +295,7 @@ def _options_with(key: str) -> str:
 @cache
 def config_keys(config_name: str) -> list[str]:
     """Dotted names of all keys of all options of a command, for the nearest match."""
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
+    import yaml
 
     def walk(node: Any, path: str) -> list[str]:
         if not isinstance(node, dict):
@@ -305,17 +304,22 @@ def config_keys(config_name: str) -> list[str]:
         deeper = [name for k, v in inside.items() for name in walk(v, f"{path}.{k}" if path else k)]
         return [*([path] if path else []), *deeper]
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time of OmegaConf's
+
     names: set[str] = set()
     main_file = conf_dir() / f"{config_name}.yaml"
-    main: Any = OmegaConf.to_container(OmegaConf.load(main_file))
+    main: Any = yaml.load(main_file.read_text(encoding="utf-8"), loader)
     groups = [name for entry in main["defaults"] if isinstance(entry, dict) for name in entry]
     for file in [main_file, *(f for name in groups for f in conf_dir().glob(f"{name}/*.yaml"))]:
         group = ".".join(file.parent.relative_to(conf_dir()).parts)
+        text = file.read_text(encoding="utf-8")
         try:
-            node: Any = OmegaConf.to_container(OmegaConf.load(file))
-        except YAMLError:  # which is told where it is chosen
+            node: Any = yaml.load(text, loader)
+        except yaml.YAMLError:  # which is told where it is chosen
+            continue
+        if not isinstance(node, dict):
             continue
         for extra in ("defaults", "hydra"):
             node.pop(extra, None)
-        names.update(walk(node, "" if "@package _global_" in file.read_text() else group))
+        names.update(walk(node, "" if "@package _global_" in text else group))
     return sorted(names)

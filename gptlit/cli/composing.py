@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def composed_once() -> Iterator[None]:
     """Within it `hydra.main` composes the config of a single run once.
 
-    What cannot be composed as a single run is left to Hydra: it is a sweep, or a mistake.
+    What may be a sweep, and cannot be composed as a single run, is left to Hydra.
     """
     if not {"-m", "--multirun"}.isdisjoint(sys.argv):
         yield
@@ -36,7 +36,9 @@ def composed_once() -> Iterator[None]:
                     config_name, overrides, RunMode.RUN, with_log_configuration=True
                 )
             except Exception:
-                return super().get_mode(config_name, overrides)
+                if any("," in given or "(" in given for given in overrides):
+                    return super().get_mode(config_name, overrides)
+                raise
             if cfg.hydra.mode in (None, RunMode.RUN):
                 self.kept = cfg
             return cfg.hydra.mode

@@ -72,3 +72,9 @@ def test_values_of_a_sweep_that_is_none_are_refused(ran: Ran) -> None:
     with pytest.raises(ConfigCompositionException, match="add --multirun"):
         ran("seed=1,2")
     assert not ran.jobs
+
+
+def test_a_mistake_is_composed_once_too(ran: Ran) -> None:
+    with pytest.raises(ConfigCompositionException, match="modle"):
+        ran("modle=x")
+    assert ran.composed == 1 and not ran.jobs
