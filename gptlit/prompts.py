@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from gptlit.errors import UserError
+from gptlit.tokenizer import Tokenizer
 
 _PLACE = re.compile(r"\{(instruction|input|response)\}")
 _RESPONSE = "{response}"
@@ -74,6 +77,17 @@ class PromptFormat:
     def format_response(self, response: str) -> str:
         """The response as it stands behind the prompt."""
         return response + self.response_suffix
+
+    def encode_turn(
+        self, tokenizer: Tokenizer, instruction: str, response: str, input: str = ""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of a prompt and, behind them, of its response with what ends it and the
+        end-of-text, both (tokens,). In a chat of several turns these stand one after another.
+
+        They are tokenized apart, as a response is when it is written."""
+        asked = tokenizer.encode_to_numpy(self.format_prompt(instruction, input))
+        answer = tokenizer.encode_to_numpy(self.format_response(response))
+        return asked, np.concatenate([answer, np.array([tokenizer.eot_id], answer.dtype)])
 
     @property
     def response_suffix(self) -> str:

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "device": {"errors"},
     "download": {"errors"},
     "options": {"errors"},
-    "prompts": {"errors"},
+    "prompts": {"errors", "tokenizer"},
     "weights": {"model", "errors", "files", "download", "options"},
     "data": {"tokenizer", "errors", "files", "download", "prompts"},
     "tasks": {"model", "errors", "prompts"},

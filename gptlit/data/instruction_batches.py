@@ -18,9 +18,9 @@ from gptlit.tokenizer import Tokenizer
 class TokenizedEntries:
     """Prompts and responses of a split as token ids, one after another in one array.
 
-    An entry has the prompt, the response and one end-of-text. One with more than context_length + 1
-    tokens (that many inputs and targets) is cut at its end, or dropped; it is also dropped where
-    nothing would be left of the response.
+    An entry has the prompt, the response and one end-of-text; one of several turns has these of
+    each. One with more than context_length + 1 tokens (that many inputs and targets) is cut at its
+    end, or dropped; it is also dropped where nothing would be left of the first response.
 
     entries: of the split; tokenizer, prompt: how they become ids
     context_length: inputs of an entry at most
@@ -36,33 +36,33 @@ class TokenizedEntries:
         *,
         cut: bool,
     ) -> None:
-        kept: list[tuple[np.ndarray, int, int]] = []  # ids, tokens of the prompt, row
+        kept: list[tuple[np.ndarray, np.ndarray, int]] = []  # ids, which are of responses, row
         self.cut = 0
         """Entries that are without their end."""
         self.longest = 0
         """Tokens of the longest entry, uncut."""
         for row, entry in enumerate(entries):
-            asked = tokenizer.encode_to_numpy(prompt.format_prompt(entry.instruction, entry.input))
-            answer = tokenizer.encode_to_numpy(prompt.format_response(entry.output))
-            ids = np.concatenate([asked, answer, [tokenizer.eot_id]]).astype(np.int32)
+            ids, answers = _encode(entry, tokenizer, prompt)
             self.longest = max(self.longest, len(ids))
             if len(ids) > context_length + 1:
-                if not cut or len(asked) > context_length:
+                if not cut or answers.argmax() > context_length:
                     continue
                 self.cut += 1
-            kept.append((ids[: context_length + 1], len(asked), row))
+            kept.append((ids[: context_length + 1], answers[: context_length + 1], row))
         self.dropped = len(entries) - len(kept)
         """Entries that are left out."""
-        self.prompts = np.array([prompt for _, prompt, _ in kept], dtype=np.int64)
-        """Tokens of each kept entry's prompt, (kept,)."""
         self._rows = torch.tensor([row for *_, row in kept], dtype=torch.int64)
         sizes = np.array([len(ids) for ids, *_ in kept], dtype=np.int64)
         self.lengths = sizes - 1
         """Inputs, which are as many as targets, of each kept entry, (kept,)."""
         self.common = _common(kept)
-        """Tokens that all prompts begin with, and that are followed by a token of a prompt."""
+        """Tokens that all (first) prompts begin with, and that are followed by a token of the same
+        prompt."""
         self._ends = np.cumsum(sizes)
         self._ids = np.concatenate([ids for ids, *_ in kept] or [sizes.astype(np.int32)])
+        self._answers = np.concatenate([answers for _, answers, _ in kept] or [sizes.astype(bool)])
+        self.in_responses = int(self._answers.sum())
+        """Tokens of all kept responses, those of the end-of-text behind them included."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -73,8 +73,15 @@ class TokenizedEntries:
 
     def ids(self, entry: int) -> np.ndarray:
         """Token ids of a kept entry, (length + 1,) int32."""
+        return self._ids[self._place(entry)]
+
+    def answers(self, entry: int) -> np.ndarray:
+        """Which of `ids` are of a response or the end-of-text behind it, (length + 1,) bool."""
+        return self._answers[self._place(entry)]
+
+    def _place(self, entry: int) -> slice:
         end = self._ends[entry]
-        return self._ids[end - self.lengths[entry] - 1 : end]
+        return slice(end - self.lengths[entry] - 1, end)
 
 
 class InstructionDataset:
@@ -84,7 +91,7 @@ class InstructionDataset:
     is so computed once, as padding is not at all; that no entry sees another is left to the mask.
     Otherwise each is a row.
 
-    mask_prompt: whether the prompt's tokens are no targets
+    mask_prompt: whether the tokens of prompts are no targets
     join_tokens: tokens of a row of joined entries, about; 0: entries are not joined
     """
 
@@ -123,10 +130,9 @@ class InstructionDataset:
             for segment, entry in enumerate(row.tolist(), 1):
                 tokens = self._entries.ids(entry)[common:]
                 stop = start + len(tokens) - 1
-                prompt = int(self._entries.prompts[entry]) - common
-                masked = prompt - 1 if self._mask_prompt else 0
+                learned = self._entries.answers(entry)[common + 1 :] if self._mask_prompt else True
                 ids[index, start:stop] = tokens[:-1]
-                targets[index, start + masked : stop] = tokens[1 + masked :]
+                np.copyto(targets[index, start:stop], tokens[1:], where=learned)
                 positions[index, start:stop] = np.arange(common, common + stop - start)
                 segments[index, start:stop] = segment
                 start = stop
@@ -229,11 +235,26 @@ def pack_rows(lengths: np.ndarray, room: int, order: np.ndarray) -> list[np.ndar
     return [np.array(row) for row in rows]
 
 
-def _common(entries: Sequence[tuple[np.ndarray, int, int]]) -> int:
+def _encode(
+    entry: Entry, tokenizer: Tokenizer, prompt: PromptFormat
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids, (tokens,) int32, and which are of a response or the end-of-text behind it."""
+    turns = [*entry.history, (entry.instruction, entry.output, entry.input)]
+    encoded = [prompt.encode_turn(tokenizer, *turn) for turn in turns]
+    ids = np.concatenate([part for parts in encoded for part in parts]).astype(np.int32)
+    answers, stop = np.zeros(len(ids), dtype=bool), 0
+    for asked, answer in encoded:
+        start = stop + len(asked)
+        stop = start + len(answer)
+        answers[start:stop] = True
+    return ids, answers
+
+
+def _common(entries: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> int:
     """See `TokenizedEntries.common`."""
     if not entries:
         return 0
-    first = entries[0][0][: min(prompt for _, prompt, _ in entries) - 1]
+    first = entries[0][0][: min(int(answers.argmax()) for _, answers, _ in entries) - 1]
     same = np.ones(len(first), dtype=bool)
     for ids, *_ in entries:
         same &= ids[: len(first)] == first

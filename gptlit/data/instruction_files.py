@@ -30,6 +30,8 @@ class Entry:
     output: str
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The entry as it stood in the file."""
+    history: tuple[tuple[str, str], ...] = ()
+    """In a chat of several turns, the instructions before this one, each with its answer."""
 
 
 class Broken(NamedTuple):

@@ -229,10 +229,9 @@ class InstructionDataModule(ResumableDataModule):
         """The data in one line."""
         counts = [f"{len(self.splits[name]):,} {name}" for name in SPLITS]
         train = self._tokenized["train"]
-        responses = int((train.lengths + 1 - train.prompts).sum())
         line = (
             f"{self.source}: {', '.join(counts)} entries, {int(train.lengths.sum()):,} training "
-            f"tokens, {responses:,} of them in responses (prompt {self.prompt.name}, "
+            f"tokens, {train.in_responses:,} of them in responses (prompt {self.prompt.name}, "
             f"{self.tokenizer.name})"
         )
         cut, dropped = (
@@ -250,5 +249,11 @@ class InstructionDataModule(ResumableDataModule):
 
 def _content(splits: Mapping[str, Sequence[Entry]]) -> str:
     """Hex digest over all entries."""
-    texts = {name: [(e.instruction, e.input, e.output) for e in splits[name]] for name in SPLITS}
+    texts = {name: [_texts(entry) for entry in splits[name]] for name in SPLITS}
     return sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def _texts(entry: Entry) -> tuple[Any, ...]:
+    # Runs know entries of one turn as these three.
+    last = entry.instruction, entry.input, entry.output
+    return (*last, entry.history) if entry.history else last
