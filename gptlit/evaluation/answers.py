@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gptlit.errors import UserError
 from gptlit.files import replacing
-from gptlit.inference.generation import Sampling, encode_prompt, generate_text
+from gptlit.inference.generation import Prompt, Sampling, encode_prompt, generate_text
 from gptlit.model import GPTModel
 from gptlit.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ ANSWER = "model_response"
 def write_answers(
     model: GPTModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     entries: Sequence[dict[str, Any]],
     path: Path,
     *,
@@ -88,7 +88,7 @@ def write_answers(
     return written
 
 
-def _batches(tokenizer: Tokenizer, prompts: Sequence[str], batch_size: int) -> list[list[int]]:
+def _batches(tokenizer: Tokenizer, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
     """Places of the prompts, the longest first, so that rows of a batch need little padding and
     memory that is too small shows at once."""
     length = [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]

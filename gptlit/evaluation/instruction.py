@@ -29,7 +29,12 @@ def answer_entries(
     answered = write_answers(
         model.model,
         model.tokenizer,
-        [model.trained.wrap_prompt(entry.instruction, entry.input) for entry in entries],
+        [
+            model.wrap_prompt(
+                entry.instruction, entry.input, entry.history, settings["max_new_tokens"]
+            )
+            for entry in entries
+        ],
         [_with_parts(entry) for entry in entries],
         path,
         fingerprint=digest([state.st_size, state.st_mtime_ns, model.device, model.precision]),
@@ -41,12 +46,21 @@ def answer_entries(
 
 
 def _with_parts(entry: Any) -> dict[str, Any]:
-    """An entry as it stood in its file; of a chat also the parts that its messages are."""
+    """An entry as it stood in its file; of a chat also the parts that its messages are, so that a
+    judge can read them: the instruction is all that was said before the last answer."""
     raw: dict[str, Any] = entry.raw
-    if "output" in raw:
+    if "instruction" in raw:
         return raw
-    parts = {"instruction": entry.instruction, "input": entry.input, "output": entry.output}
+    parts = {"instruction": _transcript(entry), "input": entry.input, "output": entry.output}
     return {**raw, **parts}
+
+
+def _transcript(entry: Any) -> str:
+    """The chat up to the last instruction, which stands alone where it is the first."""
+    if not entry.history:
+        return str(entry.instruction)
+    said = [f"User: {asked}\n\nAssistant: {answer}" for asked, answer in entry.history]
+    return "\n\n".join([*said, f"User: {entry.instruction}"])
 
 
 def write_instruction_report(task: Any, data: Any, folder: Path, device: str) -> None:

@@ -4,10 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gptlit.device import resolve_device
+from gptlit.errors import UserError
 from gptlit.inference.checkpoint import open_trained
 from gptlit.inference.classifier import Classifier
-from gptlit.inference.generation import Sampling, generate_text, stream_text
+from gptlit.inference.generation import (
+    Prompt,
+    Sampling,
+    encode_prompt,
+    generate_text,
+    stream_text,
+)
 from gptlit.inference.placement import place
 from gptlit.inference.trained import Trained
 from gptlit.options import read_option
@@ -27,6 +36,40 @@ class LanguageModel:
         self.trained = trained
         self.tokenizer = get_tokenizer(trained.hparams["tokenizer"])
         self.model, self.device, self.precision = place(trained.model, device, precision)
+
+    def wrap_prompt(
+        self, text: str, input: str, history: Sequence[tuple[str, ...]], max_new_tokens: int
+    ) -> Prompt:
+        """What stands before the model's answer to `text`, in a chat with the turns before it.
+
+        The oldest turns are left out where the context has no room for them and the answer, for
+        which up to half of it is kept.
+
+        Args:
+            text, input: as in `generate`.
+            history: instructions with their answers, and perhaps inputs.
+            max_new_tokens: of the answer.
+
+        Raises:
+            UserError: there is a history, but the model continues text.
+        """
+        wrapped = self.trained.wrap_prompt(text, input)
+        if not history:
+            return wrapped
+        form, context = self.trained.prompt_format, self.model.cfg.context_length
+        if form is None:
+            raise UserError(
+                "history: this model continues text and answers no instructions; give all of the"
+                " text as the prompt"
+            )
+        ids = encode_prompt(self.tokenizer, wrapped)
+        room = context - min(max_new_tokens, context // 2)
+        for turn in reversed(history):
+            earlier = np.concatenate(form.encode_turn(self.tokenizer, *turn)).tolist()
+            if len(earlier) + len(ids) > room:
+                break
+            ids = earlier + ids
+        return ids
 
     def generate(
         self,

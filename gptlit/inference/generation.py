@@ -11,6 +11,9 @@ from gptlit.inference.drafting import PromptLookup
 from gptlit.model import GPTModel, KVCache
 from gptlit.tokenizer import Tokenizer
 
+Prompt = str | Sequence[int]
+"""Text, or token ids where end-of-text stands within: between the turns of a chat."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -240,8 +243,10 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """The prompt's ids; an empty prompt is the start of a document."""
+    if not isinstance(prompt, str):
+        return list(prompt)
     ids: list[int] = tokenizer.encode_nonempty(prompt).tolist()
     return ids
 
@@ -249,7 +254,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
 def stream_text(
     model: GPTModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     max_new_tokens: int,
     sampling: Sampling,
     stop: Sequence[str] = (),
@@ -267,7 +272,7 @@ def stream_text(
 def generate_text(
     model: GPTModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     max_new_tokens: int,
     sampling: Sampling,
     stop: Sequence[str] = (),

@@ -23,6 +23,10 @@ class Trained(Protocol):
         """What says the class of a text, if the model is for that."""
 
     @property
+    def prompt_format(self) -> PromptFormat | None:
+        """How instructions are put, if the model answers them."""
+
+    @property
     def hparams(self) -> Mapping[str, Any]:
         """`task`, `model`, `tokenizer`, `seed` and `settings`, as in a checkpoint."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gptlit.model import GPTConfig, GPTModel, TextClassifier, blank_parameters
+from gptlit.prompts import PromptFormat
 from gptlit.tasks.sharding import local, shard, whole_state
 
 
@@ -52,6 +53,8 @@ class Task(LightningModule, ABC):
     """What a trained model is used with."""
     classifier: TextClassifier | None = None
     """What says the class of a text, if the task is about that."""
+    prompt_format: PromptFormat | None = None
+    """How instructions are put, if the task is about that."""
     token_bytes: Tensor | None
 
     def __init__(

@@ -29,6 +29,7 @@ class InstructionTask(Task):
     """
 
     name = "instruction"
+    prompt_format: PromptFormat
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)

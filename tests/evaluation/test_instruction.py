@@ -6,9 +6,15 @@ from typing import Any
 
 import pytest
 
+from gptlit.data.instruction_files import Entry
 from gptlit.evaluation import instruction
+from gptlit.evaluation.answers import ANSWER
+from gptlit.inference.api import LanguageModel
+from gptlit.inference.generation import Sampling, generate_text
+from gptlit.inference.trained import TrainedModel
 from gptlit.training.checkpoints import Checkpoints
 from gptlit.training.ending import measure_at_the_end
+from tests.inference.decisive import decisive_model
 
 
 def test_the_answers_are_computed_where_the_run_was(
@@ -29,3 +35,39 @@ def test_the_answers_are_computed_where_the_run_was(
     measure_at_the_end(trainer, task, data, Checkpoints(tmp_path), "cuda")
     assert devices == ["cuda"]
     assert task.final_metrics == {"test/rouge_l": 0.5}
+
+
+def test_the_last_question_of_a_chat_is_answered_behind_the_turns_before(tmp_path: Path) -> None:
+    shape = {"vocab_size": 257, "context_length": 64, "emb_dim": 16, "n_heads": 2, "n_layers": 1}
+    prompt = {"name": "x", "template": "{instruction}>{response};"}
+    trained = TrainedModel(
+        task="instruction", model=shape, tokenizer="byte", settings={"prompt": prompt}
+    )
+    trained.model = decisive_model(trained.model.cfg)
+    model = LanguageModel(trained, "cpu", "fp32")
+    said = ["Be kind.\n\nHi", "Hello", "Who?", "I"]
+    raw = {"messages": [{"content": text} for text in said], "id": 7}
+    chat = Entry(said[2], "", said[3], raw, history=((said[0], said[1]),))
+    plain = Entry("Hi", "", "Hello", {"messages": []})
+    settings = {"max_new_tokens": 5, "batch_size": 1}
+    (tmp_path / "a.ckpt").touch()
+    answered, scores = instruction.answer_entries(
+        model, [chat, plain], tmp_path / "a.json", tmp_path / "a.ckpt", settings
+    )
+    ids = [*b"Be kind.\n\nHi>Hello;", 256, *b"Who?>"]
+    texts = [
+        generate_text(model.model, model.tokenizer, [prompt], 5, Sampling(), [";"])[0].strip()
+        for prompt in (ids, "Hi>")
+    ]
+    assert texts[0] != texts[1]
+    transcript = "User: Be kind.\n\nHi\n\nAssistant: Hello\n\nUser: Who?"
+    parts = {"instruction": transcript, "input": "", "output": "I"}
+    assert answered[0] == {**raw, **parts, ANSWER: texts[0]}
+    parts = {"instruction": "Hi", "input": "", "output": "Hello"}
+    assert answered[1] == {"messages": [], **parts, ANSWER: texts[1]}
+    assert scores["test/reference_words_mean"] == 1
+
+
+def test_parts_of_a_chat_are_not_taken_from_other_fields(tmp_path: Path) -> None:
+    entry = Entry("a", "", "b", {"messages": [], "output": "of something else"})
+    assert instruction._with_parts(entry)["output"] == "b"

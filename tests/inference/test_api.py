@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 import gptlit
 from gptlit.data.batch import TextBatch
 from gptlit.errors import UserError
+from gptlit.inference.trained import TrainedModel
 from gptlit.tasks.pretrain import PretrainTask
 
 torch.set_num_threads(1)
@@ -117,3 +118,42 @@ def test_what_cannot_be_is_said_with_what_can(
 def test_a_misspelt_option_is_an_error(model: gptlit.LanguageModel) -> None:
     with pytest.raises(TypeError, match="temprature"):
         model.generate("abc", 5, temprature=1.0)
+
+
+def answering(context_length: int) -> gptlit.LanguageModel:
+    settings = {"prompt": {"name": "x", "template": "{instruction}>{response};"}}
+    shape = {**SHAPE, "context_length": context_length}
+    trained = TrainedModel(task="instruction", model=shape, tokenizer="byte", settings=settings)
+    return gptlit.LanguageModel(trained, "cpu", "fp32")
+
+
+HISTORY = [("ab", "c"), ("d", "efg", "h")]
+CHAT = [*b"ab>c;", 256, *b"d\nh>efg;", 256, *b"?\n!>"]
+
+
+@pytest.mark.parametrize(
+    ("context", "new_tokens", "left_out"),
+    [(32, 9, 0), (28, 9, 0), (27, 9, 6), (22, 9, 6), (21, 9, 15), (21, 3, 6), (3, 1, 15)],
+)
+def test_the_oldest_turns_are_left_out_where_there_is_no_room(
+    context: int, new_tokens: int, left_out: int
+) -> None:
+    model = answering(context)
+    assert model.wrap_prompt("?", "!", HISTORY, new_tokens) == CHAT[left_out:]
+
+
+def test_half_of_the_context_is_for_the_turns_however_long_the_answer_may_be() -> None:
+    assert answering(40).wrap_prompt("?", "!", HISTORY, 9999) == CHAT
+    assert answering(36).wrap_prompt("?", "!", HISTORY, 9999) == CHAT[6:]
+
+
+def test_end_of_text_in_a_turn_is_text_and_between_turns_the_token() -> None:
+    ids = answering(99).wrap_prompt("?", "", [("<|endoftext|>", "a")], 9)
+    assert ids == [*b"<|endoftext|>>a;", 256, *b"?>"]
+
+
+def test_without_turns_before_a_prompt_is_text(model: gptlit.LanguageModel) -> None:
+    assert answering(9).wrap_prompt("?", "!", (), 9) == "?\n!>"
+    assert model.wrap_prompt("?", "!", (), 9) == "?"
+    with pytest.raises(UserError, match=r"history: this model continues text .* as the prompt$"):
+        model.wrap_prompt("?", "!", HISTORY, 9)

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 import gptlit
 from gptlit import LanguageModel
 from gptlit.cli.export import export
+from gptlit.data.instruction_batches import TokenizedEntries
+from gptlit.data.instruction_files import Entry
 from gptlit.inference.generation import Sampling, stream_ids
 from gptlit.options import conf_dir, read_option
 from gptlit.tasks.instruction import InstructionTask
@@ -22,7 +24,7 @@ from tests.inference.classifiers import save
 
 torch.set_num_threads(1)
 
-CONTEXT = 400
+CONTEXT = 800
 CUSTOM = {
     "name": "custom",
     "template": "{{ '<Q>' }}\t{instruction} \"\\n\" <A> {response}<end>\n",
@@ -111,6 +113,39 @@ def test_prompts_are_the_same_token_for_token(pair: tuple[InstructionTask, Path]
     system = [{"role": "system", "content": "Be kind."}, *asked("Say it.", "now")]
     kind = task.wrap_prompt("Be kind.\n\nSay it.", "now")
     assert tokenizer.apply_chat_template(system, tokenize=False, **given) == kind
+
+
+CHAT = [
+    ("Be kind.\n\nName the author.", "Jane, or <her> sister"),
+    ('Say "it" in {2} words\\n\n', "na\u00efve \N{GRINNING FACE} it"),
+    ("Reverse: lamp", "pmal\n"),
+]
+
+
+def test_chats_are_the_same_token_for_token(pair: tuple[InstructionTask, Path]) -> None:
+    task, folder = pair
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = LanguageModel(task, "cpu", "fp32")
+    ours, form = model.tokenizer, task.prompt_format
+    messages = [
+        {"role": role, "content": content}
+        for turn in CHAT
+        for role, content in zip(("user", "assistant"), turn, strict=True)
+    ]
+    messages[0]["content"] = messages[0]["content"].removeprefix("Be kind.\n\n")
+    messages.insert(0, {"role": "system", "content": "Be kind."})
+    last = Entry(CHAT[-1][0], "", CHAT[-1][1], history=tuple(CHAT[:-1]))
+    trained = TokenizedEntries([last], ours, form, CONTEXT, cut=False).ids(0).tolist()
+    prompt = model.wrap_prompt(last.instruction, "", last.history, max_new_tokens=9)
+    assert trained[: len(prompt)] == prompt
+    asked = {"add_generation_prompt": True}
+    for ids, chat, given in ((trained, messages, {}), (prompt, messages[:-1], asked)):
+        assert tokenizer.apply_chat_template(chat, tokenize=False, **given) == ours.decode(ids)
+        theirs = tokenizer.apply_chat_template(chat, return_dict=True, **given)["input_ids"]
+        assert theirs.count(ours.eot_id) == ids.count(ours.eot_id) == 2 + (chat is messages)
+        # A space that ends a prompt is a token of its own here; there it may be the first of an
+        # answer's.
+        assert theirs == ids or form.template.partition("{response}")[0].endswith(" ")
 
 
 def test_greedy_answers_are_the_same_token_for_token(pair: tuple[InstructionTask, Path]) -> None:
