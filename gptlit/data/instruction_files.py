@@ -49,9 +49,10 @@ def read_entries(
 ) -> tuple[list[Entry], list[Broken]]:
     """The entries of a .json, .jsonl or .parquet file, and what is wrong with the others.
 
-    An entry has `instruction`, `output` and perhaps `input`; or `messages`, which are a chat of one
-    user and one assistant message, perhaps with a system message before them. That one is put
-    before the instruction, with a blank line between. .json and .jsonl may be packed (.gz, .zst).
+    An entry has `instruction`, `output` and perhaps `input`; or `messages`, which are a chat of
+    user and assistant in turn that ends with the assistant, perhaps with a system message before
+    them. That one is put before the first instruction, with a blank line between. .json and .jsonl
+    may be packed (.gz, .zst).
 
     Args:
         path: the file.
@@ -197,17 +198,34 @@ def _chat(record: dict[str, Any]) -> Entry:
     messages = record["messages"]
     if not (isinstance(messages, list) and all(isinstance(m, dict) for m in messages)):
         raise ValueError("its messages are not a list of objects")
-    roles = [str(message.get("role")) for message in messages]
-    if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
-        raise ValueError(
-            f"its messages are by {', '.join(roles) or 'nobody'}; only user, assistant and "
-            "system, user, assistant are supported"
-        )
-    contents = [
-        _text({f"{role} message": message.get("content")}, f"{role} message")
-        for role, message in zip(roles, messages, strict=True)
-    ]
-    return Entry("\n\n".join(contents[:-1]), "", contents[-1], record)
+    by_system = bool(messages) and messages[0].get("role") == "system"
+    turns = messages[by_system:]
+    if not turns:
+        raise ValueError("it has no messages by user and assistant")
+    texts = []
+    for number, message in enumerate(messages, 1):
+        turn = number - 1 - by_system
+        role = "system" if turn < 0 else ("user", "assistant")[turn % 2]
+        try:
+            texts.append(_said(message, role))
+        except ValueError as error:
+            raise ValueError(f"message {number}: {error}") from None
+    if len(turns) % 2:
+        raise ValueError("its last message is by the user; expected an answer by the assistant")
+    if by_system:
+        texts[:2] = ["\n\n".join(texts[:2])]
+    *history, (instruction, output) = zip(texts[::2], texts[1::2], strict=True)
+    return Entry(instruction, "", output, record, tuple(history))
+
+
+def _said(message: dict[str, Any], expected: str) -> str:
+    """The content of a message by the expected role."""
+    role = _text(message, "role")
+    if role != expected:
+        raise ValueError(f"role is {role!r:.40}, expected {expected!r}")
+    if role == "assistant" and message.get("weight") not in (None, 1):
+        raise ValueError(f"weight is {message['weight']!r:.40}, but every answer is learned")
+    return _text(message, "content")
 
 
 def _text(record: dict[str, Any], name: str, *, may_be_empty: bool = False) -> str:

@@ -36,7 +36,7 @@ FILES: dict[str, list[Any] | str] = {
     "no-instruction.json": [GOOD, {**GOOD, "instruction": ""}],
     "types.json": [{**GOOD, "output": 5}, GOOD, {**GOOD, "input": ["x"]}, "text", None],
     "broken.jsonl": f'{json.dumps(GOOD)}\n\n{{"instruction": "a",}}\n{json.dumps(GOOD)}\n',
-    "chat.json": [chat("user", "assistant"), chat("user"), chat(*["user", "assistant"] * 2)],
+    "chat.json": [chat("user", "assistant"), chat("user"), chat("user", "tool", "assistant")],
     "one.json": [GOOD],
     "b-scores.json": [GOOD],
     "long.json": [{**GOOD, "instruction": "Say it. " * 20}] * 40,
@@ -59,8 +59,8 @@ DATA = {
     "types.json": r"4 of 5 .*: entry 1: output is 5, expected text; entry 3: input is a list, "
     rf"expected text; entry 4: it is text, .*; entry 5: it is null, .*; {MEND}",
     "broken.jsonl": rf"1 of 3 .*: line 3: not JSON \(.*column .*\); {MEND}",
-    "chat.json": r"2 of 3 .*: entry 2: its messages are by user; only user, assistant .*; entry 3: "
-    rf".*user, assistant, user, assistant; .*; {MEND}",
+    "chat.json": r"2 of 3 .*: entry 2: its last message is by the user; expected an answer by the "
+    rf"assistant; entry 3: message 2: role is 'tool', expected 'assistant'; {MEND}",
     "rows.parquet": rf"1 of 2 .*: row 2: output is null, expected text; {MEND}",
     "damaged.parquet": r"damaged\.parquet cannot be read as Parquet: .*; write it again$",
     "notes.txt": r"notes\.txt: expected a file whose name ends in \.json, \.jsonl, \.parquet",

@@ -57,6 +57,29 @@ def messages(*turns: tuple[str, Any]) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
+HI = [("user", "Hi"), ("assistant", "Hello")]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet"])
+def test_chats_of_several_turns(tmp_path: Path, name: str) -> None:
+    more = [("user", " Who? "), ("assistant", "I\n"), ("user", "Bye"), ("assistant", "Bye")]
+    rows = [
+        messages(*HI, *more),
+        messages(("system", "Be kind."), *HI, *more[:2]),
+        messages(*HI),
+    ]
+    if name != "a.parquet":
+        rows[1]["messages"][2]["weight"] = 1
+    entries, _ = read_entries(write(tmp_path / name, rows))
+    assert parts(entries) == [("Bye", "", "Bye"), (" Who? ", "", "I\n"), ("Hi", "", "Hello")]
+    assert [entry.history for entry in entries] == [
+        (("Hi", "Hello"), (" Who? ", "I\n")),
+        (("Be kind.\n\nHi", "Hello"),),
+        (),
+    ]
+    assert [entry.raw for entry in entries] == rows
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet"])
 def test_chats_of_one_turn(tmp_path: Path, name: str) -> None:
     rows = [
@@ -84,14 +107,31 @@ def test_chats_of_one_turn(tmp_path: Path, name: str) -> None:
         (None, "it is null, expected an object"),
         ([GOOD], "it is a list, expected an object"),
         ({"messages": "x"}, "its messages are not a list of objects"),
-        ({"messages": []}, "its messages are by nobody; only user, assistant and system, user"),
-        (messages(("user", "Hi")), "its messages are by user; only user, assistant and"),
+        ({"messages": [["user", "Hi"]]}, "its messages are not a list of objects"),
+        ({"messages": []}, "it has no messages by user and assistant"),
+        (messages(("system", "Be kind.")), "it has no messages by user and assistant"),
+        (messages(("user", "Hi")), "its last message is by the user; expected an answer by the"),
+        (messages(*HI, ("user", "Bye")), "its last message is by the user; expected an answer"),
+        (messages(("system", "a"), *HI, ("user", "b")), "its last message is by the user; expec"),
+        (messages(*HI[:1] * 2, *HI[1:]), "message 2: role is 'user', expected 'assistant'"),
+        (messages(*HI, *HI[1:]), "message 3: role is 'assistant', expected 'user'"),
+        (messages(*HI[1:]), "message 1: role is 'assistant', expected 'user'"),
+        (messages(*HI, ("system", "a"), *HI), "message 3: role is 'system', expected 'user'"),
+        (messages(*[("system", "a")] * 2, *HI), "message 2: role is 'system', expected 'user'"),
+        (messages(*HI, ("tool", "42"), *HI[1:]), "message 3: role is 'tool', expected 'user'"),
+        (messages(("a\nb" * 99, "x"), *HI), r"message 1: role is 'a\\nba.*, expected 'user'"),
+        (messages((3, "x"), *HI), "message 1: role is 3, expected text"),
+        (messages(*HI, ("user", "a"), ("assistant", None)), "message 4: content is null, expected"),
+        (messages(*HI, ("user", "a"), ("assistant", "")), "message 4: content is empty"),
+        (messages(("user", " "), *HI[1:]), "message 1: content is empty"),
+        (messages(("system", ""), *HI), "message 1: content is empty"),
+        (messages(("user", [{"type": "text"}]), *HI[1:]), "message 1: content is a list, expected"),
+        ({"messages": [{"from": "human", "value": "Hi"}]}, r"message 1: no field 'role' \(there a"),
+        ({"messages": [{"role": "user"}]}, r"message 1: no field 'content' \(there are: 'role'\)"),
         (
-            messages(*[("user", "Hi"), ("assistant", "Hello")] * 2),
-            "its messages are by user, assistant, user, assistant; only",
+            {"messages": [{**message, "weight": 0} for message in messages(*HI)["messages"]]},
+            "message 2: weight is 0, but every answer is learned",
         ),
-        (messages(("user", "Hi"), ("assistant", None)), "assistant message is null, expected text"),
-        (messages(("user", " "), ("assistant", "Hello")), "user message is empty"),
     ],
 )
 @pytest.mark.parametrize(("name", "place"), [("a.json", "entry 2"), ("a.jsonl", "line 2")])

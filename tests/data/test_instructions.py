@@ -190,6 +190,17 @@ def test_describe_counts_all_that_was_changed(tmp_path: Path) -> None:
     assert "; 2 left out, too long for 32 tokens; " in data.describe()
 
 
+def test_every_answer_of_a_chat_is_counted(tmp_path: Path) -> None:
+    roles = ("user", "assistant") * 2
+    turns = [{"role": role, "content": role[:2]} for role in roles]
+    (tmp_path / "chats.json").write_text(json.dumps([{"messages": turns}] * 20))
+    data = module(str(tmp_path / "chats.json"))
+    # us>as|us>as| is twelve tokens, of which the last is no input.
+    told = f"17 train, 1 validation, 2 test entries, {17 * 11} training tokens, {17 * 6} of them in"
+    assert told in data.describe()
+    assert answers(data.val_dataloader()) == ["as", "as"]
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

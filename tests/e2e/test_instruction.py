@@ -42,14 +42,16 @@ MODEL = (
     "prompt_format=plain",
     "logger=csv",
 )
+HELLO = {"role": "assistant", "content": "Hello"}
 ANSWERS = "instruction-data-with-response.json"
 
 
 def chats(entries: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The same as messages."""
+    """The same as messages, those with an input as a second turn."""
     return [
         {
             "messages": [
+                *([{"role": "user", "content": "Hi"}, HELLO] if entry["input"] else []),
                 {"role": "user", "content": f"{entry['instruction']} {entry['input']}"},
                 {"role": "assistant", "content": entry["output"]},
             ]
