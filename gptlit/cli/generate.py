@@ -73,6 +73,10 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
             "input=... is what an instruction is about, but this model continues text: give all of"
             " it as prompt=..."
         )
+    if config["history"] and model.trained.prompt_format is None:
+        raise UserError(
+            "history=true is for models that answer instructions, but this one continues text"
+        )
     options = {
         "input": config["input"] or "",
         "max_new_tokens": config["max_new_tokens"],
@@ -98,6 +102,10 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
 def without_effect(config: dict[str, Any]) -> list[str]:
     """Lines about options that were given and do nothing beside the others."""
     lines = []
+    if config["history"] and not (config["prompt"] is config["prompts"] is None):
+        lines.append(
+            "history=true has no effect on prompt=... and prompts=FILE: it is for what you type"
+        )
     off = {"top_k": 0, "top_p": 1.0, "num_samples": 1}
     if config["prompt"] is None and config["prompts"] is None and config["num_samples"] > 1:
         lines.append("num_samples has no effect where prompts are asked for: each gets one answer")
@@ -119,19 +127,32 @@ def cut_prompts(model: "LanguageModel", prompts: list[str], input: str) -> list[
     return [f"{which} {window_of}"] if cut else []
 
 
-def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: int) -> None:
-    """The prompt and its continuation, or the answer alone, as it is written."""
+def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: int) -> str:
+    """Print the prompt and its continuation, or the answer alone, as it is written.
+
+    Returns:
+        what the model wrote.
+    """
     if model.trained.wrap_prompt(prompt) == prompt:
         print(prompt, end="", flush=True)
+    written = ""
     for text in model.stream(prompt, **options, seed=seed):
         print(text, end="", flush=True)
+        written += text
     print()
+    return written
 
 
 def _converse(model: "LanguageModel", config: dict[str, Any], options: dict[str, Any]) -> None:
     what = "a text to continue" if model.trained.wrap_prompt("") == "" else "an instruction"
+    form = model.trained.prompt_format
+    history: list[tuple[str, ...]] = []
     for asked, prompt in enumerate(typed(f"Type {what}, or quit.")):
-        _write(model, prompt, options, seed=config["seed"] + asked)
+        given = {**options, "history": history}
+        answer = _write(model, prompt, given, seed=config["seed"] + asked)
+        if config["history"] and form is not None:
+            # A suffix of space alone ends no answer, so it may have been written.
+            history.append((prompt, answer.removesuffix(form.response_suffix), options["input"]))
 
 
 def _read_prompts(path: str) -> list[str]:

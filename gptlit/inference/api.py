@@ -40,18 +40,10 @@ class LanguageModel:
     def wrap_prompt(
         self, text: str, input: str, history: Sequence[tuple[str, ...]], max_new_tokens: int
     ) -> Prompt:
-        """What stands before the model's answer to `text`, in a chat with the turns before it.
-
-        The oldest turns are left out where the context has no room for them and the answer, for
-        which up to half of it is kept.
-
-        Args:
-            text, input: as in `generate`.
-            history: instructions with their answers, and perhaps inputs.
-            max_new_tokens: of the answer.
+        """What stands before the model's answer to `text`; the arguments are those of `generate`.
 
         Raises:
-            UserError: there is a history, but the model continues text.
+            UserError: a turn is none, or there are some but the model continues text.
         """
         wrapped = self.trained.wrap_prompt(text, input)
         if not history:
@@ -65,6 +57,11 @@ class LanguageModel:
         ids = encode_prompt(self.tokenizer, wrapped)
         room = context - min(max_new_tokens, context // 2)
         for turn in reversed(history):
+            if isinstance(turn, str) or len(turn) not in (2, 3):
+                raise UserError(
+                    f"history: {turn!r:.80} is no turn; expected (instruction, answer), or"
+                    " (instruction, answer, input)"
+                )
             earlier = np.concatenate(form.encode_turn(self.tokenizer, *turn)).tolist()
             if len(earlier) + len(ids) > room:
                 break
@@ -77,6 +74,7 @@ class LanguageModel:
         max_new_tokens: int = 128,
         *,
         input: str = "",
+        history: Sequence[tuple[str, ...]] = (),
         stop: str | Sequence[str] = (),
         **sampling: Any,
     ) -> Any:
@@ -86,6 +84,10 @@ class LanguageModel:
             prompt: text to continue, or, of an instruction-tuned model, the instruction to answer;
                 the result does not repeat it.
             input: what the instruction is about; of no effect on other models.
+            history: of an instruction-tuned model, what was said before in the chat: pairs of an
+                instruction and its answer, or these with an input as the third. The oldest are left
+                out where the context has no room for them and the answer, of which half of the
+                context is kept at most.
             max_new_tokens: at most this many tokens; end-of-text ends earlier.
             stop: strings that end the text, not included.
             sampling: fields of `Sampling`: temperature, top_k, top_p, seed.
@@ -96,7 +98,7 @@ class LanguageModel:
         texts = generate_text(
             self.model,
             self.tokenizer,
-            [self.trained.wrap_prompt(text, input) for text in prompts],
+            [self.wrap_prompt(text, input, history, max_new_tokens) for text in prompts],
             max_new_tokens,
             Sampling(**sampling),
             self._stop(stop),
@@ -109,6 +111,7 @@ class LanguageModel:
         max_new_tokens: int = 128,
         *,
         input: str = "",
+        history: Sequence[tuple[str, ...]] = (),
         stop: str | Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
@@ -116,7 +119,7 @@ class LanguageModel:
         for [text] in stream_text(
             self.model,
             self.tokenizer,
-            [self.trained.wrap_prompt(prompt, input)],
+            [self.wrap_prompt(prompt, input, history, max_new_tokens)],
             max_new_tokens,
             Sampling(**sampling),
             self._stop(stop),

@@ -4,7 +4,9 @@ import errno
 import gzip
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import zstandard
 from gptlit.cli.generate import (
     _answer_file,
     _check_output,
+    _converse,
     _read_prompts,
     cut_prompts,
     without_effect,
@@ -20,6 +23,7 @@ from gptlit.cli.generate import (
 from gptlit.errors import UserError
 from gptlit.inference.api import LanguageModel
 from gptlit.inference.trained import TrainedModel
+from gptlit.prompts import PromptFormat
 
 CONFIG: dict[str, Any] = {"num_samples": 1, "batch_size": 2, "seed": 0}
 
@@ -135,7 +139,7 @@ def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes) -> No
 
 
 GREEDY: dict[str, Any] = {
-    **{"prompt": "a", "prompts": None, "temperature": 0.0},
+    **{"prompt": "a", "prompts": None, "history": False, "temperature": 0.0},
     **{"top_k": 0, "top_p": 1.0, "num_samples": 1},
 }
 
@@ -150,6 +154,9 @@ GREEDY: dict[str, Any] = {
             {"prompt": None, "num_samples": 2},
             [r"num_samples has no effect where"],
         ),
+        ({"prompt": None, "history": True}, []),
+        ({"history": True}, [r"history=true has no effect on prompt=\.\.\. and"]),
+        ({"prompt": None, "prompts": "file", "history": True}, ["history=true has no effect on"]),
         ({"prompt": None, "prompts": "file", "top_p": 0.5}, [r"top_p=0\.5: temperature=0 gives"]),
     ],
     ids=str,
@@ -166,3 +173,37 @@ def test_prompts_longer_than_the_context_are_counted() -> None:
     assert cut_prompts(model, [], "") == cut_prompts(model, ["12345678"], "") == []
     assert cut_prompts(model, ["123456789"], "")[0].startswith("the prompt is longer than the")
     assert cut_prompts(model, ["1", "123456789"], "")[0].startswith("1 of 2 prompts are longer")
+
+
+class Answering:
+    """Answers with its prompt and all that was said before it; keeps what it was given."""
+
+    def __init__(self, template: str) -> None:
+        form = PromptFormat("x", template)
+        self.trained = SimpleNamespace(prompt_format=form, wrap_prompt=form.format_prompt)
+
+    def stream(self, prompt: str, history: list[tuple[str, ...]], **rest: Any) -> Iterator[str]:
+        said = [prompt, *(text for turn in history for text in turn)]
+        yield from (f"{text}|" for text in said)
+        yield "\n"
+
+
+@pytest.mark.parametrize(
+    ("kept", "ending", "written"),
+    [
+        (True, "\n", ["a|", "b|a|a||i|"]),
+        (True, "", ["a|", "b|a|a|\n|i|"]),
+        (False, "\n", ["a|", "b|"]),
+    ],
+)
+def test_a_conversation_goes_on_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kept: bool,
+    ending: str,
+    written: list[str],
+) -> None:
+    monkeypatch.setattr("gptlit.cli.generate.typed", lambda _: iter("ab"))
+    model: Any = Answering("{instruction}>{response}" + ending)
+    _converse(model, {**CONFIG, "history": kept}, {"input": "i"})
+    assert capsys.readouterr().out == "".join(f"{text}\n\n" for text in written)

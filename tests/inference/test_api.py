@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader
 import gptlit
 from gptlit.data.batch import TextBatch
 from gptlit.errors import UserError
+from gptlit.inference.generation import Sampling, generate_text
 from gptlit.inference.trained import TrainedModel
 from gptlit.tasks.pretrain import PretrainTask
+from tests.inference.decisive import decisive_model
 
 torch.set_num_threads(1)
 
@@ -145,6 +147,24 @@ def test_the_oldest_turns_are_left_out_where_there_is_no_room(
 def test_half_of_the_context_is_for_the_turns_however_long_the_answer_may_be() -> None:
     assert answering(40).wrap_prompt("?", "!", HISTORY, 9999) == CHAT
     assert answering(36).wrap_prompt("?", "!", HISTORY, 9999) == CHAT[6:]
+
+
+def test_answers_and_streams_go_on_with_a_chat() -> None:
+    model = answering(40)
+    model.model = decisive_model(model.model.cfg)
+    given: Any = {"input": "!", "history": HISTORY, "stop": ";"}
+    [expected] = generate_text(model.model, model.tokenizer, [CHAT], 9, Sampling(), [";"])
+    assert model.generate("?", 9, **given) == expected != model.generate("?", 9, input="!")
+    assert model.generate(["?", "?"], 9, **given) == [expected] * 2
+    assert "".join(model.stream("?", 9, **given)) == expected
+
+
+@pytest.mark.parametrize("turn", ["ab", ("a",), ("a", "b", "c", "d")])
+def test_what_is_no_turn_is_named(turn: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"history: .* is no turn; expected \(instruction, answer\)"
+    ):
+        answering(40).generate("?", history=[turn])
 
 
 def test_end_of_text_in_a_turn_is_text_and_between_turns_the_token() -> None:
