@@ -47,7 +47,7 @@ def write_answers(
         model: where and how it shall decode; it is left in the mode it came in.
         tokenizer: of the model.
         prompts: what the model is to continue, one for each entry.
-        entries: dicts of JSON's types.
+        entries: dicts as they were read; of Parquet they may hold dates, which are written as text.
         path: the JSON file to write; nothing incomplete ever gets this name.
         fingerprint: of the model. Answers by another model, or to other prompts, entries,
             `max_new_tokens` or `stop`, are not taken up: the work starts anew.
@@ -165,17 +165,17 @@ def progress_path(path: Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file as a whole, or not at all.
+    """Write a JSON file as a whole, or not at all. What JSON has no type for is its text.
 
     Raises:
         UserError: it cannot be written.
     """
     # UTF-8 cannot hold half a surrogate pair; Python's escape of one is JSON's.
-    text = json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as draft:
-            draft.write_bytes(text + b"\n")
+            draft.write_bytes(text.encode("utf-8", "backslashreplace") + b"\n")
     except OSError as error:
         raise _cannot_write(path, error) from error
 
@@ -185,8 +185,9 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a value of JSON's types, in hex; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a value as JSON, in hex; the order of keys does not matter. What JSON has no type
+    for, such as a date, counts as its text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def progress_bar(show: bool) -> Progress:

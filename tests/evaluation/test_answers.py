@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert path.read_bytes() == undisturbed.read_bytes()
     assert len(before) == fail_at
     assert sorted(prompt for batch in before + after for prompt in batch) == sorted(PROMPTS)
+
+
+def test_dates_of_a_chat_are_written_as_text(
+    model: GPTModel, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dated = [{**entry, "at": datetime(2024, 5, 17)} for entry in ENTRIES]
+    write(model, path, entries=dated)
+    assert {entry["at"] for entry in json.loads(path.read_text())} == {"2024-05-17 00:00:00"}
+    batches = counting(monkeypatch)
+    write(model, path, entries=dated)
+    assert batches == []
 
 
 def test_a_finished_run_is_not_repeated(

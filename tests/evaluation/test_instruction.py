@@ -1,12 +1,13 @@
 """The report on an instruction-tuned model."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gptlit.data.instruction_files import Entry
+from gptlit.data.instruction_files import Entry, read_entries
 from gptlit.evaluation import instruction
 from gptlit.evaluation.answers import ANSWER
 from gptlit.inference.api import LanguageModel
@@ -68,6 +69,12 @@ def test_the_last_question_of_a_chat_is_answered_behind_the_turns_before(tmp_pat
     assert scores["test/reference_words_mean"] == 1
 
 
-def test_parts_of_a_chat_are_not_taken_from_other_fields(tmp_path: Path) -> None:
-    entry = Entry("a", "", "b", {"messages": [], "output": "of something else"})
-    assert instruction._with_parts(entry)["output"] == "b"
+@pytest.mark.parametrize("other", [{}, {"output": None}, {"output": "a note", "input": 3}])
+def test_the_reference_of_a_chat_is_its_answer_whatever_else_it_has(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    (tmp_path / "a.json").write_text(json.dumps([{"messages": messages, **other}]))
+    [entry], _ = read_entries(tmp_path / "a.json")
+    parts = {"instruction": "Hi", "input": "", "output": "Hello"}
+    assert instruction._with_parts(entry) == {"messages": messages, **parts}
