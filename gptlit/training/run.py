@@ -25,6 +25,7 @@ from gptlit.training.recovery import Start, find_start
 from gptlit.training.samples import TextSamples
 from gptlit.training.setup import (
     build_task,
+    check_evaluation,
     check_same_run,
     check_val_share,
     count_steps,
@@ -129,6 +130,7 @@ def _set_up_data(
     data.prepare_data()
     data.setup("fit")
     check_val_share(settings, data, trainer.world_size)
+    check_evaluation(trainer, data)
     steps_per_epoch, total_steps = count_steps(settings, data, trainer.world_size)
     set_lengths(trainer, settings, steps_per_epoch, total_steps)
     return total_steps

@@ -143,6 +143,14 @@ def check_val_share(settings: dict[str, Any], data: Any, world_size: int) -> Non
             )
 
 
+def check_evaluation(trainer: Trainer, data: Any) -> None:
+    """Refuse splits that are too small for so many processes before anything is trained, rather
+    than when they are measured at the end."""
+    data.trainer = trainer  # whose processes they are for; `fit` attaches it too
+    data.val_dataloader()
+    getattr(data, "final_loaders", dict)()
+
+
 def set_lengths(
     trainer: Trainer, settings: dict[str, Any], steps_per_epoch: int, total_steps: int
 ) -> None:

@@ -1,14 +1,20 @@
 """A run goes on as what it was, or not at all."""
 
 import copy
+import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from gptlit.data.instructions import InstructionDataModule
 from gptlit.errors import UserError
 from gptlit.tasks.pretrain import PretrainTask
-from gptlit.training.setup import check_same_run, told_of_warmup
+from gptlit.tokenizer import get_tokenizer
+from gptlit.training.setup import check_evaluation, check_same_run, told_of_warmup
 from tests.inference.classifiers import SHAPE, make_task
 
 CLASSIFIER: list[tuple[str, str, Any]] = [
@@ -72,3 +78,29 @@ def test_a_warm_up_that_lasts_to_the_end_is_told(warmup: int, debug: bool, told:
     config = {"scheduler": {"warmup_steps": warmup}, "debug": debug}
     line = "\nwarning: all 10 steps are warm-up (scheduler.warmup_steps=10): the learning rate"
     assert told_of_warmup(config, 10).startswith(line) if told else not told_of_warmup(config, 10)
+
+
+@pytest.mark.parametrize(
+    ("test_fraction", "val_fraction", "told"),
+    [(0.1, 0.1, ""), (0.0, 0.1, ""), (0.05, 0.1, "1 test"), (0.1, 0.05, "1 validation")],
+)
+def test_splits_too_small_for_all_processes_are_refused_before_training(
+    tmp_path: Path, test_fraction: float, val_fraction: float, told: str
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"instruction": "a", "output": "b"}] * 20))
+    data = InstructionDataModule(
+        tokenizer=get_tokenizer("byte"),
+        context_length=16,
+        seed=0,
+        prompt={"name": "x", "template": "{instruction}>"},
+        batch_size=2,
+        path=str(tmp_path / "a.json"),
+        test_fraction=test_fraction,
+        val_fraction=val_fraction,
+    )
+    data.setup("fit")
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer: Any = SimpleNamespace(global_rank=0, world_size=2, strategy=strategy)
+    line = f"there are {told} entries for 2 processes: use fewer"
+    with pytest.raises(UserError, match=line) if told else nullcontext():
+        check_evaluation(trainer, data)
