@@ -169,7 +169,7 @@ _NUMBER = r"([0-9]{1,3})(?:\s*/\s*100|\s+out\s+of\s+100|\s*%)?\s*[.!]?"
 _LABEL = r"(?:(?:the|my|your|final|overall|total)\s+)*(?:score|rating|grade)\s*(?:is\b|[:=])?"
 _BARE = re.compile(_NUMBER, re.IGNORECASE)
 _LABELLED = re.compile(rf"{_LABEL}\s*{_NUMBER}", re.IGNORECASE)
-_THOUGHTS = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
+_THOUGHTS = re.compile(r"\A(?:.*</think>|\s*<think>.*)", re.DOTALL)
 _MARKS = re.compile(r"[*_`#\"\[\]]+")
 
 
@@ -181,9 +181,10 @@ def parse_score(reply: str) -> int | None:
     "**My rating:** 85/100."). Numbers inside of sentences never count, as they may count something
     else ("I give 3 reasons for a score of 90" has no score), nor do other scales ("8/10"),
     fractions, numbers in words, and those above 100. Lines that disagree are no score. What a
-    model thinks aloud first (<think>...</think>) is not part of its reply.
+    model thinks aloud first (<think>...</think>) is not part of its reply; some servers put
+    <think> at the end of the prompt, so that the reply has </think> alone.
     """
-    reply = _THOUGHTS.sub("", reply, count=1) if reply.lstrip().startswith("<think>") else reply
+    reply = _THOUGHTS.sub("", reply)
     lines = [line for text in reply.splitlines() if (line := _MARKS.sub(" ", text).strip())]
     found = [_LABELLED.fullmatch(line) for line in lines] + [_BARE.fullmatch(s) for s in lines[:1]]
     scores = {int(match[1]) for match in found if match}

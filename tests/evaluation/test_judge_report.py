@@ -38,6 +38,7 @@ FORMS = [
     "Score: {}\n\n1. It is short.\n2. It has 3 faults.",
     "{}\nIn sum:\nScore: {}/100",
     "<think>Maybe 20?\nScore: 20</think>\n\n{}",
+    "Maybe 20?\nScore: 20\n</think>\n\nScore: {}",
 ]
 
 
@@ -74,6 +75,7 @@ def test_what_is_no_integer_from_0_to_100_is_none(form: str, score: str) -> None
         "٨٥",
         "<think>85",
         "<think>It is short.\nScore: 85\nBut",
+        "It is short.\nScore: 85\nBut</think>It is good.",
         "the underscore 85",
     ],
 )
