@@ -68,7 +68,7 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
             f"{given or 'the newest run'} is a classifier, which writes no text: use"
             f" python classify.py {given}".rstrip()
         )
-    if config["input"] is not None and model.trained.wrap_prompt("") == "":
+    if config["input"] is not None and model.trained.prompt_format is None:
         raise UserError(
             "input=... is what an instruction is about, but this model continues text: give all of"
             " it as prompt=..."
@@ -133,7 +133,7 @@ def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: i
     Returns:
         what the model wrote.
     """
-    if model.trained.wrap_prompt(prompt) == prompt:
+    if model.trained.prompt_format is None:
         print(prompt, end="", flush=True)
     written = ""
     for text in model.stream(prompt, **options, seed=seed):
@@ -144,8 +144,8 @@ def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: i
 
 
 def _converse(model: "LanguageModel", config: dict[str, Any], options: dict[str, Any]) -> None:
-    what = "a text to continue" if model.trained.wrap_prompt("") == "" else "an instruction"
     form = model.trained.prompt_format
+    what = "a text to continue" if form is None else "an instruction"
     history: list[tuple[str, ...]] = []
     for asked, prompt in enumerate(typed(f"Type {what}, or quit.")):
         given = {**options, "history": history}

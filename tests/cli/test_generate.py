@@ -17,6 +17,7 @@ from gptlit.cli.generate import (
     _check_output,
     _converse,
     _read_prompts,
+    _write,
     cut_prompts,
     without_effect,
 )
@@ -25,6 +26,7 @@ from gptlit.inference.api import LanguageModel
 from gptlit.inference.trained import TrainedModel
 from gptlit.prompts import PromptFormat
 
+SHAPE = {"vocab_size": 257, "context_length": 8, "emb_dim": 8, "n_heads": 1, "n_layers": 1}
 CONFIG: dict[str, Any] = {"num_samples": 1, "batch_size": 2, "seed": 0}
 
 
@@ -168,8 +170,7 @@ def test_options_that_do_nothing_are_named(given: dict[str, Any], said: list[str
 
 
 def test_prompts_longer_than_the_context_are_counted() -> None:
-    shape = {"vocab_size": 257, "context_length": 8, "emb_dim": 8, "n_heads": 1, "n_layers": 1}
-    model = LanguageModel(TrainedModel(task="pretrain", model=shape, tokenizer="byte"), "cpu")
+    model = LanguageModel(TrainedModel(task="pretrain", model=SHAPE, tokenizer="byte"), "cpu")
     assert cut_prompts(model, [], "") == cut_prompts(model, ["12345678"], "") == []
     assert cut_prompts(model, ["123456789"], "")[0].startswith("the prompt is longer than the")
     assert cut_prompts(model, ["1", "123456789"], "")[0].startswith("1 of 2 prompts are longer")
@@ -207,3 +208,15 @@ def test_a_conversation_goes_on_where_that_is_asked_for(
     model: Any = Answering("{instruction}>{response}" + ending)
     _converse(model, {**CONFIG, "history": kept}, {"input": "i"})
     assert capsys.readouterr().out == "".join(f"{text}\n\n" for text in written)
+
+
+BARE = {"prompt": {"name": "bare", "template": "{instruction}"}}
+
+
+@pytest.mark.parametrize("settings", [{}, BARE])
+def test_only_a_text_that_is_continued_is_written_before_what_follows(
+    settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = TrainedModel(task="any", model=SHAPE, tokenizer="byte", settings=settings)
+    _write(LanguageModel(trained, "cpu"), "Hi", {"max_new_tokens": 0}, seed=0)
+    assert capsys.readouterr().out == ("\n" if settings else "Hi\n")
