@@ -27,7 +27,7 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
         entries, source, default = *_test_split(ckpt), ckpt.parent.parent / ANSWERS
     else:
         entries, source = _file(data["path"], skip_broken=data["on_error"] == "skip")
-        default = Path(f"{source.name.partition('.')[0]}-{ANSWERS}")
+        default = Path(f"{_name(source)}-{ANSWERS}")
     path = Path(config["output"] or default)
     scored, judged = (path.with_name(f"{path.stem}-{what}.json") for what in ("scores", "judged"))
     results = [path, scored, judged]
@@ -52,6 +52,16 @@ def _file(path: str | list[str], *, skip_broken: bool) -> tuple[list[Any], Path]
     if broken:
         print(f"skipped:        {len(broken):,} broken ({tell_broken(broken)})")
     return entries, Path(path).expanduser()
+
+
+def _name(source: Path) -> str:
+    """The name of a file of instructions without what says its kind."""
+    from gptlit.data.instruction_files import SUFFIXES
+    from gptlit.data.readers import file_kind
+
+    kind = file_kind(source, SUFFIXES)
+    assert kind is not None  # it has been read
+    return source.name[: -len(kind.suffix + kind.packing)]
 
 
 def _test_split(ckpt: Path) -> tuple[list[Any], Path | None]:

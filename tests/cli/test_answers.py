@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from gptlit.cli.answers import _test_split
+from gptlit.cli.answers import _name, _test_split
 from gptlit.cli.build import build_data
 from gptlit.errors import UserError
 
@@ -65,3 +65,18 @@ def test_a_checkpoint_that_does_not_say_its_data_goes_with_any(tmp_path: Path) -
     torch.save({k: v for k, v in content.items() if k != "InstructionDataModule"}, checkpoint)
     (tmp_path / "mine.json").write_text(json.dumps(ENTRIES[1:]))
     assert _test_split(checkpoint)[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("mine.json", "mine"),
+        ("a/mine.JSONL.gz", "mine"),
+        ("tasks.en.json", "tasks.en"),
+        ("v1.5.parquet", "v1.5"),
+    ],
+)
+def test_files_with_several_points_in_their_names_get_answers_of_their_own(
+    file: str, name: str
+) -> None:
+    assert _name(Path(file)) == name
