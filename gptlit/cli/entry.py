@@ -2,6 +2,7 @@
 it is."""
 
 import gc
+import io
 import signal
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,9 @@ def _excepthook(
 
 def _run(command: str) -> None:
     sys.excepthook = _excepthook
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a model writes may have signs that the encoding lacks, which must not end a run.
+        sys.stdout.reconfigure(errors="replace")
     import_module(f"gptlit.cli.{command}").main()
 
 

@@ -340,6 +340,20 @@ def test_ctrl_c_while_a_command_is_imported_is_quiet(made: str) -> None:
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "é · ? █"), ("latin-1", "é · ? ?"), ("ascii", "? ? ? ?")]
+)
+def test_signs_that_the_encoding_lacks_end_no_command(encoding: str, shown: str) -> None:
+    module = "SimpleNamespace(main=lambda: print('é · \\ud800 █'))"
+    code = "from types import SimpleNamespace\nfrom gptlit.cli import entry\n"
+    code += f"entry.import_module = lambda _: {module}\nentry.train()"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, env=environment
+    )
+    assert done.stdout.decode(encoding) == f"{shown}\n"
+
+
 def test_a_stop_that_hydra_made_an_error_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     def composing() -> None:
         try:
