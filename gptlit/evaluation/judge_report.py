@@ -106,7 +106,8 @@ def print_report(report: JudgeReport, console: Console | None = None) -> None:
     """
     console = console or Console()
     n_unscored = len(report.verdicts) - len(report.scores)
-    facts = Table(title=f"Scores by {report.model} ({report.judge})", show_header=False)
+    # As Text here and below, in which brackets are no markup.
+    facts = Table(title=Text(f"Scores by {report.model} ({report.judge})"), show_header=False)
     facts.add_row("answers", f"{len(report.verdicts):,}: {len(report.scores):,} scored")
     facts.add_row("mean", "none" if report.mean is None else f"{report.mean:.1f} of 100")
     facts.add_row("median", "none" if report.median is None else f"{report.median:g} of 100")
@@ -120,7 +121,6 @@ def print_report(report: JudgeReport, console: Console | None = None) -> None:
         for i in report.worst:
             texts = judged_texts(report.entries[i])
             shown = (str(i), str(report.verdicts[i].score), texts["instruction"], texts[ANSWER])
-            # As Text, in which brackets are no markup.
             worst.add_row(*(Text(_short(str(text))) for text in shown))
         console.print(worst)
     if n_unscored:

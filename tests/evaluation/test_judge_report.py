@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,7 @@ def test_the_tables_show_texts_as_they_are() -> None:
     assert "[red]A [/] [b" in text
     assert "no score in the reply" in text
     assert len(text.splitlines()) < 45
+    assert "Scores by a[/b] (ollama)" in printed(replace(report([50]), model="a[/b]"))
 
 
 def test_many_without_a_score_are_counted() -> None:
