@@ -80,6 +80,13 @@ def _test_split(ckpt: Path) -> tuple[list[Any], Path | None]:
         )
     run = ckpt.parent.parent
     module = build_data(read_run_config(run))
+    source = Path(module.path).expanduser() if module.path else None
+    if source is not None and not source.exists():
+        raise UserError(
+            f"the run {run} was trained on {module.path}, which is not there: put it back, or run"
+            " this command in the folder of the training; data=FILE has all entries of a file"
+            " answered, whatever the run was trained on"
+        )
     module.prepare_data()
     module.setup("test")
     try:
@@ -92,7 +99,7 @@ def _test_split(ckpt: Path) -> tuple[list[Any], Path | None]:
         ) from error
     if not module.splits["test"]:
         raise UserError(f"the run {run} has no test split: give data=FILE with instructions")
-    return module.splits["test"], Path(module.path).expanduser() if module.path else None
+    return module.splits["test"], source
 
 
 def _judge(

@@ -41,6 +41,16 @@ def test_the_test_split_is_that_of_the_training(tmp_path: Path) -> None:
     assert source == tmp_path / "mine.json"
 
 
+def test_data_that_are_not_there_are_no_reason_to_answer_the_training_split(
+    tmp_path: Path,
+) -> None:
+    checkpoint = make_run(tmp_path)
+    (tmp_path / "mine.json").unlink()
+    line = r"run was trained on .*mine\.json, which is not there: put it back, or run this command"
+    with pytest.raises(UserError, match=line):
+        _test_split(checkpoint)
+
+
 @pytest.mark.parametrize("now", [ENTRIES[1:], [*ENTRIES, *ENTRIES], ENTRIES[:8]])
 def test_data_that_have_changed_since_are_refused(tmp_path: Path, now: list[Any]) -> None:
     checkpoint = make_run(tmp_path)
