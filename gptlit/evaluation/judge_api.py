@@ -196,11 +196,13 @@ class Judge(ABC):
         return request
 
     def _error_text(self, response: requests.Response) -> str:
-        """What the server says about an error: its JSON's message, or else the status line."""
+        """What the server says about an error: its JSON's message, or else the status line. Some
+        servers have no `error` around the message."""
         import requests
 
-        with suppress(requests.RequestException, ValueError, LookupError, TypeError):
-            return self._message(json.loads(response.content)["error"])
+        with suppress(requests.RequestException, ValueError, AttributeError):
+            content = json.loads(response.content)
+            return self._message(content.get("error", content))
         return self.shown(str(response.reason))
 
     def _message(self, error: Any) -> str:

@@ -328,6 +328,25 @@ def test_a_model_that_ollama_does_not_have(server: Server, path: Path) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"error": {"message": "no such thing"}}', "no such thing"),
+        (b'{"object": "error", "message": "no such thing", "code": 400}', "no such thing"),
+        (b'{"detail": "no such thing"}', "{'detail': 'no such thing'}"),
+        (b'{"error": 7}', "7"),
+        (b'["no such thing"]', "Bad Request"),
+        (b"<html>no such thing</html>", "Bad Request"),
+    ],
+)
+def test_what_servers_say_of_an_error_is_told(
+    server: Server, path: Path, name: str, body: bytes, told: str
+) -> None:
+    server.scripts[""] = [Reply(status=400, body=body)]
+    assert f"answers HTTP 400: {told};" in error_of(server.settings(name), path, ENTRIES[:1])
+
+
+@BOTH
 def test_nothing_is_sent_on_to_another_server(server: Server, path: Path, name: str) -> None:
     server.scripts[""] = [Reply(status=307, headers={"Location": server.root + "/other"})]
     error_of(server.settings(name), path)
