@@ -57,7 +57,7 @@ class LanguageModel:
         ids = encode_prompt(self.tokenizer, wrapped)
         room = context - min(max_new_tokens, context // 2)
         for turn in reversed(history):
-            if isinstance(turn, str) or len(turn) not in (2, 3):
+            if isinstance(turn, str) or len(turn) not in (2, 3) or set(map(type, turn)) != {str}:
                 raise UserError(
                     f"history: {turn!r:.80} is no turn; expected (instruction, answer), or"
                     " (instruction, answer, input)"

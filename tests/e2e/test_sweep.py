@@ -193,7 +193,7 @@ def test_runs_side_by_side_are_reported_as_others(tmp_path: Path) -> None:
     assert [row["run"] for row in results(tmp_path / "sweep")] == BEST_FIRST
     assert done.stdout.count("6 runs, 2 failed") == 1 and done.stdout.count(TRAINED) == 4
     assert done.stderr.count("error: run ") == 2
-    again = run("train", *local, cwd=tmp_path)
+    again = run("train", *local, "hydra.launcher.n_jobs=1", cwd=tmp_path)
     assert again.returncode == 2
     assert again.stdout.count("skipped, being trained already") == 4 and TRAINED not in again.stdout
 

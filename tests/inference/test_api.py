@@ -159,7 +159,7 @@ def test_answers_and_streams_go_on_with_a_chat() -> None:
     assert "".join(model.stream("?", 9, **given)) == expected
 
 
-@pytest.mark.parametrize("turn", ["ab", ("a",), ("a", "b", "c", "d")])
+@pytest.mark.parametrize("turn", ["ab", ("a",), ("a", 1), ("a", "b", "c", "d")])
 def test_what_is_no_turn_is_named(turn: Any) -> None:
     with pytest.raises(
         UserError, match=r"history: .* is no turn; expected \(instruction, answer\)"
