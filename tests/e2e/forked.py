@@ -36,7 +36,7 @@ MODULES = (
     *(f"gptlit.cli.{name}" for name in ("train", "generate", "classify", "evaluate", "export")),
     *("gptlit.evaluation.perplexity", "gptlit.cli.answers", "matplotlib.backends.backend_pdf"),
 )
-IMPORTS_S = 120.0
+IMPORTS_S = 300.0
 """The first command waits for them."""
 DRAW = "DRAW"
 """Environment variable: pictures are drawn only where it is set. They take a short run a third of
