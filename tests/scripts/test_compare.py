@@ -4,17 +4,15 @@ import csv
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import run
 from PIL import Image
 
 from gptlit.training import reuse
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "gpt2-nano", "emb_dim": 128, "n_layers": 4},
@@ -46,14 +44,7 @@ def make(
 
 
 def compare(folder: Path, *args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, args)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run("scripts/compare", *map(str, args), cwd=folder, DRAW="1")
 
 
 def table(folder: Path, *args: object) -> list[dict[str, str]]:
