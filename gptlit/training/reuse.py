@@ -20,7 +20,8 @@ from gptlit.training.launch import first_process
 WITHOUT_EFFECT = frozenset({"resume", "output_root", "skip_if_trained", "debug", "logger", "hydra"})
 """Top-level keys that do not change what is trained."""
 RECORD = Path("config") / "trained.json"
-"""In a run folder: the config, and once the run has finished, its score."""
+"""In a run folder: the config, and once the run has finished, its score; of a run that went on with
+another config, only what it began with."""
 POINTER = Path("config") / "reused.txt"
 """In the folder of a run that did not train: the folder that it took its result from."""
 DRAFT = Path("config") / "draft"
@@ -72,7 +73,7 @@ def check_free(config: dict[str, Any], folder: Path) -> None:
 def told_of_changes(config: dict[str, Any], folder: Path) -> str:
     """A line with what a run that goes on has other than when it began, or nothing; its config must
     not have been noted yet."""
-    before = trained_config(folder)
+    before = _began(folder)
     if config["resume"] is None or before is None:
         return ""
     was, now = dict(leaves(before)), dict(leaves(what_counts(config)))
@@ -98,13 +99,19 @@ def begin(config: dict[str, Any], folder: Path) -> None:
     if config["resume"] is None:
         _write(folder, {"config": what_counts(config)})
     elif trained_config(folder) != what_counts(config):
-        (folder / RECORD).unlink(missing_ok=True)
+        _write(folder, {"began": _began(folder)})
+
+
+def _began(folder: Path) -> Any:
+    """The config that the folder's run began with; None if it is not noted."""
+    record = _read(folder)
+    return record.get("config", record.get("began"))
 
 
 def finish(folder: Path, score: float | None) -> None:
     """The run has finished: its results may be reused."""
     record = _read(folder)
-    if record and first_process():
+    if "config" in record and first_process():
         _write(folder, {**record, "score": score})
 
 

@@ -151,6 +151,17 @@ def test_what_a_resumed_run_has_other_than_before_is_told() -> None:
     assert reuse.told_of_changes(changed, ROOT / "none") == ""
 
 
+def test_it_is_told_each_time_the_run_goes_on() -> None:
+    folder = make(ROOT / "1")
+    changed = {**CONFIG, "resume": "auto", "seed": 2}
+    for config in (changed, {**changed, "seed": 3}, {**CONFIG, "resume": "auto"}):
+        reuse.begin(config, folder)
+        reuse.finish(folder, 1.0)
+        told = reuse.told_of_changes(changed, folder)
+        assert told == "\nchanged since it began: seed=2 (was 1)"
+        assert reuse.find(config, NEW) is None
+
+
 @pytest.mark.parametrize("score", [None, 1e-9, float("inf")])
 def test_the_score_is_kept_as_it_was(score: float | None) -> None:
     make(ROOT / "1", score=score)
