@@ -1,9 +1,9 @@
 """Run corrupted command lines, each in a forked process of its own (see `forked`).
 
-    python fuzz_worker.py WORLD RESULTS < NUMBERS
+    python fuzz_worker.py WORLD RESULTS... < NUMBERS
 
-NUMBERS is a pipe that several workers may share: the next number to run, in two bytes. One line of
-JSON for each goes into the file RESULTS.
+There are as many workers as files for results. They share the pipe NUMBERS: the next number to run,
+in two bytes. One line of JSON for each goes into the worker's file.
 """
 
 import contextlib
@@ -131,11 +131,23 @@ def _text(path: Path) -> str:
 
 def main() -> None:
     """As the head of the file says."""
-    world, results = Path(sys.argv[1]), Path(sys.argv[2])
+    world, *results = map(Path, sys.argv[1:])
     import_all()
+    workers = []
+    for result in results:
+        workers.append(os.fork())
+        if workers[-1] == 0:
+            work(world, result)
+            os._exit(0)
+    codes = [os.waitpid(worker, 0)[1] for worker in workers]
+    sys.exit(any(codes))
+
+
+def work(world: Path, result: Path) -> None:
+    """Run commands until there are no more."""
     lightning = Aside(WITH_LIGHTNING)
     sys.meta_path.insert(0, lightning)
-    with results.open("w") as file:
+    with result.open("w") as file:
         while number := os.read(sys.stdin.fileno(), NUMBER_BYTES):
             outcome = run(corrupted(int.from_bytes(number, "big")), world, lightning)
             file.write(json.dumps(asdict(outcome)) + "\n")

@@ -31,17 +31,13 @@ def outcomes(world: Path) -> list[Outcome]:
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "e2e")))
     env = environment(**OFFLINE, GPTLIT_ALLOCATOR="system", PYTHONPATH=path)
     numbers, given = os.pipe()
-    workers = [
-        subprocess.Popen(
-            [sys.executable, fuzz_worker.__file__, world, result], stdin=numbers, env=env
-        )
-        for result in results
-    ]
+    command = [sys.executable, fuzz_worker.__file__, world, *results]
+    workers = subprocess.Popen(command, stdin=numbers, env=env)
     os.close(numbers)
     with os.fdopen(given, "wb") as pipe:
         for number in range(COMMANDS):
             pipe.write(number.to_bytes(fuzz_worker.NUMBER_BYTES, "big"))
-    assert [worker.wait() for worker in workers] == [0] * WORKERS
+    assert workers.wait() == 0
     lines = [line for result in results for line in result.read_text().splitlines()]
     return [Outcome(**json.loads(line)) for line in lines]
 
