@@ -1,5 +1,6 @@
 """Pictures in files, drawn without a window, and without pyplot, whose state is the user's."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,19 +26,28 @@ def new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
     return figure, figure.add_subplot()
 
 
+def literal(text: str) -> str:
+    """Text of a user, to be drawn as it is: what stands between two $ would be a formula."""
+    return text.replace("$", r"\$")
+
+
 def save_figure(figure: "Figure", *paths: Path) -> None:
-    """Write a finished figure to each path, in the format of its suffix.
+    """Write a finished figure to each path, in the format of its suffix. Characters that the font
+    does not have are drawn as boxes.
 
     Raises:
         OSError: it cannot be written.
     """
-    # Once for all files; a figure with a layout engine would be drawn twice for each.
-    if engine := figure.get_layout_engine():
-        engine.execute(figure)
-        figure.set_layout_engine(None)
-    for path in paths:
-        with replacing(path) as draft:
-            figure.savefig(draft, dpi=DOTS_PER_INCH, format=path.suffix[1:])
+    with warnings.catch_warnings():
+        # There would be one for each character, time and file.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        # Once for all files; a figure with a layout engine would be drawn twice for each.
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        for path in paths:
+            with replacing(path) as draft:
+                figure.savefig(draft, dpi=DOTS_PER_INCH, format=path.suffix[1:])
 
 
 def save_png_and_pdf(figure: "Figure", stem: Path) -> list[Path]:

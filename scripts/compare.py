@@ -19,7 +19,7 @@ from rich.text import Text
 from gptlit.cli.arguments import printable
 from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
-from gptlit.figures import new_figure, save_figure
+from gptlit.figures import literal, new_figure, save_figure
 from gptlit.files import replacing
 from gptlit.training.metrics import read_metrics
 from gptlit.training.reuse import finished, leaves, result_folder, trained_config, what_counts
@@ -223,8 +223,7 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
             values = ", ".join(f"{k}={_shown(k, values[index])}" for k, values in differ.items())
             label = f"{run.name}: {values}" if 0 < len(differ) <= 2 else run.name
             style = STYLES[index // 10 % len(STYLES)]  # there are ten colours
-            plain = label.replace("$", r"\$")  # no formula
-            axes.plot(*zip(*points, strict=True), style, marker=".", label=plain)
+            axes.plot(*zip(*points, strict=True), style, marker=".", label=literal(label))
         elif points:
             axes.plot(*zip(*points, strict=True), color="lightgrey", zorder=1)
     axes.set(xlabel="optimiser step", ylabel="validation cross entropy (nats per target token)")

@@ -45,7 +45,7 @@ class LabelledTable:
 def class_names(labels: Iterable[str]) -> list[str]:
     """The different labels in order: as numbers if all are whole ones, else as text."""
     names = sorted(set(labels))
-    if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
+    if all(re.fullmatch(r"[+-]?[0-9]{1,999}", name) for name in names):
         names.sort(key=int)
     return names
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_roc
 
-from gptlit.figures import new_figure, save_png_and_pdf
+from gptlit.figures import literal, new_figure, save_png_and_pdf
 from gptlit.files import replacing
 from gptlit.tasks.classification import ClassificationTask, Predictions
 
 MATRIX_INCHES, MATRIX_NUMBERS = 12, 30
 """The largest side of a confusion matrix, and the most classes whose counts can be read in it."""
+COLUMN_LETTERS, NAME_LETTERS = 13, 40
+"""How much of a class's name has room across a column of the matrix, and how much is drawn."""
 ROC_NAMES = 12
 """Curves that are named."""
 
@@ -33,7 +35,7 @@ def write_classification_report(task: ClassificationTask, data: Any, folder: Pat
     write_predictions(
         folder / "test-predictions.csv", data.splits["test"].texts, task.labels, found
     )
-    title = f"{task.name}, {folder.name}, test split"
+    title = literal(f"{task.name}, {folder.name}, test split")
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     plot_confusion(plots, title, task.labels, found)
@@ -71,8 +73,9 @@ def plot_confusion(
         colour = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
     named = range(0, len(names), math.ceil(len(names) / MATRIX_NUMBERS))
-    labels = [names[index] for index in named]
-    axes.set_xticks(named, labels, rotation=0 if few else 90)
+    labels = [_drawn(names[index]) for index in named]
+    side_by_side = few and max(map(len, labels)) <= COLUMN_LETTERS
+    axes.set_xticks(named, labels, rotation=0 if side_by_side else 90)
     axes.set_yticks(named, labels)
     axes.set(xlabel="predicted class", ylabel="true class", title=f"number of texts\n{title}")
     figure.colorbar(image, label="share of the true class")
@@ -96,7 +99,8 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
         curves.append((area, name, false_positive, true_positive))
     curves.sort(key=lambda curve: curve[0])
     for place, (area, name, false_positive, true_positive) in enumerate(curves):
-        label = f"{name}, area {area:.4f}" if place < ROC_NAMES else None
+        # A legend would leave out what begins with an underscore.
+        label = f"area {area:.4f}, {_drawn(name)}" if place < ROC_NAMES else None
         axes.plot(false_positive, true_positive, label=label)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
     axes.set(
@@ -107,3 +111,9 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return save_png_and_pdf(figure, folder / "roc")
+
+
+def _drawn(name: str) -> str:
+    """The name of a class in a picture: in one line, and not wider than that."""
+    line = " ".join(name.split())
+    return literal(line if len(line) <= NAME_LETTERS else f"{line[: NAME_LETTERS - 1]}…")

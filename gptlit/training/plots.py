@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gptlit.figures import new_figure, save_png_and_pdf
+from gptlit.figures import literal, new_figure, save_png_and_pdf
 from gptlit.training.metrics import read_metrics
 
 
@@ -32,7 +32,7 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
             few = "o" if len(points) < 40 else ""
             split = "training" if name.startswith("train/") else "validation"
             axes.plot(*zip(*points, strict=True), marker=few, markersize=3, label=split)
-        axes.set(title=title, xlabel="optimiser step", ylabel=label)
+        axes.set(title=literal(title), xlabel="optimiser step", ylabel=label)
         axes.locator_params("x", integer=True)
         axes.grid(alpha=0.3)
         axes.legend()

@@ -78,6 +78,7 @@ def test_other_names_of_columns(tmp_path: Path) -> None:
         (["b", "a", "b", "B"], ["B", "a", "b"]),
         ([10, 2, -1], ["-1", "2", "10"]),
         (["10", "2", "x"], ["10", "2", "x"]),
+        (["9" * 5000, "10"], ["10", "9" * 5000]),  # longer than Python's numbers may be
         ([True, False, True], ["False", "True"]),
         ([" ham", "ham ", "spam"], ["ham", "spam"]),
     ],
