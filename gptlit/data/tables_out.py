@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,10 @@ def check_writable(path: Path, table: Table, key: str) -> None:
     if path.exists() and path.samefile(table.path):
         raise UserError(f"{key}={path} is the file that is read; give another one")
     if suffix == ".tsv":
-        for place, row in zip(table.places, table.rows, strict=True):
-            if any(mark in _field(value) for value in row.values() for mark in NO_QUOTES):
+        rows = (row.values() for row in table.rows)
+        places = (f"{table.path}: a column's name", *table.places)
+        for place, fields in zip(places, chain([table.columns], rows), strict=True):
+            if any(mark in _field(field) for field in fields for mark in NO_QUOTES):
                 raise UserError(
                     f"{place} has a tab or a line end in it, which .tsv cannot hold; give another"
                     f" format as {key}=…"

@@ -250,6 +250,9 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UserError, match=pattern):
             check_writable(tmp_path / name, table, "output")
+    path.write_text('text,"a\tb"\nx,y\n')
+    with pytest.raises(UserError, match=r"given.csv: a column's name has a tab or a line end in"):
+        check_writable(tmp_path / "out.tsv", read(path), "output")
 
 
 def test_a_broken_write_leaves_what_was_there(
