@@ -46,7 +46,7 @@ def saved_splits(
 
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_name(f"{place.name}.lock")):
+        with FileLock(f"{place.absolute()}.lock"):
             if splits := _found(place, made_from, given["train"].name):
                 return splits
             splits = make_splits(given, settings)

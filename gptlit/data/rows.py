@@ -162,9 +162,7 @@ def _delimited_rows(file: Path, suffix: str, lines: Iterator[str], wanted: Wante
         at = {name: header.index(name) for name, _ in wanted}
         if not wanted:
             at = {name: i for i, name in enumerate(header)}
-            # Those without a name may be several: spreadsheets write them where cells were emptied.
-            if twice := next((name for name in at if name and header.count(name) > 1), None):
-                raise UserError(f"{file} has two columns {twice!r}; give them different names")
+            check_distinct(file, header)
         for fields in reader:
             if fields and len(fields) != len(header):
                 raise UserError(
@@ -201,6 +199,13 @@ def check_columns(place: object, names: Collection[str], wanted: Wanted) -> None
         if name not in names:
             there = ", ".join(map(repr, names)) or "none"
             raise UserError(f"{place}: no column {name!r}; there are: {there}; set {key}=…")
+
+
+def check_distinct(file: Path, names: Sequence[str]) -> None:
+    """Raises UserError for two columns of one name. Those without one may be several: spreadsheets
+    write them where cells were emptied."""
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise UserError(f"{file} has two columns {twice!r}; give them different names")
 
 
 def _listed(wanted: Wanted) -> str:

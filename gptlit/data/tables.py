@@ -14,6 +14,7 @@ from gptlit.data.rows import (
     Rows,
     arrow_rows,
     check_columns,
+    check_distinct,
     named_as_parquet,
     not_text,
     place_of,
@@ -113,6 +114,7 @@ def _read_parquet(file: Path) -> Any:
 
 
 def _arrow_rows(file: Path, arrow: Any) -> Rows:
+    check_distinct(file, arrow.column_names)
     with named_as_parquet(file):
         for number, row in enumerate(arrow_rows(arrow), 1):
             yield place_of(file, number), row

@@ -246,6 +246,14 @@ def test_a_folder_of_yours_keeps_its_splits(tmp_path: Path) -> None:
         saved_splits({"train": table(AWKWARD[:-1])}, how(), tmp_path, mine)
 
 
+def test_the_folder_may_be_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, here = {"train": table(AWKWARD)}, tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    made = saved_splits(given, how(), tmp_path, Path())
+    assert rows_of(saved_splits(given, how(), tmp_path, here)) == rows_of(made)
+
+
 def test_what_someone_else_wrote_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("Label,Text\nham,x\n")
     with pytest.raises(UserError, match=r"train\.csv was not written by gptlit.*data\.test_path"):

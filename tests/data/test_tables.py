@@ -228,6 +228,13 @@ def test_broken_text_in_a_parquet_file_is_named_too(tmp_path: Path) -> None:
         read(tmp_path / "a.parquet")
 
 
+def test_two_columns_of_a_parquet_file_with_one_name_are_told(tmp_path: Path) -> None:
+    columns = [pyarrow.array(["a"]), pyarrow.array(["b"])]
+    parquet.write_table(pyarrow.table(columns, ["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet has two columns 'text'; give them different"):
+        read(tmp_path / "a.parquet")
+
+
 def test_a_folder_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(
