@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_roc
+from torchmetrics.functional.classification import binary_roc, multiclass_confusion_matrix
 
 from gptlit.figures import literal, new_figure, save_png_and_pdf
 from gptlit.files import replacing
@@ -86,15 +86,15 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
     """Each class against the rest: `roc.png` and `.pdf`. Classes that do not occur are left out;
     of two classes only the second is drawn, since the first mirrors it. The classes with the
     smallest areas are named, and come first."""
-    rates = multiclass_roc(found.probabilities, found.labels, len(names))
     figure, axes = new_figure(5, 5)
     curves = []
     for index, name in enumerate(names):
         mirrored = len(names) == 2 and index == 0
-        n = int((found.labels == index).sum())
-        if mirrored or n in (0, len(found.labels)):
+        of_class = found.labels == index
+        if mirrored or int(of_class.sum()) in (0, len(found.labels)):
             continue
-        false_positive, true_positive = (rate[index].numpy() for rate in rates[:2])
+        rates = binary_roc(found.probabilities[:, index], of_class.long())
+        false_positive, true_positive = (rate.numpy() for rate in rates[:2])
         area = float(np.trapezoid(true_positive, false_positive))
         curves.append((area, name, false_positive, true_positive))
     curves.sort(key=lambda curve: curve[0])

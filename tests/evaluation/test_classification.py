@@ -41,3 +41,16 @@ def test_names_are_drawn_as_they_are(tmp_path: Path, recwarn: pytest.WarningsRec
     legend = sorted(text.get_text().split(", ")[-1] for text in roc.get_legend().get_texts())
     assert legend == sorted([*drawn, "chance"])
     assert not recwarn.list
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("occurring", "curves"), [([0, 0], 0), ([0, 2], 2), ([0, 1, 2], 3)])
+def test_classes_that_do_not_occur_have_no_curve(
+    tmp_path: Path, occurring: list[int], curves: int
+) -> None:
+    labels = torch.tensor(occurring)
+    found = Predictions(torch.arange(len(labels)), labels, torch.eye(3)[labels])
+    with patch("gptlit.evaluation.classification.save_png_and_pdf") as saved:
+        plot_roc(tmp_path, "t", ["a", "b", "c"], found)
+    words = [text.get_text() for text in saved.call_args.args[0].axes[0].get_legend().get_texts()]
+    assert words == [*(f"area 1.0000, {'abc'[i]}" for i in occurring[:curves]), "chance"]
