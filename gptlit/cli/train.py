@@ -20,12 +20,15 @@ from gptlit.training.lock import locked
 from gptlit.training.stopping import stoppable
 
 FREE_TEXT = (
+    "data.column",
+    "data.label_column",
+    "data.text_column",
     "prompt_format.template",
     "prompt_format.template_with_input",
     "task.sample.prompt",
     "weights.path",
 )
-"""Keys whose values may hold braces, quotes and commas."""
+"""Keys whose values may hold braces, quotes and commas, or look like numbers."""
 
 
 def main() -> None:

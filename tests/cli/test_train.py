@@ -1,6 +1,7 @@
 """What the training command reads between the lines."""
 
-from gptlit.cli.train import rewrite, with_implied, with_text
+from gptlit.cli.arguments import quote
+from gptlit.cli.train import FREE_TEXT, rewrite, with_implied, with_text
 from gptlit.options import read_option
 
 SAMPLE = read_option("data", "spam-sample")["implies"]
@@ -37,3 +38,10 @@ def test_flags_stay_in_front_of_the_overrides() -> None:
 def test_other_data_imply_nothing() -> None:
     for args in (["data=pydocs"], ["data=a,b"], [], ["--help"]):
         assert with_implied(args) == args
+
+
+def test_a_column_may_have_a_number_for_a_name() -> None:
+    """As pandas writes columns that were given none."""
+    for key in ("data.text_column", "data.label_column", "data.column"):
+        assert quote(f"{key}=0", FREE_TEXT) == f"{key}='0'"
+        assert quote(f"{key}=class (a, b)", FREE_TEXT) == f"{key}='class (a, b)'"
