@@ -163,9 +163,14 @@ def check_splits(splits: Splits) -> None:
     for split, table in splits.tables.items():
         if not table.texts:
             sizes = ", ".join(f"{len(t.texts)} {name}" for name, t in splits.tables.items())
+            away = {
+                "duplicates removed; check data.text_column": splits.counts.duplicates,
+                "left out to balance the classes": splits.counts.left_out,
+            }
+            told = "".join(f", {n:,} {why}" for why, n in away.items() if n)
             raise UserError(
-                f"the {split} split of {table.name} is empty ({sizes} rows); give more rows, or "
-                f"change {SET_BY[split]}"
+                f"the {split} split of {table.name} is empty ({sizes} rows{told}); give more rows, "
+                f"or change {SET_BY[split]}"
             )
     for split in ("validation", "test"):
         table = splits.tables[split]

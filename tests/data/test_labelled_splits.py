@@ -140,6 +140,16 @@ MISTAKES: list[tuple[dict[str, Rows], dict[str, Any], str]] = [
     ({"train": numbered(ham=20)}, {}, r"all 20 rows of rows\.csv have the label 'ham'.*label_col"),
     ({"train": numbered(ham=4, spam=4)}, {}, r"the validation split of rows\.csv is empty \(5 tr"),
     (
+        {"train": [(f"text {n % 3}", "ab"[n % 2]) for n in range(40)]},
+        {},
+        r"is empty \(2 train, .* 37 duplicates removed; check data\.text_column\)",
+    ),
+    (
+        {"train": numbered(ham=40, spam=2)},
+        {"balance": "undersample"},
+        r"is empty \(2 train, .* rows, 38 left out to balance the classes\); give more rows",
+    ),
+    (
         {"train": numbered(ham=20, spam=20)},
         {"val_fraction": 0.5, "test_fraction": 0.5},
         r"val_fraction=0\.5 and data\.test_fraction=0\.5 leave nothing to train on",
