@@ -20,7 +20,7 @@ def composed_once() -> Iterator[None]:
 
     What may be a sweep, and cannot be composed as a single run, is left to Hydra.
     """
-    if not {"-m", "--multirun"}.isdisjoint(sys.argv):
+    if "--multirun" in sys.argv:
         yield
         return
     from hydra._internal import hydra
@@ -35,7 +35,8 @@ def composed_once() -> Iterator[None]:
                 cfg = super().compose_config(
                     config_name, overrides, RunMode.RUN, with_log_configuration=True
                 )
-            except Exception:
+            except Exception:  # of whatever is wrong with the config or its files
+                # The values of a sweep, which are no single run's, have one of these signs.
                 if any("," in given or "(" in given for given in overrides):
                     return super().get_mode(config_name, overrides)
                 raise

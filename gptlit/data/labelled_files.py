@@ -45,6 +45,7 @@ class LabelledTable:
 def class_names(labels: Iterable[str]) -> list[str]:
     """The different labels in order: as numbers if all are whole ones, else as text."""
     names = sorted(set(labels))
+    # Python makes no number of thousands of digits.
     if all(re.fullmatch(r"[+-]?[0-9]{1,999}", name) for name in names):
         names.sort(key=int)
     return names

@@ -61,7 +61,7 @@ def test_the_next_run_of_a_process_is_composed_by_itself(ran: Ran) -> None:
     assert [job["seed"] for job in ran.jobs] == [1, 2]
 
 
-@pytest.mark.parametrize("flag", ["-m", "hydra.mode=MULTIRUN"])
+@pytest.mark.parametrize("flag", ["--multirun", "hydra.mode=MULTIRUN"])
 def test_sweeps_are_left_to_hydra(ran: Ran, flag: str) -> None:
     ran(flag, "seed=1,2", "hydra.sweep.dir=sweep")
     assert [job["seed"] for job in ran.jobs] == [1, 2]

@@ -47,10 +47,11 @@ def can_be_forked(args: Sequence[str]) -> bool:
     """Whether that program has imported what these arguments of Python's need."""
     if f"{HERE}/lean" not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         return False
-    if args[:1] == ["-m"]:
-        return args[1] in MODULES
-    folder = os.path.dirname(os.path.realpath("".join(args[:1])))  # noqa: PTH120
-    return args[:1] != ["-c"] and folder in (ROOT, f"{ROOT}/scripts")
+    what, *rest = args or [""]
+    if what == "-m":
+        return rest[:1] in [[module] for module in MODULES]
+    folder = os.path.dirname(os.path.realpath(what))  # noqa: PTH120
+    return what.endswith(".py") and folder in (ROOT, f"{ROOT}/scripts")
 
 
 def main() -> None:
