@@ -1,7 +1,7 @@
 """Metrics as a CSV that survives kills and resumes: one row per step, written as it comes."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from gptlit.training.metrics import read_metrics
 class MetricsCSV(Logger):
     """Writes `metrics.csv`: a row per logged step, a column per metric, empty where not measured.
 
+    The file grows by whole rows; where it has to change it is replaced, so that who reads it
+    meanwhile, and a kill, find nothing half changed.
+
     Args:
         path: the file; its folder exists.
         keep_until: on a resumed run, the step resumed from: later rows, which will be measured
@@ -25,8 +28,8 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path = path
         self._columns = ["step"]
-        self._row: dict[str, Any] = {}
-        self._row_start = 0
+        self._last: int | None = None
+        """The step of the last row."""
         self._keep_until = keep_until if path.exists() else None
 
     @property
@@ -50,28 +53,26 @@ class MetricsCSV(Logger):
             self._go_on(self._keep_until)
             self._keep_until = None
         new = sorted(name for name in metrics if name not in self._columns)
-        if new or not self._row:
-            self._columns += new
-            self._rewrite(read_metrics(self.path)[1] if self._row else [])
-        if self._row and int(self._row["step"]) == step:
-            self._row.update(metrics)
-        else:
-            self._row = {"step": step, **metrics}
-            self._row_start = self.path.stat().st_size
-        with self.path.open("r+", newline="") as file:
-            file.seek(self._row_start)
-            csv.DictWriter(file, self._columns, restval="").writerow(self._row)
-            file.truncate()
+        self._columns += new
+        if self._last is not None and self._last != step and not new:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns, restval="").writerow({"step": step, **metrics})
+            self._last = step
+            return
+        rows: list[dict[str, Any]] = []
+        if self._last is not None:
+            rows += read_metrics(self.path)[1]
+        row = rows.pop() if self._last == step else {"step": step}
+        self._rewrite([*rows, {**row, **metrics}])
 
     def _go_on(self, keep_until: int) -> None:
         columns, rows = read_metrics(self.path)
         self._columns = columns or self._columns
         self._rewrite([row for row in rows if int(row["step"]) <= keep_until])
 
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+    def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with replacing(self.path) as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
-            for row in rows:
-                self._row, self._row_start = dict(row), file.tell()
-                writer.writerow(row)
+            writer.writerows(rows)
+        self._last = int(rows[-1]["step"]) if rows else None

@@ -102,3 +102,18 @@ def test_a_resume_that_logs_nothing_drops_nothing(tmp_path: Path) -> None:
     before = path.read_bytes()
     MetricsCSV(path, keep_until=1)
     assert path.read_bytes() == before
+
+
+def test_who_reads_it_meanwhile_finds_whole_rows(tmp_path: Path) -> None:
+    """A reader takes what is there in two parts, as `read_text` does of a file that has grown."""
+    path = tmp_path / "metrics.csv"
+    entries = [(1, {"a": 1.0, "b": 1.0}), (1, {"a": 0.123456789}), (1, {"a": 2.0}), (1, {"c": 3.0})]
+    logger = MetricsCSV(path)
+    log(logger, [(0, {"a": 1.0}), entries[0]])
+    for entry in entries[1:]:
+        with path.open() as reader:
+            text = reader.read()
+            log(logger, [entry])
+            text += reader.read()
+        assert [row["step"] for row in csv.DictReader(text.splitlines())] == ["0", "1"]
+        assert [row["step"] for row in rows(path)] == ["0", "1"]
