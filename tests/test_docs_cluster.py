@@ -26,6 +26,7 @@ SMALL = (
     "data.batch_size=2",
     "device=cpu",
     "trainer.max_steps=4",
+    "trainer.limit_val_batches=2",
     "task.sample.every_n_validations=0",
     "logger=csv",
 )

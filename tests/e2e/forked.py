@@ -44,12 +44,15 @@ its time; otherwise their files are empty."""
 
 
 def import_all() -> None:
-    """What the commands would import."""
+    """What the commands would import, and what they would then read each time."""
     from hydra.core.plugins import Plugins
+
+    from gptlit.tokenizer import get_tokenizer
 
     for module in MODULES:
         importlib.import_module(module)
     Plugins.instance()  # of Hydra, which it looks for in each command
+    get_tokenizer("gpt2")
     gc.freeze()  # a collection would write to all of it, and so copy it in each process
 
 
