@@ -31,7 +31,7 @@ SMALL = (
     "logger=csv",
 )
 """What makes a command of the page one for this machine."""
-JOB = (*SMALL, "trainer.max_steps=400", "trainer.checkpoint_interval=10")
+JOB = (*SMALL, "trainer.max_steps=200", "trainer.checkpoint_interval=10")
 """Long enough to be interrupted."""
 
 
@@ -59,7 +59,7 @@ def test_the_commands_run_here(tmp_path: Path) -> None:
     wait_for_job(tmp_path)
     output = (tmp_path / "slurm-100.out").read_text()
     assert re.search(r"stopped by SIGUSR1 after step \d+", output), output
-    assert re.search(r"resumed at step \d+", output) and "step 400/400" in output, output
+    assert re.search(r"resumed at step \d+", output) and "step 200/200" in output, output
     with (tmp_path / "outputs" / "sweep" / "results.csv").open() as file:
         runs = list(csv.DictReader(file))
     assert len(runs) == 4 and not any(run["error"] for run in runs)
@@ -76,7 +76,9 @@ def as_far_as_here(block: str) -> str:
     """The commands of a block, made small."""
     block = block.replace("resume=auto\ncode", f"resume=auto {' '.join(JOB)}\ncode")
     block = re.sub(r"trainer\.devices=\d+", "trainer.devices=2", block)
-    block = block.replace("hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs=1")  # no new imports
+    alone = "hydra.launcher.n_jobs=1"  # no workers, which would import all that this one has
+    block = block.replace("hydra.launcher.n_jobs=2", alone)
+    block = block.replace("hydra.sweeper.n_jobs=2", f"hydra.sweeper.n_jobs=2 {alone}")
     block = re.sub(r"--nnodes \d+ --nproc-per-node \d+", "--nnodes 1 --nproc-per-node 2", block)
     block = re.sub(r"--rdzv-endpoint \S+", "--rdzv-endpoint localhost:0", block)
     block = re.sub(r"^torchrun", "python -m torch.distributed.run", block, flags=re.MULTILINE)
