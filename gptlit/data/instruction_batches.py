@@ -14,13 +14,17 @@ from gptlit.data.sampler import Permutation
 from gptlit.prompts import PromptFormat
 from gptlit.tokenizer import Tokenizer
 
+PROMPT, ANSWER, UNLEARNED = range(3)
+"""What a token is of: a prompt, or a response with its end-of-text, which is learned or not."""
+
 
 class TokenizedEntries:
     """Prompts and responses of a split as token ids, one after another in one array.
 
     An entry has the prompt, the response and one end-of-text; one of several turns has these of
     each. One with more than context_length + 1 tokens (that many inputs and targets) is cut at its
-    end, or dropped; it is also dropped where nothing would be left of the first response.
+    end, or dropped; it is also dropped where nothing would be left of the first response that is
+    learned.
 
     entries: of the split; tokenizer, prompt: how they become ids
     context_length: inputs of an entry at most
@@ -36,19 +40,19 @@ class TokenizedEntries:
         *,
         cut: bool,
     ) -> None:
-        kept: list[tuple[np.ndarray, np.ndarray, int]] = []  # ids, which are of responses, row
+        kept: list[tuple[np.ndarray, np.ndarray, int]] = []  # ids, what they are of, row
         self.cut = 0
         """Entries that are without their end."""
         self.longest = 0
         """Tokens of the longest entry, uncut."""
         for row, entry in enumerate(entries):
-            ids, answers = _encode(entry, tokenizer, prompt)
+            ids, kinds = _encode(entry, tokenizer, prompt)
             self.longest = max(self.longest, len(ids))
             if len(ids) > context_length + 1:
-                if not cut or answers.argmax() > context_length:
+                if not cut or _first_answer(kinds) > context_length:
                     continue
                 self.cut += 1
-            kept.append((ids[: context_length + 1], answers[: context_length + 1], row))
+            kept.append((ids[: context_length + 1], kinds[: context_length + 1], row))
         self.dropped = len(entries) - len(kept)
         """Entries that are left out."""
         self._rows = torch.tensor([row for *_, row in kept], dtype=torch.int64)
@@ -56,13 +60,14 @@ class TokenizedEntries:
         self.lengths = sizes - 1
         """Inputs, which are as many as targets, of each kept entry, (kept,)."""
         self.common = _common(kept)
-        """Tokens that all (first) prompts begin with, and that are followed by a token of the same
-        prompt."""
+        """Tokens that all entries begin with, and that are followed by one that is no answer to
+        learn either."""
         self._ends = np.cumsum(sizes)
         self._ids = np.concatenate([ids for ids, *_ in kept] or [sizes.astype(np.int32)])
-        self._answers = np.concatenate([answers for _, answers, _ in kept] or [sizes.astype(bool)])
-        self.in_responses = int(self._answers.sum())
-        """Tokens of all kept responses, those of the end-of-text behind them included."""
+        self._kinds = np.concatenate([kinds for _, kinds, _ in kept] or [sizes.astype(np.uint8)])
+        self.in_responses = int((self._kinds == ANSWER).sum())
+        """Tokens of all kept responses that are learned, those of the end-of-text behind them
+        included."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -75,9 +80,10 @@ class TokenizedEntries:
         """Token ids of a kept entry, (length + 1,) int32."""
         return self._ids[self._place(entry)]
 
-    def answers(self, entry: int) -> np.ndarray:
-        """Which of `ids` are of a response or the end-of-text behind it, (length + 1,) bool."""
-        return self._answers[self._place(entry)]
+    def learned(self, entry: int, *, mask_prompt: bool) -> np.ndarray:
+        """Which of `ids` may be targets, (length + 1,) bool."""
+        kinds = self._kinds[self._place(entry)]
+        return kinds == ANSWER if mask_prompt else kinds != UNLEARNED
 
     def _place(self, entry: int) -> slice:
         end = self._ends[entry]
@@ -130,9 +136,9 @@ class InstructionDataset:
             for segment, entry in enumerate(row.tolist(), 1):
                 tokens = self._entries.ids(entry)[common:]
                 stop = start + len(tokens) - 1
-                learned = self._entries.answers(entry)[common + 1 :] if self._mask_prompt else True
+                learned = self._entries.learned(entry, mask_prompt=self._mask_prompt)
                 ids[index, start:stop] = tokens[:-1]
-                np.copyto(targets[index, start:stop], tokens[1:], where=learned)
+                np.copyto(targets[index, start:stop], tokens[1:], where=learned[common + 1 :])
                 positions[index, start:stop] = np.arange(common, common + stop - start)
                 segments[index, start:stop] = segment
                 start = stop
@@ -238,23 +244,28 @@ def pack_rows(lengths: np.ndarray, room: int, order: np.ndarray) -> list[np.ndar
 def _encode(
     entry: Entry, tokenizer: Tokenizer, prompt: PromptFormat
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids, (tokens,) int32, and which are of a response or the end-of-text behind it."""
+    """Token ids, (tokens,) int32, and what each is of, (tokens,) uint8."""
     turns = [*entry.history, (entry.instruction, entry.output, entry.input)]
     encoded = [prompt.encode_turn(tokenizer, *turn) for turn in turns]
     ids = np.concatenate([part for parts in encoded for part in parts]).astype(np.int32)
-    answers, stop = np.zeros(len(ids), dtype=bool), 0
-    for asked, answer in encoded:
+    kinds, stop = np.full(len(ids), PROMPT, dtype=np.uint8), 0
+    for at, (asked, answer) in enumerate(encoded):
         start = stop + len(asked)
         stop = start + len(answer)
-        answers[start:stop] = True
-    return ids, answers
+        kinds[start:stop] = UNLEARNED if at in entry.unlearned else ANSWER
+    return ids, kinds
+
+
+def _first_answer(kinds: np.ndarray) -> int:
+    """Where the first response that is learned begins."""
+    return int((kinds == ANSWER).argmax())
 
 
 def _common(entries: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> int:
     """See `TokenizedEntries.common`."""
     if not entries:
         return 0
-    first = entries[0][0][: min(int(answers.argmax()) for _, answers, _ in entries) - 1]
+    first = entries[0][0][: min(_first_answer(kinds) for _, kinds, _ in entries) - 1]
     same = np.ones(len(first), dtype=bool)
     for ids, *_ in entries:
         same &= ids[: len(first)] == first

@@ -32,6 +32,8 @@ class Entry:
     """The entry as it stood in the file."""
     history: tuple[tuple[str, str], ...] = ()
     """In a chat of several turns, the instructions before this one, each with its answer."""
+    unlearned: frozenset[int] = frozenset()
+    """Places in `history` of answers that are read but not learned."""
 
 
 class Broken(NamedTuple):
@@ -51,8 +53,9 @@ def read_entries(
 
     An entry has `instruction`, `output` and perhaps `input`; or `messages`, which are a chat of
     user and assistant in turn that ends with the assistant, perhaps with a system message before
-    them. That one is put before the first instruction, with a blank line between. .json and .jsonl
-    may be packed (.gz, .zst).
+    them. That one is put before the first instruction, with a blank line between. An answer whose
+    `weight` is 0 is not learned; nor is anything behind the last answer that is, which is left out.
+    .json and .jsonl may be packed (.gz, .zst).
 
     Args:
         path: the file.
@@ -214,8 +217,13 @@ def _chat(record: dict[str, Any]) -> Entry:
         raise ValueError("its last message is by the user; expected an answer by the assistant")
     if by_system:
         texts[:2] = ["\n\n".join(texts[:2])]
-    *history, (instruction, output) = zip(texts[::2], texts[1::2], strict=True)
-    return Entry(instruction, "", output, record, tuple(history))
+    learned = [at for at, answer in enumerate(turns[1::2]) if answer.get("weight") != 0]
+    if not learned:
+        raise ValueError("all of its answers have weight 0, so there is nothing to learn")
+    said = list(zip(texts[::2], texts[1::2], strict=True))
+    *history, (instruction, output) = said[: learned[-1] + 1]
+    unlearned = frozenset(range(len(history))).difference(learned)
+    return Entry(instruction, "", output, record, tuple(history), unlearned)
 
 
 def _said(message: dict[str, Any], expected: str) -> str:
@@ -223,8 +231,9 @@ def _said(message: dict[str, Any], expected: str) -> str:
     role = _text(message, "role")
     if role != expected:
         raise ValueError(f"role is {role!r:.40}, expected {expected!r}")
-    if role == "assistant" and message.get("weight") not in (None, 1):
-        raise ValueError(f"weight is {message['weight']!r:.40}, but every answer is learned")
+    weight = message.get("weight")
+    if role == "assistant" and (isinstance(weight, bool) or weight not in (None, 0, 1)):
+        raise ValueError(f"weight is {weight!r:.40}, expected 0 or 1")
     return _text(message, "content")
 
 

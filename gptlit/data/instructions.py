@@ -256,4 +256,6 @@ def _content(splits: Mapping[str, Sequence[Entry]]) -> str:
 def _texts(entry: Entry) -> tuple[Any, ...]:
     # Runs know entries of one turn as these three.
     last = entry.instruction, entry.input, entry.output
+    if entry.unlearned:
+        return (*last, entry.history, sorted(entry.unlearned))
     return (*last, entry.history) if entry.history else last

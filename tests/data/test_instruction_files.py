@@ -70,6 +70,7 @@ def test_chats_of_several_turns(tmp_path: Path, name: str) -> None:
     ]
     if name != "a.parquet":
         rows[1]["messages"][2]["weight"] = 1
+        rows[1]["messages"][4]["weight"] = None
     entries, _ = read_entries(write(tmp_path / name, rows))
     assert parts(entries) == [("Bye", "", "Bye"), (" Who? ", "", "I\n"), ("Hi", "", "Hello")]
     assert [entry.history for entry in entries] == [
@@ -78,6 +79,32 @@ def test_chats_of_several_turns(tmp_path: Path, name: str) -> None:
         (),
     ]
     assert [entry.raw for entry in entries] == rows
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.parquet"])
+@pytest.mark.parametrize(
+    ("weights", "last", "unlearned"),
+    [
+        ([1, 1, 1], "2", set()),
+        ([0, 1, None], "2", {0}),
+        ([0, 0, 1], "2", {0, 1}),
+        ([1, 0, None], "2", {1}),
+        ([0, 1, 0], "1", {0}),
+        ([1, 0, 0], "0", set()),
+    ],
+)
+def test_answers_of_weight_0_are_read_but_not_learned(
+    tmp_path: Path, name: str, weights: list[int | None], last: str, unlearned: set[int]
+) -> None:
+    turns = [(role, f"{turn}") for turn in range(3) for role in ("user", "assistant")]
+    row = messages(("system", "Be kind."), *turns)
+    for message, weight in zip(row["messages"][2::2], weights, strict=True):
+        message["weight"] = weight
+    [entry], _ = read_entries(write(tmp_path / name, [row]))
+    assert entry.output == last
+    assert len(entry.history) == int(last)
+    assert entry.unlearned == unlearned
+    assert len(entry.raw["messages"]) == 7
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet"])
@@ -129,8 +156,15 @@ def test_chats_of_one_turn(tmp_path: Path, name: str) -> None:
         ({"messages": [{"from": "human", "value": "Hi"}]}, r"message 1: no field 'role' \(there a"),
         ({"messages": [{"role": "user"}]}, r"message 1: no field 'content' \(there are: 'role'\)"),
         (
-            {"messages": [{**message, "weight": 0} for message in messages(*HI)["messages"]]},
-            "message 2: weight is 0, but every answer is learned",
+            {"messages": [{**message, "weight": 0} for message in messages(*HI, *HI)["messages"]]},
+            "all of its answers have weight 0, so there is nothing to learn",
+        ),
+        *(
+            (
+                {"messages": [{**message, "weight": w} for message in messages(*HI)["messages"]]},
+                f"message 2: weight is {shown}, expected 0 or 1",
+            )
+            for w, shown in [(2, "2"), (0.5, "0.5"), (-1, "-1"), ("0", "'0'"), (False, "False")]
         ),
     ],
 )

@@ -1,5 +1,7 @@
 """Chats of several turns as token ids: every answer is learned, and nothing else."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -29,22 +31,26 @@ turns = st.lists(
 chats = st.lists(turns, min_size=1, max_size=8)
 
 
-def entry(turns: Turns) -> Entry:
-    return Entry(turns[-1][0], "", turns[-1][1], history=tuple(turns[:-1]))
+def entry(turns: Turns, unlearned: Iterable[int] = ()) -> Entry:
+    before = {"history": tuple(turns[:-1]), "unlearned": frozenset(unlearned)}
+    return Entry(turns[-1][0], "", turns[-1][1], **before)
 
 
 def tokenized(chats: list[Turns], context_length: int = 64, cut: bool = True) -> TokenizedEntries:
     return TokenizedEntries(list(map(entry, chats)), BYTES, PROMPT, context_length, cut=cut)
 
 
-def expected(turns: Turns, mask_prompt: bool) -> tuple[list[int], list[int]]:
+def expected(
+    turns: Turns, mask_prompt: bool, unlearned: Iterable[int] = ()
+) -> tuple[list[int], list[int]]:
     """Inputs and targets of a chat in a row of its own."""
     ids: list[int] = []
     learned: list[int] = []
-    for asked, answer in turns:
+    for at, (asked, answer) in enumerate(turns):
         prompt, response = BYTES.encode(f"{asked}>"), [*BYTES.encode(f"{answer};"), EOT]
         ids += prompt + response
-        learned += ([-100] * len(prompt) if mask_prompt else prompt) + response
+        learned += [-100] * len(prompt) if mask_prompt else prompt
+        learned += [-100] * len(response) if at in unlearned else response
     return ids[:-1], learned[1:]
 
 
@@ -86,6 +92,44 @@ def test_chats_that_share_rows_are_the_same_as_apart(chats: list[Turns], mask_pr
         given = {"mask_prompt": mask_prompt, "join_tokens": join_tokens, "room": 999}
         packed = PackedDataset(entries, EOT, **given)
         assert sorted(apart(packed[packed.rows(0, 0)])) == there
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(chats=st.lists(turns, min_size=2, max_size=8), mask_prompt=st.booleans(), data=st.data())
+def test_answers_that_are_not_learned_are_read_but_no_targets(
+    chats: list[Turns], mask_prompt: bool, data: st.DataObject
+) -> None:
+    chats = [[("cab", "xyz"), *turns] for turns in chats]
+    unlearned = [data.draw(st.sets(st.integers(0, len(turns) - 2), min_size=1)) for turns in chats]
+    entries = TokenizedEntries(list(map(entry, chats, unlearned)), BYTES, PROMPT, 64, cut=True)
+    there = [
+        expected(turns, mask_prompt, without)
+        for turns, without in zip(chats, unlearned, strict=True)
+    ]
+    for join_tokens in (0, 9999):
+        given = {"mask_prompt": mask_prompt, "join_tokens": join_tokens}
+        packed = PackedDataset(entries, EOT, **given, room=999)
+        assert sorted(apart(packed[packed.rows(0, 0)])) == sorted(there)
+        alone = InstructionDataset(entries, EOT, **given)
+        for number, targets in enumerate(there):
+            batch = alone[np.array([number])]
+            assert (batch.input_ids[0].tolist(), batch.targets[0].tolist()) == targets
+    assert entries.in_responses == sum(
+        len(answer) + 2
+        for turns, without in zip(chats, unlearned, strict=True)
+        for at, (_, answer) in enumerate(turns)
+        if at not in without
+    )
+
+
+@pytest.mark.parametrize(("room", "learned"), [(9, None), (10, "z"), (99, "zz;|")])
+def test_a_long_chat_is_left_out_where_no_answer_to_learn_is_left(
+    room: int, learned: str | None
+) -> None:
+    chat = entry([("a", "xy"), ("bbb", "zz")], unlearned=[0])
+    entries = TokenizedEntries([chat], BYTES, PROMPT, room, cut=True)
+    assert entries.dropped == (learned is None)
+    assert entries.in_responses == len(learned or "")
 
 
 CHATS: list[Turns] = [
@@ -174,14 +218,15 @@ def test_a_long_chat_is_cut_at_its_end(room: int, learned: str | None) -> None:
 
 
 def test_data_are_known_by_every_turn_and_those_of_one_turn_as_ever() -> None:
-    def identity(turns: Turns) -> str:
-        return _content({"train": [entry(turns)], "validation": [], "test": []})
+    def identity(turns: Turns, *unlearned: int) -> str:
+        return _content({"train": [entry(turns, unlearned)], "validation": [], "test": []})
 
     assert identity([("a", "b")]).startswith("cd286879fe63ec7ccc1e40ddd00416d5")
     chat = [("a", "b"), ("c", "d"), ("e", "f")]
     new = [("a", "?"), ("?", "b")]
     others = [[*chat[:i], turn, *chat[i + 1 :]] for i in range(3) for turn in new]
     assert len(set(map(identity, [chat, chat[1:], chat[2:], chat[:2], *others]))) == 10
+    assert len({identity(chat), identity(chat, 0), identity(chat, 1), identity(chat, 0, 1)}) == 4
 
 
 def test_end_of_text_in_a_message_is_text() -> None:
