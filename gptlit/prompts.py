@@ -133,6 +133,11 @@ class PromptFormat:
         )
 
 
+def with_system(system: str, instruction: str) -> str:
+    """The first instruction of a chat, behind what the system says, if that is anything."""
+    return f"{system}\n\n{instruction}" if system else instruction
+
+
 def _user_turn(template: str, places: Mapping[str, str]) -> str:
     """Jinja that writes a prompt: `places` are the expressions that stand for its parts."""
     start = _start(template)

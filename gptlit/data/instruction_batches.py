@@ -245,8 +245,7 @@ def _encode(
     entry: Entry, tokenizer: Tokenizer, prompt: PromptFormat
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids, (tokens,) int32, and what each is of, (tokens,) uint8."""
-    turns = [*entry.history, (entry.instruction, entry.output, entry.input)]
-    encoded = [prompt.encode_turn(tokenizer, *turn) for turn in turns]
+    encoded = [prompt.encode_turn(tokenizer, *turn) for turn in entry.turns]
     ids = np.concatenate([part for parts in encoded for part in parts]).astype(np.int32)
     kinds, stop = np.full(len(ids), PROMPT, dtype=np.uint8), 0
     for at, (asked, answer) in enumerate(encoded):

@@ -14,6 +14,7 @@ from gptlit.data.rows import parquet_rows, text_lines
 from gptlit.data.sampler import Permutation
 from gptlit.data.tables import find_table
 from gptlit.errors import UserError
+from gptlit.prompts import with_system
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 FIELDS = ("instruction", "input", "output", "messages")
@@ -34,6 +35,16 @@ class Entry:
     """In a chat of several turns, the instructions before this one, each with its answer."""
     unlearned: frozenset[int] = frozenset()
     """Places in `history` of answers that are read but not learned."""
+    system: str = ""
+    """What stands before the first instruction of a chat; empty without a message by the system."""
+
+    @property
+    def turns(self) -> list[tuple[str, str, str]]:
+        """Instruction, answer and input of all turns, this one the last, as they are trained on."""
+        turns = [*((*turn, "") for turn in self.history)]
+        turns.append((self.instruction, self.output, self.input))
+        turns[0] = (with_system(self.system, turns[0][0]), *turns[0][1:])
+        return turns
 
 
 class Broken(NamedTuple):
@@ -205,7 +216,7 @@ def _chat(record: dict[str, Any]) -> Entry:
     turns = messages[by_system:]
     if not turns:
         raise ValueError("it has no messages by user and assistant")
-    texts = []
+    texts: list[str] = []
     for number, message in enumerate(messages, 1):
         turn = number - 1 - by_system
         role = "system" if turn < 0 else ("user", "assistant")[turn % 2]
@@ -215,15 +226,14 @@ def _chat(record: dict[str, Any]) -> Entry:
             raise ValueError(f"message {number}: {error}") from None
     if len(turns) % 2:
         raise ValueError("its last message is by the user; expected an answer by the assistant")
-    if by_system:
-        texts[:2] = ["\n\n".join(texts[:2])]
+    system = texts.pop(0) if by_system else ""
     learned = [at for at, answer in enumerate(turns[1::2]) if answer.get("weight") != 0]
     if not learned:
         raise ValueError("all of its answers have weight 0, so there is nothing to learn")
     said = list(zip(texts[::2], texts[1::2], strict=True))
     *history, (instruction, output) = said[: learned[-1] + 1]
     unlearned = frozenset(range(len(history))).difference(learned)
-    return Entry(instruction, "", output, record, tuple(history), unlearned)
+    return Entry(instruction, "", output, record, tuple(history), unlearned, system)
 
 
 def _said(message: dict[str, Any], expected: str) -> str:

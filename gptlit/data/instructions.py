@@ -254,8 +254,10 @@ def _content(splits: Mapping[str, Sequence[Entry]]) -> str:
 
 
 def _texts(entry: Entry) -> tuple[Any, ...]:
+    *before, (instruction, output, given) = entry.turns
     # Runs know entries of one turn as these three.
-    last = entry.instruction, entry.input, entry.output
+    last = instruction, given, output
+    history = [(asked, answer) for asked, answer, _ in before]
     if entry.unlearned:
-        return (*last, entry.history, sorted(entry.unlearned))
-    return (*last, entry.history) if entry.history else last
+        return (*last, history, sorted(entry.unlearned))
+    return (*last, history) if history else last

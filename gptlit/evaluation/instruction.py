@@ -31,7 +31,11 @@ def answer_entries(
         model.tokenizer,
         [
             model.wrap_prompt(
-                entry.instruction, entry.input, entry.history, settings["max_new_tokens"]
+                entry.instruction,
+                entry.input,
+                entry.history,
+                settings["max_new_tokens"],
+                entry.system,
             )
             for entry in entries
         ],
@@ -57,10 +61,11 @@ def _with_parts(entry: Any) -> dict[str, Any]:
 
 def _transcript(entry: Any) -> str:
     """The chat up to the last instruction, which stands alone where it is the first."""
-    if not entry.history:
-        return str(entry.instruction)
-    said = [f"User: {asked}\n\nAssistant: {answer}" for asked, answer in entry.history]
-    return "\n\n".join([*said, f"User: {entry.instruction}"])
+    *before, (instruction, *_) = entry.turns
+    if not before:
+        return str(instruction)
+    said = [f"User: {asked}\n\nAssistant: {answer}" for asked, answer, _ in before]
+    return "\n\n".join([*said, f"User: {instruction}"])
 
 
 def write_instruction_report(task: Any, data: Any, folder: Path, device: str) -> None:

@@ -20,6 +20,7 @@ from gptlit.inference.generation import (
 from gptlit.inference.placement import place
 from gptlit.inference.trained import Trained
 from gptlit.options import read_option
+from gptlit.prompts import with_system
 from gptlit.tokenizer import get_tokenizer
 
 
@@ -38,23 +39,31 @@ class LanguageModel:
         self.model, self.device, self.precision = place(trained.model, device, precision)
 
     def wrap_prompt(
-        self, text: str, input: str, history: Sequence[tuple[str, ...]], max_new_tokens: int
+        self,
+        text: str,
+        input: str,
+        history: Sequence[tuple[str, ...]],
+        max_new_tokens: int,
+        system: str = "",
     ) -> Prompt:
         """What stands before the model's answer to `text`; the arguments are those of `generate`.
 
         Raises:
-            UserError: a turn is none, or there are some but the model continues text.
+            UserError: a turn is none, or there are some, or the system says something, but the
+                model continues text.
         """
-        wrapped = self.trained.wrap_prompt(text, input)
-        if not history:
-            return wrapped
         form, context = self.trained.prompt_format, self.model.cfg.context_length
-        if form is None:
+        if form is None and (history or system):
             raise UserError(
-                "history: this model continues text and answers no instructions; give all of the"
-                " text as the prompt"
+                f"{'history' if history else 'system'}: this model continues text and answers no"
+                " instructions; give all of the text as the prompt"
             )
-        ids = encode_prompt(self.tokenizer, wrapped)
+        prompt = self.trained.wrap_prompt(with_system(system, text), input)
+        if form is None or not history:
+            return prompt
+        ids = encode_prompt(self.tokenizer, prompt)
+        # What the system says stays, whichever turn is the first.
+        behind = encode_prompt(self.tokenizer, self.trained.wrap_prompt(text, input))
         room = context - min(max_new_tokens, context // 2)
         for turn in reversed(history):
             if isinstance(turn, str) or len(turn) not in (2, 3) or set(map(type, turn)) != {str}:
@@ -62,10 +71,13 @@ class LanguageModel:
                     f"history: {turn!r:.80} is no turn; expected (instruction, answer), or"
                     " (instruction, answer, input)"
                 )
-            earlier = np.concatenate(form.encode_turn(self.tokenizer, *turn)).tolist()
-            if len(earlier) + len(ids) > room:
+            first, later = (
+                np.concatenate(form.encode_turn(self.tokenizer, asked, *turn[1:])).tolist()
+                for asked in (with_system(system, turn[0]), turn[0])
+            )
+            if len(first) + len(behind) > room:
                 break
-            ids = earlier + ids
+            ids, behind = first + behind, later + behind
         return ids
 
     def generate(
@@ -75,6 +87,7 @@ class LanguageModel:
         *,
         input: str = "",
         history: Sequence[tuple[str, ...]] = (),
+        system: str = "",
         stop: str | Sequence[str] = (),
         **sampling: Any,
     ) -> Any:
@@ -88,6 +101,8 @@ class LanguageModel:
                 instruction and its answer, or these with an input as the third. The oldest are left
                 out where the context has no room for them and the answer, of which half of the
                 context is kept at most.
+            system: of an instruction-tuned model, what is put before the first instruction that is
+                not left out.
             max_new_tokens: at most this many tokens; end-of-text ends earlier.
             stop: strings that end the text, not included.
             sampling: fields of `Sampling`: temperature, top_k, top_p, seed.
@@ -98,7 +113,7 @@ class LanguageModel:
         texts = generate_text(
             self.model,
             self.tokenizer,
-            [self.wrap_prompt(text, input, history, max_new_tokens) for text in prompts],
+            [self.wrap_prompt(text, input, history, max_new_tokens, system) for text in prompts],
             max_new_tokens,
             Sampling(**sampling),
             self._stop(stop),
@@ -112,6 +127,7 @@ class LanguageModel:
         *,
         input: str = "",
         history: Sequence[tuple[str, ...]] = (),
+        system: str = "",
         stop: str | Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
@@ -119,7 +135,7 @@ class LanguageModel:
         for [text] in stream_text(
             self.model,
             self.tokenizer,
-            [self.wrap_prompt(prompt, input, history, max_new_tokens)],
+            [self.wrap_prompt(prompt, input, history, max_new_tokens, system)],
             max_new_tokens,
             Sampling(**sampling),
             self._stop(stop),

@@ -75,9 +75,11 @@ def test_chats_of_several_turns(tmp_path: Path, name: str) -> None:
     assert parts(entries) == [("Bye", "", "Bye"), (" Who? ", "", "I\n"), ("Hi", "", "Hello")]
     assert [entry.history for entry in entries] == [
         (("Hi", "Hello"), (" Who? ", "I\n")),
-        (("Be kind.\n\nHi", "Hello"),),
+        (("Hi", "Hello"),),
         (),
     ]
+    assert [entry.turns[0][0] for entry in entries] == ["Hi", "Be kind.\n\nHi", "Hi"]
+    assert [entry.system for entry in entries] == ["", "Be kind.", ""]
     assert [entry.raw for entry in entries] == rows
 
 
@@ -114,7 +116,10 @@ def test_chats_of_one_turn(tmp_path: Path, name: str) -> None:
         messages(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello")),
     ]
     entries, _ = read_entries(write(tmp_path / name, rows))
-    assert parts(entries) == [("Hi", "", "Hello"), ("Be kind.\n\nHi", "", "Hello")]
+    assert [entry.turns for entry in entries] == [
+        [("Hi", "Hello", "")],
+        [("Be kind.\n\nHi", "Hello", "")],
+    ]
 
 
 @pytest.mark.parametrize(

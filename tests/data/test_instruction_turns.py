@@ -1,6 +1,7 @@
 """Chats of several turns as token ids: every answer is learned, and nothing else."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,6 +228,20 @@ def test_data_are_known_by_every_turn_and_those_of_one_turn_as_ever() -> None:
     others = [[*chat[:i], turn, *chat[i + 1 :]] for i in range(3) for turn in new]
     assert len(set(map(identity, [chat, chat[1:], chat[2:], chat[:2], *others]))) == 10
     assert len({identity(chat), identity(chat, 0), identity(chat, 1), identity(chat, 0, 1)}) == 4
+
+
+@pytest.mark.parametrize("before", [(), (("a", "b"), ("c", "d"))])
+def test_a_message_by_the_system_is_as_one_with_the_first_instruction(
+    before: tuple[tuple[str, str], ...],
+) -> None:
+    apart = Entry("e", "", "f", history=before, system="s")
+    joined = Entry("e" if before else "s\n\ne", "", "f")
+    if before:
+        joined = replace(joined, history=(("s\n\na", "b"), *before[1:]))
+    contents = [_content({"train": [e], "validation": [], "test": []}) for e in (apart, joined)]
+    assert contents[0] == contents[1]
+    tokens = [TokenizedEntries([e], BYTES, PROMPT, 64, cut=False).ids(0) for e in (apart, joined)]
+    assert tokens[0].tolist() == tokens[1].tolist()
 
 
 def test_end_of_text_in_a_message_is_text() -> None:

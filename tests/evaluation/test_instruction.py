@@ -48,7 +48,7 @@ def test_the_last_question_of_a_chat_is_answered_behind_the_turns_before(tmp_pat
     model = LanguageModel(trained, "cpu", "fp32")
     said = ["Be kind.\n\nHi", "Hello", "Who?", "I"]
     raw = {"messages": [{"content": text} for text in said], "id": 7}
-    chat = Entry(said[2], "", said[3], raw, history=((said[0], said[1]),))
+    chat = Entry(said[2], "", said[3], raw, history=(("Hi", said[1]),), system="Be kind.")
     plain = Entry("Hi", "", "Hello", {"messages": []})
     settings = {"max_new_tokens": 5, "batch_size": 1}
     (tmp_path / "a.ckpt").touch()

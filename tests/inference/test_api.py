@@ -144,6 +144,27 @@ def test_the_oldest_turns_are_left_out_where_there_is_no_room(
     assert model.wrap_prompt("?", "!", HISTORY, new_tokens) == CHAT[left_out:]
 
 
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        (99, [*b"Be!\n\nab>c;", 256, *b"d\nh>efg;", 256, *b"?\n!>"]),
+        (33, [*b"Be!\n\nab>c;", 256, *b"d\nh>efg;", 256, *b"?\n!>"]),
+        (32, [*b"Be!\n\nd\nh>efg;", 256, *b"?\n!>"]),
+        (27, [*b"Be!\n\nd\nh>efg;", 256, *b"?\n!>"]),
+        (26, [*b"Be!\n\n?\n!>"]),
+        (9, [*b"Be!\n\n?\n!>"]),
+    ],
+)
+def test_what_the_system_says_stays_before_the_oldest_turn_that_is_left(
+    context: int, expected: list[int]
+) -> None:
+    assert answering(context).wrap_prompt("?", "!", HISTORY, 9, "Be!") == expected
+
+
+def test_what_the_system_says_stands_before_a_single_instruction() -> None:
+    assert answering(40).wrap_prompt("?", "!", (), 9, "Be!") == "Be!\n\n?\n!>"
+
+
 def test_half_of_the_context_is_for_the_turns_however_long_the_answer_may_be() -> None:
     assert answering(40).wrap_prompt("?", "!", HISTORY, 9999) == CHAT
     assert answering(36).wrap_prompt("?", "!", HISTORY, 9999) == CHAT[6:]
@@ -152,8 +173,9 @@ def test_half_of_the_context_is_for_the_turns_however_long_the_answer_may_be() -
 def test_answers_and_streams_go_on_with_a_chat() -> None:
     model = answering(40)
     model.model = decisive_model(model.model.cfg)
-    given: Any = {"input": "!", "history": HISTORY, "stop": ";"}
-    [expected] = generate_text(model.model, model.tokenizer, [CHAT], 9, Sampling(), [";"])
+    given: Any = {"input": "!", "history": HISTORY, "stop": ";", "system": "~"}
+    chat = [*b"~\n\n", *CHAT]
+    [expected] = generate_text(model.model, model.tokenizer, [chat], 9, Sampling(), [";"])
     assert model.generate("?", 9, **given) == expected != model.generate("?", 9, input="!")
     assert model.generate(["?", "?"], 9, **given) == [expected] * 2
     assert "".join(model.stream("?", 9, **given)) == expected
@@ -177,3 +199,5 @@ def test_without_turns_before_a_prompt_is_text(model: gptlit.LanguageModel) -> N
     assert model.wrap_prompt("?", "!", (), 9) == "?"
     with pytest.raises(UserError, match=r"history: this model continues text .* as the prompt$"):
         model.wrap_prompt("?", "!", HISTORY, 9)
+    with pytest.raises(UserError, match=r"system: this model continues text"):
+        model.generate("?", system="Be kind.")
