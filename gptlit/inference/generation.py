@@ -31,7 +31,7 @@ class Sampling:
     """Keep the fewest likeliest tokens that together reach p (Holtzman et al. 2020)."""
     seed: int = 0
     """Row i of a batch draws from a generator seeded with seed + i, so that what it draws does
-    not depend on the rest of the batch."""
+    not depend on the rest of the batch. From 0 to 2**63 - 1."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:  # nor is NaN
@@ -40,6 +40,8 @@ class Sampling:
             raise ValueError(f"top_k must be at least 0, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.seed < 2**63:  # the generators' own seeds go up to twice that
+            raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
 
 
 class Sampler:
@@ -123,8 +125,10 @@ def stream_ids(
         one token id for each prompt.
 
     Raises:
-        ValueError: a prompt is empty.
+        ValueError: a prompt is empty, or `max_new_tokens` is less than 0.
     """
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
     if not all(len(prompt) for prompt in prompts):
         raise ValueError("a prompt must hold at least one token")
     device = model.tok_emb.weight.device

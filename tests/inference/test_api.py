@@ -117,6 +117,19 @@ def test_what_cannot_be_is_said_with_what_can(
         gptlit.load(options.pop("ckpt", ckpt), **options)
 
 
+@pytest.mark.parametrize("bad", [{"seed": 2**64}, {"seed": -1}, {"max_new_tokens": -1}])
+def test_numbers_out_of_range_are_told_with_it(
+    model: gptlit.LanguageModel, bad: dict[str, int]
+) -> None:
+    [(name, value)] = bad.items()
+    with pytest.raises(ValueError, match=rf"{name} must be .*0.*, got {value}$"):
+        model.generate(["a", "b"], temperature=1, **bad)
+
+
+def test_every_seed_of_the_range_can_be_drawn_with(model: gptlit.LanguageModel) -> None:
+    model.generate(["a", "b"], 2, temperature=1, seed=2**63 - 1)
+
+
 def test_a_misspelt_option_is_an_error(model: gptlit.LanguageModel) -> None:
     with pytest.raises(TypeError, match="temprature"):
         model.generate("abc", 5, temprature=1.0)

@@ -157,6 +157,8 @@ def test_end_of_text_ends_a_row() -> None:
         {"top_p": 0},
         {"top_p": 1.5},
         {"top_p": float("nan")},
+        {"seed": -1},
+        {"seed": 2**63},
     ],
 )
 def test_impossible_sampling_is_refused(bad: dict[str, float]) -> None:
