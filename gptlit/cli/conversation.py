@@ -8,7 +8,7 @@ from gptlit.errors import UserError
 
 
 def typed(invitation: str) -> Iterator[str]:
-    """Each line that is not empty, until quit or the end.
+    """Each line that is more than white space, until quit or the end.
 
     Args:
         invitation: what a terminal shows first.
@@ -33,5 +33,5 @@ def typed(invitation: str) -> Iterator[str]:
             ) from None
         if text.strip() == "quit":
             return
-        if text:
+        if text.strip():
             yield text

@@ -16,9 +16,9 @@ def pipe(monkeypatch: pytest.MonkeyPatch, content: bytes, errors: str = "strict"
 def test_empty_lines_are_passed_over_and_quit_ends(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pipe(monkeypatch, "é\n\nb \r\nquit\nc\n".encode())
+    pipe(monkeypatch, "é\n\n \t\nb \r\nquit\nc\n".encode())
     assert list(typed("Type.")) == ["é", "b "]
-    assert capsys.readouterr().out == "> > > > "
+    assert capsys.readouterr().out == "> > > > > "
     pipe(monkeypatch, b"a")
     assert list(typed("Type.")) == ["a"]
 
