@@ -38,13 +38,14 @@ def classify(config: dict[str, Any], _folder: Path) -> None:
     table = texts = None
     if config["input"] is not None:
         from gptlit.data.tables import read_table
-        from gptlit.data.tables_out import check_writable
+        from gptlit.data.tables_out import check_labels, check_writable
 
         table = read_table(config["input"], "input", config["column"])
         texts = table.texts(config["column"], "column")
         check_writable(Path(config["output"]).expanduser(), table, "output")
     classifier = _load(config)
     if table is not None and texts is not None:
+        check_labels(Path(config["output"]).expanduser(), classifier.labels, "output")
         predictions = classifier.predict(texts, config["batch_size"], show_progress=True)
         _write(table, predictions, Path(config["output"]).expanduser(), classifier)
     elif config["text"] is not None:

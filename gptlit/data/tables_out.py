@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,24 @@ def check_writable(path: Path, table: Table, key: str) -> None:
         places = (f"{table.path}: a column's name", *table.places)
         for place, fields in zip(places, chain([table.columns], rows), strict=True):
             if any(mark in _field(field) for field in fields for mark in NO_QUOTES):
-                raise UserError(
-                    f"{place} has a tab or a line end in it, which .tsv cannot hold; give another"
-                    f" format as {key}=…"
-                )
+                raise _not_in_tsv(place, key)
+
+
+def check_labels(path: Path, labels: Iterable[str], key: str) -> None:
+    """Find out before the work whether labels can be written into the table.
+
+    Raises UserError as `check_writable` does.
+    """
+    for label in labels:
+        if path.suffix.lower() == ".tsv" and any(mark in label for mark in NO_QUOTES):
+            raise _not_in_tsv(f"the classifier's label {label!r:.40}", key)
+
+
+def _not_in_tsv(what: str, key: str) -> UserError:
+    return UserError(
+        f"{what} has a tab or a line end in it, which .tsv cannot hold; give another format as"
+        f" {key}=…"
+    )
 
 
 def write_table(path: Path, table: Table, more: Columns, key: str) -> None:
@@ -55,7 +69,7 @@ def write_table(path: Path, table: Table, more: Columns, key: str) -> None:
     once it is whole.
 
     Args:
-        path: allowed by `check_writable`.
+        path: allowed by `check_writable` and `check_labels`.
         table: the rows.
         more: columns that the table does not have.
         key: the config key that `path` came from, named in errors.

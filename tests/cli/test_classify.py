@@ -10,6 +10,7 @@ import torch
 
 from gptlit import Classifier
 from gptlit.cli.classify import classify
+from gptlit.data.tables import read_table
 from gptlit.errors import UserError
 from tests.inference.classifiers import make_task, save
 
@@ -81,3 +82,20 @@ def test_what_cannot_be_written_is_said_before_a_model_is_loaded(tmp_path: Path)
         paths = {"input": str(tmp_path / "given.csv"), "output": str(tmp_path / output)}
         with pytest.raises(UserError, match=r"^output=.*"):
             classify({**paths, "column": "text"}, tmp_path)
+
+
+@pytest.mark.parametrize("label", ["s\tpam", "s\npam", "s\rpam"])
+def test_labels_that_a_tsv_file_cannot_hold_are_said_before_the_work(
+    tmp_path: Path, label: str
+) -> None:
+    best = tmp_path / "classification" / "latest" / "checkpoints" / "best.ckpt"
+    save(make_task(labels=[label, f"{label}!"]), best)
+    table, out = tmp_path / "given.csv", tmp_path / "out.tsv"
+    table.write_text("text\nhi\n")
+    told = r"^the classifier's label 's\\.pam' has a tab or a line end in it, .*format as output=…$"
+    with pytest.raises(UserError, match=told):
+        answer(tmp_path, input=str(table), output=str(out))
+    assert not out.exists()
+    answer(tmp_path, input=str(table), output=str(tmp_path / "out.csv"))
+    [row] = read_table(str(tmp_path / "out.csv"), "input", "text").rows
+    assert row["label"] in (label, f"{label}!")
