@@ -20,7 +20,7 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
         model: the `LanguageModel` in it.
     """
     from gptlit.evaluation.answers import progress_path, write_json
-    from gptlit.evaluation.instruction import ANSWERS, answer_entries
+    from gptlit.evaluation.instruction import ANSWERS, answer_entries, answers_others
 
     data = config["data"]
     if data["path"] is None:
@@ -28,6 +28,11 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
     else:
         entries, source = _file(data["path"], skip_broken=data["on_error"] == "skip")
         default = Path(f"{_name(source)}-{ANSWERS}")
+        if config["output"] is None and answers_others(default, entries):
+            raise UserError(
+                f"{default} is there already and holds no answers to the entries of {source}: give"
+                " output=FILE, or move or delete it"
+            )
     path = Path(config["output"] or default)
     scored, judged = (path.with_name(f"{path.stem}-{what}.json") for what in ("scores", "judged"))
     results = [path, scored, judged]

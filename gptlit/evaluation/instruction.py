@@ -1,9 +1,10 @@
 """The report on an instruction-tuned model: its answers to the test split."""
 
+import json
 from pathlib import Path
 from typing import Any
 
-from gptlit.evaluation.answers import digest, write_answers
+from gptlit.evaluation.answers import ANSWER, digest, write_answers
 from gptlit.evaluation.text_scores import score_answers
 from gptlit.inference.api import LanguageModel
 
@@ -47,6 +48,19 @@ def answer_entries(
         **settings,
     )
     return answered, {f"test/{name}": value for name, value in score_answers(answered).items()}
+
+
+def answers_others(path: Path, entries: list[Any]) -> bool:
+    """Whether a file is there that holds anything but answers to these entries."""
+    try:
+        there = json.loads(path.read_bytes())
+        asked = [{k: v for k, v in entry.items() if k != ANSWER} for entry in there]
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError):
+        return True
+    ours = [{k: v for k, v in _with_parts(entry).items() if k != ANSWER} for entry in entries]
+    return digest(asked) != digest(ours)
 
 
 def _with_parts(entry: Any) -> dict[str, Any]:

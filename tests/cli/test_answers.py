@@ -1,16 +1,21 @@
 """Which entries evaluate.py answers."""
 
 import json
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from gptlit.cli.answers import _name, _test_split
+from gptlit.cli.answers import _name, _test_split, evaluate_answers
 from gptlit.cli.build import build_data
 from gptlit.errors import UserError
+from gptlit.tokenizer import get_tokenizer
 
 TARGET = "gptlit.data.instructions.InstructionDataModule"
 ENTRIES = [{"instruction": f"Say {i}.", "input": "", "output": str(i)} for i in range(20)]
@@ -90,3 +95,85 @@ def test_files_with_several_points_in_their_names_get_answers_of_their_own(
     file: str, name: str
 ) -> None:
     assert _name(Path(file)) == name
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """evaluate.py in the folder, with a model that has an answer ready."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best.ckpt").touch()
+    monkeypatch.setattr(
+        "gptlit.evaluation.answers.generate_text",
+        lambda _, __, prompts, *rest: ["ok"] * len(prompts),
+    )
+    model = SimpleNamespace(
+        model=None,
+        tokenizer=get_tokenizer("byte"),
+        wrap_prompt=lambda text, *_: text,
+        trained=SimpleNamespace(stop=[]),
+        device="cpu",
+        precision="fp32",
+    )
+
+    def run(data: str, output: str | None = None) -> None:
+        config = {
+            "data": {"path": data, "on_error": "raise"},
+            "output": output,
+            "max_new_tokens": 1,
+            "batch_size": 2,
+            "judge": {"name": "none"},
+        }
+        evaluate_answers(config, Path("best.ckpt"), model)
+
+    return run
+
+
+def test_files_of_one_name_do_not_overwrite_each_others_answers(
+    tmp_path: Path, evaluate: Callable[..., None]
+) -> None:
+    for folder, part in (("a", ENTRIES[:2]), ("b", ENTRIES[1:3])):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.json").write_text(json.dumps(part))
+    default = tmp_path / "x-instruction-data-with-response.json"
+    evaluate("a/x.json")
+    answers = default.read_bytes()
+    line = rf"^{default.name} is there .* the entries of b/x\.json: give output=FILE, or move or"
+    with pytest.raises(UserError, match=line):
+        evaluate("b/x.json")
+    assert default.read_bytes() == answers
+    evaluate("b/x.json", "mine.json")
+    evaluate("b/x.json", default.name)  # which is meant
+    assert [entry["instruction"] for entry in json.loads(default.read_text())] == [
+        "Say 1.",
+        "Say 2.",
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_the_same_entries_may_be_answered_again(
+    tmp_path: Path, evaluate: Callable[..., None], suffix: str
+) -> None:
+    messages = [{"role": "user", "content": "é"}, {"role": "assistant", "content": "Hello"}]
+    rows: list[dict[str, Any]] = [{"messages": messages, "model_response": "of before", "n": 0.1}]
+    if suffix == "json":
+        rows.append({**ENTRIES[0], "also": [None, "\ud800"]})
+        (tmp_path / "x.json").write_text(json.dumps(rows))
+    else:
+        rows[0]["at"] = datetime(2024, 5, 17)
+        pd.DataFrame(rows).to_parquet(tmp_path / "x.parquet")
+    for _ in range(2):
+        evaluate(f"x.{suffix}")
+    found = json.loads((tmp_path / "x-instruction-data-with-response.json").read_text())
+    assert [entry["model_response"] for entry in found] == ["ok"] * len(rows)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "3", "[3]", "no JSON", '[{"instruction": "?"}]'])
+def test_what_is_no_file_of_answers_is_not_overwritten(
+    tmp_path: Path, evaluate: Callable[..., None], content: str
+) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(ENTRIES[:2]))
+    default = tmp_path / "x-instruction-data-with-response.json"
+    default.write_text(content)
+    with pytest.raises(UserError, match="is there already and holds no answers to the entries"):
+        evaluate("x.json")
+    assert default.read_text() == content
