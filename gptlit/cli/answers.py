@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.cli.build import build_data, read_run_config
-from gptlit.cli.output import check_unread
+from gptlit.cli.output import alone, check_unread
 from gptlit.errors import UserError
 from gptlit.evaluation.judge_api import JudgeSettings
 
@@ -28,23 +28,25 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
     else:
         entries, source = _file(data["path"], skip_broken=data["on_error"] == "skip")
         default = Path(f"{_name(source)}-{ANSWERS}")
-        if config["output"] is None and answers_others(default, entries):
-            raise UserError(
-                f"{default} is there already and holds no answers to the entries of {source}: give"
-                " output=FILE, or move or delete it"
-            )
     path = Path(config["output"] or default)
     scored, judged = (path.with_name(f"{path.stem}-{what}.json") for what in ("scores", "judged"))
     results = [path, scored, judged]
     check_unread([*results, *map(progress_path, results)], [ckpt, *([source] if source else [])])
     settings = {"max_new_tokens": config["max_new_tokens"], "batch_size": config["batch_size"]}
-    answered, scores = answer_entries(model, entries, path, ckpt, settings)
-    print(f"answers:        {path} ({len(answered):,})")
-    for metric, value in scores.items():
-        print(f"{metric.removeprefix('test/') + ':':<23} {value:.4g}")
-    write_json(scored, {name.removeprefix("test/"): value for name, value in scores.items()})
-    if config["judge"]["name"] != "none":
-        _judge(answered, JudgeSettings(**config["judge"]), path, judged)
+    with alone(path, progress_path(path)):
+        unasked = config["output"] is None and data["path"] is not None
+        if unasked and answers_others(path, entries):
+            raise UserError(
+                f"{path} is there already and holds no answers to the entries of {source}: give"
+                " output=FILE, or move or delete it"
+            )
+        answered, scores = answer_entries(model, entries, path, ckpt, settings)
+        print(f"answers:        {path} ({len(answered):,})")
+        for metric, value in scores.items():
+            print(f"{metric.removeprefix('test/') + ':':<23} {value:.4g}")
+        write_json(scored, {name.removeprefix("test/"): value for name, value in scores.items()})
+        if config["judge"]["name"] != "none":
+            _judge(answered, JudgeSettings(**config["judge"]), path, judged)
 
 
 def _file(path: str | list[str], *, skip_broken: bool) -> tuple[list[Any], Path]:

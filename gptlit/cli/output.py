@@ -1,6 +1,7 @@
-"""`output=...`: a file that can be written, and none that the command reads."""
+"""`output=...`: a file that can be written, by one command at a time, and none that it reads."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gptlit.errors import UserError
@@ -33,3 +34,40 @@ def check_unread(written: Iterable[Path], read: Iterable[Path]) -> None:
     for path in written:
         if path.exists() and any(path.samefile(other) for other in there):
             raise UserError(f"output: {path} is a file that is read; give another output=FILE")
+
+
+@contextmanager
+def alone(output: Path, journal: Path) -> Iterator[None]:
+    """Keep other commands from writing the same output meanwhile, on systems and file systems that
+    have locks.
+
+    Args:
+        output: the file to write.
+        journal: a file beside it that stays there; made if it is not.
+
+    Raises:
+        UserError: another command is at it, or the journal cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        file = journal.open("ab")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {journal}: {error.strerror}; give another output=FILE"
+        ) from error
+    with file:
+        try:
+            # One of lockf would end when this process closes the journal elsewhere.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{output} is in use: another command is writing it; wait for its end, or give"
+                " another output=FILE"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield

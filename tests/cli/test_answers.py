@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from gptlit.cli.answers import _name, _test_split, evaluate_answers
 from gptlit.cli.build import build_data
+from gptlit.cli.output import alone
 from gptlit.errors import UserError
 from gptlit.tokenizer import get_tokenizer
 
@@ -177,3 +178,14 @@ def test_what_is_no_file_of_answers_is_not_overwritten(
     with pytest.raises(UserError, match="is there already and holds no answers to the entries"):
         evaluate("x.json")
     assert default.read_text() == content
+
+
+def test_two_commands_do_not_write_the_same_answers(
+    tmp_path: Path, evaluate: Callable[..., None]
+) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(ENTRIES[:2]))
+    with alone(tmp_path / "out.json", tmp_path / "out.progress.jsonl"):
+        with pytest.raises(UserError, match=r"^out\.json is in use"):
+            evaluate("x.json", "out.json")
+        evaluate("x.json", "other.json")
+    evaluate("x.json", "out.json")
