@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command; `gptlit.cli.entry` calls it."""
-    free_text = ("prompt", "input", "ckpt", "weights.path", "prompts", "output")
+    free_text = ("prompt", "input", "system", "ckpt", "weights.path", "prompts", "output")
     app.run(
         "generate",
         check_config,
@@ -73,12 +73,14 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
             "input=... is what an instruction is about, but this model continues text: give all of"
             " it as prompt=..."
         )
-    if config["history"] and model.trained.prompt_format is None:
-        raise UserError(
-            "history=true is for models that answer instructions, but this one continues text"
-        )
+    for key, given in (("history=true", config["history"]), ("system=...", config["system"])):
+        if given and model.trained.prompt_format is None:
+            raise UserError(
+                f"{key} is for models that answer instructions, but this one continues text"
+            )
     options = {
         "input": config["input"] or "",
+        "system": config["system"] or "",
         "max_new_tokens": config["max_new_tokens"],
         "temperature": config["temperature"],
         "top_k": config["top_k"],
@@ -86,7 +88,7 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
         "stop": [config["stop"]] if isinstance(config["stop"], str) else config["stop"] or [],
     }
     asked = prompts or ([] if config["prompt"] is None else [config["prompt"]])
-    for line in (*without_effect(config), *cut_prompts(model, asked, options["input"])):
+    for line in (*without_effect(config), *cut_prompts(model, asked, options)):
         print(f"warning: {line}", file=sys.stderr)
     if prompts:
         _answer_file(model, prompts, config, options)
@@ -117,10 +119,13 @@ def without_effect(config: dict[str, Any]) -> list[str]:
     return lines
 
 
-def cut_prompts(model: "LanguageModel", prompts: list[str], input: str) -> list[str]:
+def cut_prompts(model: "LanguageModel", prompts: list[str], options: dict[str, Any]) -> list[str]:
     """A line about prompts of which the model sees the end alone, if there are such."""
+    from gptlit.prompts import with_system
+
     window = model.model.cfg.context_length
-    wrapped = (model.trained.wrap_prompt(prompt, input) for prompt in prompts)
+    asked = (with_system(options["system"], prompt) for prompt in prompts)
+    wrapped = (model.trained.wrap_prompt(text, options["input"]) for text in asked)
     cut = sum(len(model.tokenizer.encode(text)) > window for text in wrapped)
     which = "the prompt is" if len(prompts) == 1 else f"{cut} of {len(prompts)} prompts are"
     window_of = f"longer than the model's context of {window:,} tokens, which holds the last alone"

@@ -150,6 +150,7 @@ class Generate:
     output_root: str = key("folder of all runs")
     prompt: str | None = key("text to continue, or an instruction", may_be_empty=True)
     input: str | None = key("what the instruction is about", may_be_empty=True)
+    system: str | None = key("what stands before the first instruction", may_be_empty=True)
     history: bool = key("typed instructions go on with the chat")
     prompts: str | None = key("file with a prompt on each line")
     output: str = key("JSONL file for prompts=")

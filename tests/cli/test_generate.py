@@ -171,9 +171,11 @@ def test_options_that_do_nothing_are_named(given: dict[str, Any], said: list[str
 
 def test_prompts_longer_than_the_context_are_counted() -> None:
     model = LanguageModel(TrainedModel(task="pretrain", model=SHAPE, tokenizer="byte"), "cpu")
-    assert cut_prompts(model, [], "") == cut_prompts(model, ["12345678"], "") == []
-    assert cut_prompts(model, ["123456789"], "")[0].startswith("the prompt is longer than the")
-    assert cut_prompts(model, ["1", "123456789"], "")[0].startswith("1 of 2 prompts are longer")
+    given = {"input": "", "system": ""}
+    assert cut_prompts(model, [], given) == cut_prompts(model, ["12345678"], given) == []
+    assert cut_prompts(model, ["123456789"], given)[0].startswith("the prompt is longer than the")
+    assert cut_prompts(model, ["1", "123456789"], given)[0].startswith("1 of 2 prompts are longer")
+    assert len(cut_prompts(model, ["12"], {**given, "system": "12345"})) == 1
 
 
 class Answering:

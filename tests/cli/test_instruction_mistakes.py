@@ -237,8 +237,9 @@ def test_commands_that_cannot_evaluate(commands: Commands, case: str) -> None:
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def test_an_input_and_a_history_are_for_instructions(commands: Commands) -> None:
+def test_an_input_a_system_and_a_history_are_for_instructions(commands: Commands) -> None:
     line = commands.mistake(generate, "ckpt=writes.ckpt", "prompt=a", "input=b", "device=cpu")
     assert "input=... is what an instruction is about, but this model continues text" in line
-    line = commands.mistake(generate, "ckpt=writes.ckpt", "history=true", "device=cpu")
-    assert "history=true is for models that answer instructions, but this one continues" in line
+    for given, told in (("history=true", "history=true"), ("system=a", "system=...")):
+        line = commands.mistake(generate, "ckpt=writes.ckpt", given, "device=cpu")
+        assert f"{told} is for models that answer instructions, but this one continues" in line

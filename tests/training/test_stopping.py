@@ -16,8 +16,9 @@ from gptlit.training.stopping import INTERRUPTED, RESUME_ME, Stopped, stoppable
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """All is as it was, whatever a test has done."""
+def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All is as it was, whatever a test has done; the command is not a sweep."""
+    monkeypatch.setattr("sys.argv", ["train.py"])
     before = [signal.getsignal(number) for number in stopping.SIGNALS]
     yield
     assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
