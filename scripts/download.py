@@ -3,6 +3,7 @@
 import sys
 
 from gptlit.cli.arguments import printable
+from gptlit.cli.entry import quiet_ctrl_c
 from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
 from gptlit.options import option_names, read_option
@@ -11,6 +12,7 @@ from gptlit.weights.fetch import fetch
 
 def main() -> int:
     """The exit code: 2 if a model could not be fetched."""
+    quiet_ctrl_c()
     sources = [name for name in option_names("weights") if "models" in read_option("weights", name)]
     parser = Parser(description=__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="gpt2-small and so on")

@@ -44,8 +44,13 @@ def _excepthook(
     sys.__excepthook__(kind, error, trace)
 
 
-def _run(command: str) -> None:
+def quiet_ctrl_c() -> None:
+    """From now on Ctrl-C ends the process without a traceback."""
     sys.excepthook = _excepthook
+
+
+def _run(command: str) -> None:
+    quiet_ctrl_c()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What a model writes may have signs that the encoding lacks, which must not end a run.
         sys.stdout.reconfigure(errors="replace")

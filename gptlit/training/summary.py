@@ -14,8 +14,8 @@ PACKAGES = ("gptlit", "torch", "lightning", "hydra-core", "tiktoken", "numpy")
 
 def write_summary(folder: Path, **facts: Any) -> Path:
     """Write `summary.json`: the facts given, versions of what ran, and the git commit, if any."""
-    facts["versions"] = {"python": platform.python_version(), **_versions()}
-    facts["git_commit"] = _git_commit()
+    facts["versions"] = versions()
+    facts["git_commit"] = git_commit()
     path = folder / "summary.json"
     with replacing(path) as draft:
         draft.write_text(json.dumps(facts, indent=2) + "\n")
@@ -29,8 +29,9 @@ def mark_latest(folder: Path) -> None:
         draft.symlink_to(folder.resolve().name, target_is_directory=True)
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Of Python and of what decides about results and speed."""
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -39,7 +40,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the checkout that gptlit runs from; None for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

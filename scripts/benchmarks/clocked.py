@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from benchmarks.train import Clock
+from gptlit.data.batch import InstructionBatch
 from gptlit.data.instructions import InstructionDataModule
 from gptlit.data.text import TextDataModule
 
@@ -23,4 +24,16 @@ class ClockedText(_Clocked, TextDataModule):
 
 
 class ClockedInstructions(_Clocked, InstructionDataModule):
-    """Instructions and their responses."""
+    """Instructions and their responses, which are counted."""
+
+    def on_before_batch_transfer(self, batch: InstructionBatch, dataloader_idx: int) -> Any:
+        """Lightning's hook where the batch is still on the CPU."""
+        self.clock.count(count_entries(batch))
+        return super().on_before_batch_transfer(batch, dataloader_idx)
+
+
+def count_entries(batch: InstructionBatch) -> int:
+    """Entries of a batch, be they joined, packed, or a row each."""
+    if batch.segments is None:
+        return len(batch.input_ids)
+    return int(batch.segments.amax(dim=1).sum())

@@ -1,6 +1,7 @@
 """What the kinds of benchmark share: a measurement, the shape of a model, a text to read."""
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from gptlit.data.instruction_files import Entry
     from gptlit.model import GPTConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,17 +48,33 @@ def positive(text: str) -> int:
     return number
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Shape, tokenizer, device, precision."""
+def positive_float(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser, model: str) -> None:
+    """Shape, device, precision."""
     names = sorted(path.stem for path in MODELS.glob("*.yaml"))
-    parser.add_argument("--model", default="gpt2-small", choices=names)
-    parser.add_argument("--tokenizer", default="gpt2", choices=("gpt2", "byte"))
+    parser.add_argument("--model", default=model, choices=names)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
 
 
+def add_model_arguments(parser: argparse.ArgumentParser, model: str = "gpt2-small") -> None:
+    """Shape, device, precision, tokenizer."""
+    add_machine_arguments(parser, model)
+    parser.add_argument("--tokenizer", default="gpt2", choices=("gpt2", "byte"))
+
+
 def resolved(args: argparse.Namespace) -> tuple[str, str]:
-    """The device and the precision that "auto" means here."""
+    """The device and the precision that "auto" means here.
+
+    Raises:
+        UserError: the machine lacks one of them.
+    """
     from gptlit.device import resolve_device, resolve_precision
 
     device = resolve_device(args.device)
@@ -64,7 +82,11 @@ def resolved(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def resolved_for_decoding(args: argparse.Namespace, emb_dim: int) -> tuple[str, str]:
-    """The device and the number format of weights that "auto" means here for a model's width."""
+    """The device and the number format of weights that "auto" means here for a model's width.
+
+    Raises:
+        UserError: the machine lacks the device.
+    """
     from gptlit.device import resolve_device
     from gptlit.inference.placement import decoding_precision
 
@@ -84,6 +106,20 @@ def model_config(args: argparse.Namespace, context_length: int) -> "GPTConfig":
     shape = {str(key): node[key] for key in node if key not in ("defaults", "name")}
     shape |= {"context_length": context_length, "drop_rate": 0.0}
     return GPTConfig(vocab_size=get_tokenizer(args.tokenizer).vocab_size, **shape)
+
+
+def instruction_splits(args: argparse.Namespace) -> "dict[str, list[Entry]]":
+    """The entries of --data, split as data=instructions does.
+
+    Raises:
+        UserError: the file cannot be read, or has too few.
+    """
+    from gptlit.data.instruction_files import read_entries, split_entries
+    from gptlit.options import read_option
+
+    shares = read_option("data", "instructions")
+    entries, _ = read_entries(args.data)
+    return split_entries(entries, shares["val_fraction"], shares["test_fraction"], None)
 
 
 def transformers_model(cfg: "GPTConfig") -> Any:

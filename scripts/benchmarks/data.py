@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Contestant, Measurement, positive
+from benchmarks.common import Contestant, Measurement, positive, positive_float
 
 BASELINE = "tiktoken"
 COSTS = {"tokenize_corpus over tiktoken alone": ("gptlit", "tiktoken")}
@@ -26,9 +26,15 @@ SAMPLE_S = 0.2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Size of the corpus and of the batches."""
     parser.add_argument("--mb", type=positive, default=200, help="megabytes of text")
-    parser.add_argument("--batch-size", type=positive, default=8, help="windows per batch")
-    parser.add_argument("--context", type=positive, default=1024, help="tokens per window")
-    parser.add_argument("--seconds", type=float, default=1, help="time to read batches for")
+    loader = "of the loader"
+    parser.add_argument("--batch-size", type=positive, default=8, help=f"windows, {loader}")
+    parser.add_argument("--context", type=positive, default=1024, help=f"tokens, {loader}")
+    parser.add_argument("--seconds", type=positive_float, default=1.0, help=f"time {loader}")
+
+
+def check(_args: argparse.Namespace) -> str:
+    """The device that it is measured on."""
+    return "cpu"
 
 
 def gptlit(args: argparse.Namespace) -> Measurement:

@@ -16,6 +16,7 @@ from benchmarks.common import (
     resolved_for_decoding,
     transformers_model,
 )
+from gptlit.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check(args: argparse.Namespace) -> str:
+    """The device that it is measured on. Where there are trained weights, --model and --tokenizer,
+    which are not those measured, are taken out of the options.
+
+    Raises:
+        UserError: it cannot be measured so, or not with these weights or this text.
+    """
+    from gptlit.weights.load import inspect
+
+    if args.weights or "gptlit-prompt-lookup" in args.contestants:
+        _text(args)
+    if not args.weights:
+        return resolved_for_decoding(args, model_config(args, _length(args)).emb_dim)[0]
+    cfg = inspect(Path(args.weights)).config
+    if (asked := args.prompt_tokens + args.new_tokens) > cfg.context_length:
+        raise UserError(
+            f"--prompt-tokens and --new-tokens are {asked}, but the context of {args.weights} has"
+            f" {cfg.context_length}: give fewer"
+        )
+    args.model = args.tokenizer = None
+    return resolved_for_decoding(args, cfg.emb_dim)[0]
+
+
 def gptlit(args: argparse.Namespace) -> Measurement:
     """The way of generate.py, `place`, then `stream_ids`, but a pass for each token: random
     weights repeat themselves, and every guess would come true."""
@@ -64,6 +88,7 @@ def gptlit(args: argparse.Namespace) -> Measurement:
 def gptlit_prompt_lookup(args: argparse.Namespace) -> Measurement:
     """The same with guesses, as generate.py does; always for one prompt, as several have no
     guesses. Random weights are made to write what somebody has written."""
+    unit = "tokens/s" if args.batch_size == 1 else "tokens/s of one prompt"  # not to be compared
     args.batch_size = 1
     from gptlit.inference.generation import Sampling, stream_ids
 
@@ -83,7 +108,7 @@ def gptlit_prompt_lookup(args: argparse.Namespace) -> Measurement:
 
     measurement = _measure(args, device, precision, prompts, decode)
     tokens = (CALLS + 1) * args.new_tokens
-    return replace(measurement, note=f"{tokens / len(passes):.2f} tokens a pass")
+    return replace(measurement, unit=unit, note=f"{tokens / len(passes):.2f} tokens a pass")
 
 
 def _placed(args: argparse.Namespace) -> "tuple[GPTModel, str, str]":
@@ -199,12 +224,22 @@ def _prompts(args: argparse.Namespace) -> list[list[list[int]]]:
 
 
 def _text(args: argparse.Namespace) -> list[int]:
-    """Its ids, enough for a prompt and its new tokens."""
+    """Its ids, enough for a prompt and its new tokens.
+
+    Raises:
+        UserError: weights or text cannot be read, or there is too little text.
+    """
     from gptlit.tokenizer import get_tokenizer
     from gptlit.weights.load import inspect
 
+    if args.weights and not (Path(args.weights) / "config.json").is_file():
+        raise UserError(f"--weights {args.weights}: give a folder that scripts/export.py has made")
     if args.text:
-        text = Path(args.text).read_text(encoding="utf-8")
+        try:
+            text = Path(args.text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"--text {args.text}: {why}; give a file of UTF-8 text") from error
     else:
         from pydoc_data.topics import topics
 
@@ -212,7 +247,10 @@ def _text(args: argparse.Namespace) -> list[int]:
     name = inspect(Path(args.weights)).tokenizer if args.weights else args.tokenizer
     ids: list[int] = get_tokenizer(name).encode_to_numpy(text).tolist()
     if len(ids) < (needed := args.prompt_tokens + args.new_tokens):
-        raise SystemExit(f"error: the text has {len(ids)} tokens, {needed} are needed")
+        raise UserError(
+            f"--text has {len(ids)} tokens, but {needed} are needed: give more text, or ask for"
+            " fewer"
+        )
     return ids
 
 

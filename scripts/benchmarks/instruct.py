@@ -1,12 +1,21 @@
-"""Seconds per step of instruction tuning, over real batches of a file of instructions."""
+"""Seconds of instruction tuning per --batch-size entries, over real batches of a file of
+instructions."""
 
 import argparse
 import sys
 import tempfile
 
-from benchmarks.common import MODELS, Measurement, positive
+from benchmarks.common import (
+    Measurement,
+    add_machine_arguments,
+    instruction_splits,
+    positive,
+    resolved,
+)
 from benchmarks.train import Clock
 from gptlit.cli import allocator
+from gptlit.cli.arguments import quoted
+from gptlit.errors import UserError
 
 BASELINE = "gptlit"
 COSTS: dict[str, tuple[str, str]] = {}
@@ -14,14 +23,26 @@ COSTS: dict[str, tuple[str, str]] = {}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Shape, data and number of batches."""
-    names = sorted(path.stem for path in MODELS.glob("*.yaml"))
-    parser.add_argument("--model", default="gpt2-medium", choices=names)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    add_machine_arguments(parser, model="gpt2-medium")
     parser.add_argument("--data", required=True, help="JSON file of instructions")
     parser.add_argument("--batch-size", type=positive, default=8, help="entries per step")
     parser.add_argument("--steps", type=positive, default=20, help="steps that are timed")
     parser.add_argument("--warmup", type=positive, default=3, help="steps before them")
+
+
+def check(args: argparse.Namespace) -> str:
+    """The device that it is measured on.
+
+    Raises:
+        UserError: it cannot be measured so, or not on this file.
+    """
+    there = len(instruction_splits(args)["train"])
+    if there < args.batch_size:
+        raise UserError(
+            f"--data {args.data} has {there} entries to train on, fewer than --batch-size"
+            f" {args.batch_size}: give more of them, or a smaller batch"
+        )
+    return resolved(args)[0]
 
 
 def gptlit(args: argparse.Namespace) -> Measurement:
@@ -36,9 +57,10 @@ def padded(args: argparse.Namespace) -> Measurement:
 
 
 def packed(args: argparse.Namespace) -> Measurement:
-    """As many entries as one row of 256 tokens has room for, in place of 8: seven of the book's."""
-    args.batch_size = max(1, args.batch_size // 8)
-    return _run(args, "data.pack=true", "model.context_length=256")
+    """A row of 256 tokens in place of 8 entries, with as many as there is room for: seven of the
+    book's."""
+    rows = f"data.batch_size={max(1, args.batch_size // 8)}"
+    return _run(args, "data.pack=true", "model.context_length=256", rows)
 
 
 CONTESTANTS = {"gptlit": gptlit, "padded": padded, "packed": packed}
@@ -48,9 +70,7 @@ def _run(args: argparse.Namespace, *overrides: str) -> Measurement:
     allocator.restart_with_tuned_malloc()
     from benchmarks.clocked import ClockedInstructions
     from gptlit.cli.train import main
-    from gptlit.device import resolve_precision
 
-    args.context = 1  # the clock counts steps, not tokens
     clock = ClockedInstructions.clock = Clock(args)
     with tempfile.TemporaryDirectory() as folder:
         sys.argv[1:] = [
@@ -58,8 +78,9 @@ def _run(args: argparse.Namespace, *overrides: str) -> Measurement:
             "weights=none",
             f"model={args.model}",
             "data._target_=benchmarks.clocked.ClockedInstructions",
-            f"data.path={args.data}",
+            f"data.path={quoted(args.data)}",
             f"data.batch_size={args.batch_size}",
+            "trainer.max_epochs=null",
             f"trainer.max_steps={args.warmup + args.steps + 1}",  # the last one ends the clock's
             "trainer.limit_val_batches=0",
             "trainer.log_every_n_steps=1000000",
@@ -68,11 +89,11 @@ def _run(args: argparse.Namespace, *overrides: str) -> Measurement:
             "logger=csv",
             f"device={args.device}",
             f"precision={args.precision}",
-            f"hydra.run.dir={folder}/run",
+            f"hydra.run.dir={quoted(folder + '/run')}",
             *overrides,
         ]
         main()
-    seconds, memory = clock.seconds(), clock.memory_gb
-    return Measurement(
-        seconds / args.steps, "s", resolve_precision(args.precision, clock.device), memory
-    )
+    # Entries rather than steps: a packed step has about as many, not just as many.
+    seconds = clock.seconds() / clock.samples * args.batch_size
+    note = f"{clock.samples / args.steps:.2f} entries a step"
+    return Measurement(seconds, "s", resolved(args)[1], clock.memory_gb, note=note)

@@ -17,6 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """There is nothing to set."""
 
 
+def check(_args: argparse.Namespace) -> str:
+    """The device that it is measured on: that of the commands."""
+    from gptlit.device import resolve_device
+
+    return resolve_device("auto")
+
+
 def _command(*command: str, expected: int = 0) -> Contestant:
     """Wall time of `python COMMAND...` in the checkout."""
 
@@ -55,8 +62,9 @@ def _with_model(*command: str) -> Contestant:
 THEIR_FIRST_TOKEN = """
 import torch
 from transformers import GPT2LMHeadModel
-model = GPT2LMHeadModel.from_pretrained("MODEL", dtype=torch.bfloat16)
-ids = torch.tensor([[464]])
+device = "cuda" if torch.cuda.is_available() else "cpu"  # as generate.py takes
+model = GPT2LMHeadModel.from_pretrained("MODEL", dtype=torch.bfloat16).to(device)
+ids = torch.tensor([[464]], device=device)
 model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=1)
 """
 
@@ -68,10 +76,10 @@ CONTESTANTS: dict[str, Contestant] = {
         "-c", "import gptlit.training.run, gptlit.tasks.pretrain, gptlit.data.pydocs"
     ),
     "import for using a model": _command("-c", "from gptlit import load"),
-    "generate.py, first token": _with_model(
+    "generate.py to its first token": _with_model(
         "generate.py", "ckpt=MODEL", "prompt=The", "max_new_tokens=1"
     ),
-    "transformers, first token": _with_model("-c", THEIR_FIRST_TOKEN),
+    "transformers to its first token": _with_model("-c", THEIR_FIRST_TOKEN),
     "train.py --help": _command("train.py", "--help"),
     "train.py modle=x": _command("train.py", "modle=x", expected=2),
     "generate.py --help": _command("generate.py", "--help"),

@@ -19,6 +19,7 @@ from benchmarks.common import (
     write_text,
 )
 from gptlit.cli import allocator
+from gptlit.cli.arguments import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="compile gptlit's blocks")
 
 
+def check(args: argparse.Namespace) -> str:
+    """The device that it is measured on.
+
+    Raises:
+        UserError: it cannot be measured so.
+    """
+    return resolved(args)[0]
+
+
 class Clock:
     """Times the steps after the warm-up, from the start of a step to the start of another, so that
     all that happens in between counts. A GPU is waited for at the first and the last only."""
@@ -45,7 +55,8 @@ class Clock:
     def __init__(self, args: argparse.Namespace) -> None:
         self.device, _ = resolved(args)
         self.ends = (args.warmup, args.warmup + args.steps)
-        self.tokens = args.steps * args.batch_size * args.context
+        self.samples = 0
+        """In the batches of the steps that are timed, as far as they were counted."""
         self.memory_gb = 0.0
         self._times: list[float] = []
         self._ticks = 0
@@ -57,11 +68,16 @@ class Clock:
 
             from gptlit.device import peak_memory_gb
 
-            if self.device == "cuda":
-                torch.cuda.synchronize()
+            if self.device != "cpu":
+                torch.accelerator.synchronize()
             self._times.append(time.perf_counter())
             self.memory_gb = peak_memory_gb(self.device)
         self._ticks += 1
+
+    def count(self, samples: int) -> None:
+        """The batch of the step that starts next has so many."""
+        if self.ends[0] <= self._ticks < self.ends[1]:
+            self.samples += samples
 
     def seconds(self) -> float:
         """Between the warm-up and the end."""
@@ -72,7 +88,7 @@ class Clock:
         """What the clock shows at the end of a run."""
         from gptlit.device import peak_flops
 
-        rate = self.tokens / self.seconds()
+        rate = args.steps * args.batch_size * args.context / self.seconds()
         device, precision = resolved(args)
         flops = rate * model_config(args, args.context).flops_per_token(training=True)
         peak = peak_flops(device, precision)
@@ -80,7 +96,8 @@ class Clock:
 
 
 def gptlit(args: argparse.Namespace) -> Measurement:
-    """The real command, in this process: its allocator, config, data, task, Trainer, callbacks."""
+    """The real command, in this process: its allocator, config, data, task, Trainer, callbacks.
+    Without dropout, validation and logged steps, none of which the others have."""
     allocator.restart_with_tuned_malloc()  # as the command does, but before there is a folder
     from benchmarks.clocked import ClockedText
     from gptlit.cli.train import main
@@ -92,8 +109,8 @@ def gptlit(args: argparse.Namespace) -> Measurement:
             f"tokenizer={args.tokenizer}",
             "data=text",
             "data._target_=benchmarks.clocked.ClockedText",
-            f"data.path={_corpus(args, Path(folder))}",
-            f"data.cache_dir={folder}",
+            f"data.path={quoted(str(_corpus(args, Path(folder))))}",
+            f"data.cache_dir={quoted(folder)}",
             f"data.batch_size={args.batch_size}",
             f"model.context_length={args.context}",
             "model.drop_rate=0",
@@ -104,14 +121,15 @@ def gptlit(args: argparse.Namespace) -> Measurement:
             f"device={args.device}",
             f"precision={args.precision}",
             f"compile={args.compile}",
-            f"hydra.run.dir={folder}/run",
+            f"hydra.run.dir={quoted(folder + '/run')}",
         ]
         main()
     return ClockedText.clock.measurement(args)
 
 
 def gptlit_raw(args: argparse.Namespace) -> Measurement:
-    """The same model in a plain loop under the same allocator: what Lightning costs."""
+    """The same model in a plain loop under the same allocator, with PyTorch's own clipping: what
+    Lightning costs."""
     allocator.restart_with_tuned_malloc()
     import torch
 
@@ -119,7 +137,6 @@ def gptlit_raw(args: argparse.Namespace) -> Measurement:
     from gptlit.model import GPTModel
 
     device, precision = resolved(args)
-    torch.set_float32_matmul_precision("high")
     model = GPTModel(model_config(args, args.context)).to(device)
     multiplied = products(precision, device)
     model.saved_dtype = torch.bfloat16 if multiplied != precision else None
@@ -134,7 +151,7 @@ def gptlit_raw(args: argparse.Namespace) -> Measurement:
 
 
 def transformers(args: argparse.Namespace) -> Measurement:
-    """GPT2LMHeadModel in a plain loop without clipping, torch's defaults for the rest."""
+    """GPT2LMHeadModel in a plain loop without clipping, torch's defaults for the optimiser."""
     import torch
 
     device, precision = resolved(args)
@@ -208,6 +225,7 @@ def _loop(
     """Forward in the precision's autocast, backward, clip, step."""
     import torch
 
+    torch.set_float32_matmul_precision("high")  # as the command has it
     device, _ = resolved(args)
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")

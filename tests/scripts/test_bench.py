@@ -69,7 +69,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
     """One run of each kind; two at a time, since nothing here depends on how fast they are."""
     folder = tmp_path_factory.mktemp("benches")
     entries = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(100)]
-    file = folder / "entries.json"
+    file = folder / "entries, [1]'s.json"
     file.write_text(json.dumps(entries))
     options = {k: [str(file) if o == "FILE" else o for o in OPTIONS[k]] for k in OPTIONS}
     with ThreadPoolExecutor(2) as pool:
@@ -81,6 +81,10 @@ def test_each_kind_reports_its_contestants(kind: str, benches: dict[str, Future[
     run = benches[kind].result()
     assert run.exit_code == 0, run.report
     assert list(run.report["contestants"]) == CONTESTANTS[kind]
+    assert kind in run.report["command"]
+    assert run.report["versions"].keys() >= {"python", "gptlit", "torch", "transformers"}
+    assert "git_commit" in run.report and not run.report["interrupted"]
+    assert run.report["machine"]["environment"]["OMP_NUM_THREADS"] == "1"
     for name, row in run.report["contestants"].items():
         assert 0 < row["min"] <= row["median"] <= row["max"]
         assert name in run.output
