@@ -4,25 +4,37 @@ The table is in the book's repository, https://github.com/rasbt/LLMs-from-scratc
 ch06/02_bonus_additional-experiments. Left out are its rows about padding, and those that train more
 of GPT-2 xl than the last block.
 
-Each row is a run of train.py, reused where it is finished already, so that an interrupted table
-goes on. Rows that start from published weights say so where those cannot be had.
+Each row is a run of train.py, reused where it is finished already and gone on with where it was
+stopped, so that an interrupted table goes on. Rows that start from published weights say so where
+those cannot be had.
 """
 
 import argparse
 import csv
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from interrupts import noted_interrupts
 from rich.console import Console
 from rich.table import Table
 
+from gptlit.cli.arguments import quoted
+from gptlit.cli.entry import quiet_ctrl_c
+from gptlit.cli.parser import Parser
 from gptlit.figures import new_figure, save_figure
 from gptlit.files import replacing
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+SPLITS = ("train", "val", "test")
+OURS = ("task", "output_root", "hydra.run.dir", "skip_if_trained", "resume")
+"""Keys that are given to every row here."""
+SAME_RUN, OTHER_RUN = "add resume=auto", "run of another config"
+"""What train.py says of a folder whose run has not finished, or is another one."""
+INTERRUPTED = 130
 
 
 class Row(NamedTuple):
@@ -32,7 +44,8 @@ class Row(NamedTuple):
     change: str
     overrides: tuple[str, ...]
     published: tuple[float, float, float]
-    """Accuracy in per cent on the training, validation and test split; the book's, on one A100."""
+    """Accuracy in per cent on the training, validation and test split; the book's, on one A100.
+    NaN where the book's is no share of its 149 messages."""
 
 
 ROWS = (
@@ -55,57 +68,88 @@ ROWS = (
 
 
 def main() -> int:
-    """The exit code: 1 if a row failed."""
+    """The exit code: 1 if a row failed, 130 after Ctrl-C."""
+    quiet_ctrl_c()
     args = _arguments()
     results = []
-    for row in ROWS:
-        if args.rows and row.number not in args.rows:
-            continue
-        print(f"row {row.number}: {row.change}", file=sys.stderr, flush=True)
-        results.append((row, _run(row, args)))
-    args.out.mkdir(parents=True, exist_ok=True)
+    with noted_interrupts() as interrupts:
+        for row in ROWS:
+            if args.rows and row.number not in args.rows:
+                continue
+            print(f"row {row.number}: {row.change}", file=sys.stderr, flush=True)
+            results.append((row, _run(row, args)))
+            if interrupts:
+                break
     _write_table(args.out / "ablation.csv", results)
     _plot(args.out / "ablation.png", results)
+    if interrupts:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     return int(any("error" in found for _, found in results))
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser = Parser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("outputs/ablation"), help="results")
     parser.add_argument("--rows", nargs="*", default=[], help="numbers of rows; default: all")
     parser.add_argument(
         "overrides", nargs="*", help="for every row, such as data.path=FILE model=gpt2-nano"
     )
-    # What is not known here is an override: key=value.
-    args, more = parser.parse_known_intermixed_args()
-    args.overrides += more
+    args = parser.parse_intermixed_args()
     known = [row.number for row in ROWS]
     if unknown := [number for number in args.rows if number not in known]:
-        parser.error(f"there is no row {unknown[0]}; there are {', '.join(known)}")
+        hint = ", and -- stands between rows and overrides" if "=" in unknown[0] else ""
+        parser.error(f"there is no row {unknown[0]}; there are {', '.join(known)}{hint}")
+    for override in args.overrides:
+        if override.startswith("-") or "=" not in override:
+            parser.error(f"{override} is no override: give key=value")
+        if _key(override) in OURS:
+            parser.error(f"{override}: leave it out, each row has its own {_key(override)}")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {args.out}: {error.strerror}; give another folder")
     return args
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
 def _run(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     """The run's summary, or `error`."""
     folder = args.out / f"row-{row.number}"
-    # Only what has been trained for a row counts, not runs of other places.
-    fixed = ["task=classification", f"output_root={args.out}", f"hydra.run.dir={folder}"]
-    fixed.append("skip_if_trained=true")
-    given = {override.partition("=")[0] for override in row.overrides}
-    common = [o for o in args.overrides if o.partition("=")[0] not in given]
-    command = [sys.executable, str(TRAIN), *fixed, *common, *row.overrides]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ")
-        print(f"row {row.number} failed: {last}", file=sys.stderr)
-        return {"error": last}
+    error = _train(row, args, folder)
+    if SAME_RUN in error:  # it was stopped
+        error = _train(row, args, folder, "resume=auto")
+    if error:
+        if OTHER_RUN in error:
+            error = f"{folder} holds a run with other settings: give another --out, or delete it"
+        print(f"row {row.number} failed: {error}", file=sys.stderr)
+        return {"error": error}
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
 
 
+def _train(row: Row, args: argparse.Namespace, folder: Path, *more: str) -> str:
+    """Run train.py; its last words, if it fails."""
+    # Only what has been trained for a row counts, not runs of other places.
+    places = [f"output_root={quoted(str(args.out))}", f"hydra.run.dir={quoted(str(folder))}"]
+    fixed = ["task=classification", *places, "skip_if_trained=true", *more]
+    given = {_key(override) for override in row.overrides}
+    common = [override for override in args.overrides if _key(override) not in given]
+    command = [sys.executable, str(TRAIN), *fixed, *common, *row.overrides]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if not done.returncode:
+        return ""
+    last = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ")
+    return last or f"exit code {done.returncode}"
+
+
 def _accuracies(found: dict[str, Any]) -> list[float | None]:
-    names = ("train/accuracy", "val/accuracy", "test/accuracy")
-    return [100 * found["metrics"][name] if "metrics" in found else None for name in names]
+    """In per cent on each split; None where that was not measured."""
+    accuracies = (found.get("metrics", {}).get(f"{split}/accuracy") for split in SPLITS)
+    return [None if accuracy is None else 100 * accuracy for accuracy in accuracies]
 
 
 def _write_table(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
@@ -117,16 +161,17 @@ def _write_table(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
         for row, found in results:
             ours = ["" if a is None else f"{a:.2f}" for a in _accuracies(found)]
             minutes = f"{found['seconds'] / 60:.2f}" if "seconds" in found else ""
-            book = [f"{a:.2f}" for a in row.published]
+            book = ["" if math.isnan(a) else f"{a:.2f}" for a in row.published]
             cells = [row.number, row.change, *ours, minutes, *book]
             writer.writerow([*cells, found.get("error", "")])
             table.add_row(*cells)
     console = Console()
+    console.width = max(console.width, 120)
     console.print(table)
     for row, found in results:
         if "error" in found:
             console.print(f"row {row.number}: {found['error']}", highlight=False, markup=False)
-    console.print(f"{path}, {path.with_suffix('.png')}", highlight=False)
+    console.print(f"{path}, {path.with_suffix('.png')}", highlight=False, markup=False)
 
 
 def _plot(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
