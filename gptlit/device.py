@@ -102,7 +102,11 @@ def device_name(device: str) -> str:
 
 def _cpuinfo(field: str) -> str:
     """What Linux says of the first CPU; "" elsewhere."""
-    path = Path("/proc/cpuinfo")
+    return _linux_says(Path("/proc/cpuinfo"), field)
+
+
+def _linux_says(path: Path, field: str) -> str:
+    """The first value of a field in a file of Linux's /proc; "" elsewhere."""
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         name, _, value = line.partition(":")
         if name.strip() == field:
@@ -146,7 +150,11 @@ def peak_memory_gb(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 1e9
     if device == "mps":
         return torch.mps.driver_allocated_memory() / 1e9
+    # On Linux what getrusage says is no less than what the parent process held when it started this
+    # one.
+    if peak := _linux_says(Path("/proc/self/status"), "VmHWM"):
+        return int(peak.removesuffix("kB")) * 1024 / 1e9
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if platform.system() == "Darwin" else 1024) / 1e9
+    rusage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return rusage * (1 if platform.system() == "Darwin" else 1024) / 1e9

@@ -1,6 +1,9 @@
 """Devices and number formats: what is chosen, and what is refused."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,3 +146,17 @@ def test_a_known_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_this_cpu_has_a_name_and_memory() -> None:
     assert device_name("cpu")
     assert 0.05 < peak_memory_gb("cpu") < 1000
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it")
+def test_peak_memory_is_not_that_of_the_process_that_started_this_one() -> None:
+    parent = """
+import subprocess, sys
+held = bytearray(2**30)
+child = "from gptlit.device import peak_memory_gb; print(peak_memory_gb('cpu'))"
+print(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True).stdout)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", parent], capture_output=True, text=True, check=True
+    )
+    assert 0.05 < float(done.stdout) < 1
