@@ -58,15 +58,15 @@ def padded(args: argparse.Namespace) -> Measurement:
 
 def packed(args: argparse.Namespace) -> Measurement:
     """A row of 256 tokens in place of 8 entries, with as many as there is room for: seven of the
-    book's."""
+    book's. Longer entries are cut."""
     rows = f"data.batch_size={max(1, args.batch_size // 8)}"
-    return _run(args, "data.pack=true", "model.context_length=256", rows)
+    return _run(args, "data.pack=true", rows, context_length=256)
 
 
 CONTESTANTS = {"gptlit": gptlit, "padded": padded, "packed": packed}
 
 
-def _run(args: argparse.Namespace, *overrides: str) -> Measurement:
+def _run(args: argparse.Namespace, *overrides: str, context_length: int = 1024) -> Measurement:
     allocator.restart_with_tuned_malloc()
     from benchmarks.clocked import ClockedInstructions
     from gptlit.cli.train import main
@@ -80,6 +80,7 @@ def _run(args: argparse.Namespace, *overrides: str) -> Measurement:
             "data._target_=benchmarks.clocked.ClockedInstructions",
             f"data.path={quoted(args.data)}",
             f"data.batch_size={args.batch_size}",
+            f"model.context_length={context_length}",
             "trainer.max_epochs=null",
             f"trainer.max_steps={args.warmup + args.steps + 1}",  # the last one ends the clock's
             "trainer.limit_val_batches=0",
