@@ -90,7 +90,12 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = Parser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("outputs/ablation"), help="results")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/ablation"),
+        help="folder of the runs and the table",
+    )
     parser.add_argument("--rows", nargs="*", default=[], help="numbers of rows; default: all")
     parser.add_argument(
         "overrides", nargs="*", help="for every row, such as data.path=FILE model=gpt2-nano"

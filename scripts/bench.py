@@ -12,15 +12,17 @@ import re
 import shlex
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from benchmarks import answers, classify, data, decode, instruct, startup, train
-from benchmarks.common import positive
+from benchmarks.common import Contestant, positive
 from benchmarks.report import costs, show, summaries
 from benchmarks.rounds import in_own_process, take_turns
 
@@ -117,7 +119,11 @@ def _arguments() -> argparse.Namespace:
     kinds = parser.add_subparsers(dest="kind", required=True)
     for name, kind in KINDS.items():
         sub = kinds.add_parser(
-            name, help=kind.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+            name,
+            help=kind.__doc__,
+            description=kind.__doc__,
+            epilog=told(kind.CONTESTANTS),
+            formatter_class=_Help,
         )
         kind.add_arguments(sub)
         sub.add_argument("--rounds", type=positive, default=3, help="processes per contestant")
@@ -141,6 +147,22 @@ def _arguments() -> argparse.Namespace:
     elif args.baseline not in args.contestants:
         parser.error(f"--baseline {args.baseline}: choose from {', '.join(args.contestants)}")
     return args
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Names defaults where there are any, and leaves lines as they are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def told(contestants: Mapping[str, Contestant]) -> str:
+    """What each contestant is, as far as it says more than its name."""
+    docs = {
+        name: " ".join((measure.__doc__ or "").split()) for name, measure in contestants.items()
+    }
+    lines = [fill(f"{name}: {docs[name]}", subsequent_indent="  ") for name in docs if docs[name]]
+    return "\n".join(["contestants:", *lines]) if lines else ""
 
 
 def _is_missing(contestant: str) -> bool:

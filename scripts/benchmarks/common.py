@@ -58,15 +58,17 @@ def positive_float(text: str) -> float:
 def add_machine_arguments(parser: argparse.ArgumentParser, model: str) -> None:
     """Shape, device, precision."""
     names = sorted(path.stem for path in MODELS.glob("*.yaml"))
-    parser.add_argument("--model", default=model, choices=names)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--model", default=model, choices=names, help="its shape")
+    devices, precisions = ("auto", "cpu", "cuda"), ("auto", "fp32", "bf16", "fp16")
+    parser.add_argument("--device", default="auto", choices=devices, help="as device=...")
+    parser.add_argument("--precision", default="auto", choices=precisions, help="as precision=...")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, model: str = "gpt2-small") -> None:
     """Shape, device, precision, tokenizer."""
     add_machine_arguments(parser, model)
-    parser.add_argument("--tokenizer", default="gpt2", choices=("gpt2", "byte"))
+    tokenizers = ("gpt2", "byte")
+    parser.add_argument("--tokenizer", default="gpt2", choices=tokenizers, help="its vocabulary")
 
 
 def resolved(args: argparse.Namespace) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Training steps per second: the command as users start it, plain loops, and transformers."""
+"""Tokens trained on per second: the command as users start it, plain loops, and transformers."""
 
 import argparse
 import sys

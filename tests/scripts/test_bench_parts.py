@@ -242,6 +242,18 @@ def test_every_contestant_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None
             assert args.contestants == [contestant]
 
 
+def test_help_says_what_is_measured_and_what_contestants_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        arguments(monkeypatch, "decode", "--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "New tokens per second of greedy decoding" in shown
+    assert "--new-tokens NEW_TOKENS per prompt (default: 128)" in shown
+    assert "(default: None)" not in shown
+    assert "gptlit-prompt-lookup: The same with guesses, as generate.py does" in shown
+
+
 def test_transformers_is_left_out_or_asked_for_where_it_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
