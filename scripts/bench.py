@@ -65,6 +65,8 @@ def main() -> int:
             show(report)
             if args.json:
                 _write(args.json, report)
+        elif report["interrupted"]:
+            print("stopped before anything was measured", file=sys.stderr)
     except UserError as error:
         print(f"error: {printable(in_options(str(error)))}", file=sys.stderr)
         return 2

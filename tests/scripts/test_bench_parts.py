@@ -83,6 +83,17 @@ def test_ctrl_c_keeps_what_was_measured(event: Callable[[], None], of_a: list[fl
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_ctrl_c_before_the_first_figure_writes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "data", "--json", "x.json"])
+    monkeypatch.setattr(bench, "in_own_process", lambda name: interrupt_and_fail())
+    assert bench.main() == 130
+    assert "stopped before anything was measured" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_second_ctrl_c_does_not_wait() -> None:
     def twice() -> None:
         interrupt()
