@@ -74,7 +74,8 @@ class Task(LightningModule, ABC):
                 "tokenizer": tokenizer,
                 "seed": seed,
                 "settings": settings or {},
-            }
+            },
+            logger=False,  # they get all of the config
         )
         self.seed = seed
         self.settings = settings or {}

@@ -1,8 +1,10 @@
 """Where metrics go: CSV and TensorBoard in the run folder, W&B and MLflow on demand."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +15,17 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from gptlit.errors import UserError
 from gptlit.files import replacing
 from gptlit.training.metrics_csv import MetricsCSV
+from gptlit.training.reuse import leaves
+
+KEYS: dict[type[Logger], str] = {WandbLogger: "wandb", MLFlowLogger: "mlflow"}
+"""Loggers that hand what they get to a server, with their key in the config's `logger` node."""
+CURES = {
+    "wandb": "log in (wandb login), or write to the disk with logger.wandb.offline=true",
+    "mlflow": "see whether there is a server at logger.mlflow.tracking_uri",
+}
+"""Where no run can be begun."""
+PAUSE_S = 600.0
+"""After a server has failed, the run goes on without it for so long: a try may take minutes."""
 
 
 def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None) -> list[Logger]:
@@ -24,7 +37,7 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None)
         resumed_step: optimiser step that the run goes on from; what was logged later goes.
 
     Raises:
-        UserError: a logger is not installed.
+        UserError: a logger is not installed, or does not take its keys.
     """
     loggers: list[Logger] = []
     if config["csv"]:
@@ -34,7 +47,7 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None)
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
         purge = 0 if resumed_step is None else resumed_step + 1  # of a run killed in the folder
         loggers.append(
-            TensorBoardLogger(
+            TensorBoard(
                 folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge
             )
         )
@@ -51,29 +64,99 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None)
     return loggers
 
 
+class TensorBoard(TensorBoardLogger):
+    """Lightning's, but for what TensorBoard shows of several runs, or of one that was killed."""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Put them into the table of all runs that are shown together, where Lightning puts none
+        without fixing its columns."""
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        super().log_hyperparams(params)
+        known = {name: value for name, value in params.items() if value is not None}
+        plain = {n: v if isinstance(v, bool | int | float) else str(v) for n, v in known.items()}
+        self.experiment._get_file_writer().add_summary(hparams_pb(plain))
+
+    def finalize(self, status: str) -> None:
+        """Leave the file open for what comes next: files of the same second are read in any order,
+        and those before the first one count as an earlier run's."""
+        self.save()
+
+
 @contextmanager
-def keeping_runs(trainer: Trainer, folder: Path) -> Iterator[None]:
+def keeping_runs(trainer: Trainer, folder: Path, settings: dict[str, Any]) -> Iterator[None]:
     """Begin the runs that W&B and MLflow have of this one, and note in the run folder which they
-    are, for a resume to go on with. That of W&B ends with the training: it belongs to the process,
-    and another training in it would be added.
+    are, for a resume to go on with; tell all loggers the settings. That of W&B ends with the
+    training: it belongs to the process, and another training in it would be added.
+
+    Once a run has begun, a server that fails costs what it would have got, but not the training.
+
+    Args:
+        trainer: has the loggers.
+        folder: the run folder.
+        settings: the config, without what does not change the result.
+
+    Raises:
+        UserError: no run can be begun.
     """
-    elsewhere = [log for log in trainer.loggers if isinstance(log, WandbLogger | MLFlowLogger)]
-    if not trainer.is_global_zero:
-        elsewhere = []
-    for logger in elsewhere:
-        _ = logger.experiment  # begins it
-        path = _note(folder, type(logger))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as draft:
-            draft.write_text(f"{logger.version}\n")
-    failed = True
-    try:
+    flat = dict(leaves(settings))
+    with ExitStack() as at_the_end:
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            if type(logger) in KEYS:
+                _begin(logger, folder)
+            at_the_end.push(partial(_end, logger))
+            logger.log_hyperparams(settings if isinstance(logger, WandbLogger) else flat)
         yield
-        failed = False
-    finally:
-        for logger in elsewhere:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish(exit_code=int(failed))
+
+
+def _begin(logger: Any, folder: Path) -> None:
+    kind = type(logger)
+    with _explained(kind):
+        _ = logger.experiment
+    outliving = _Outliving(KEYS[kind])
+    for name in ("log_hyperparams", "log_metrics", "save", "finalize"):
+        setattr(logger, name, outliving(getattr(logger, name)))
+    path = _note(folder, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft:
+        draft.write_text(f"{logger.version}\n")
+
+
+def _end(logger: Logger, failure: type[BaseException] | None, *_: object) -> None:
+    if isinstance(logger, TensorBoard):
+        logger.experiment.close()
+    elif isinstance(logger, WandbLogger):
+        finish = _Outliving(KEYS[WandbLogger])(logger.experiment.finish)
+        finish(exit_code=int(failure is not None))
+
+
+class _Outliving:
+    """Makes of calls that reach a server such that end nothing when they fail: the run goes on
+    without it for a while.
+
+    Args:
+        key: of the config's `logger` node.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key, self._paused_until = key, 0.0
+
+    def __call__(self, call: Callable[..., None]) -> Callable[..., None]:
+        @wraps(call)
+        def outliving(*args: Any, **kwargs: Any) -> None:
+            if time.monotonic() < self._paused_until:
+                return
+            try:
+                call(*args, **kwargs)
+            except Exception as error:
+                self._paused_until = time.monotonic() + PAUSE_S
+                print(
+                    f"warning: logger.{self._key} has failed, the run goes on without it for"
+                    f" {PAUSE_S / 60:.0f} minutes: {_in_a_line(error)}",
+                    file=sys.stderr,
+                )
+
+        return outliving
 
 
 def _note(folder: Path, kind: type[Logger]) -> Path:
@@ -85,11 +168,27 @@ def _noted_run(folder: Path, kind: type[Logger]) -> str | None:
     return path.read_text().strip() if path.exists() else None
 
 
-def _extra(logger: Any, arguments: dict[str, Any]) -> Logger:
+def _extra(kind: Any, arguments: dict[str, Any]) -> Logger:
+    with _explained(kind):
+        made: Logger = kind(**arguments)
+    return made
+
+
+@contextmanager
+def _explained(kind: type[Logger]) -> Iterator[None]:
     try:
-        made: Logger = logger(**arguments)
+        yield
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{logger.__name__} is not installed: pip install 'gptlit[loggers]'"
+            f"{kind.__name__} is not installed: pip install 'gptlit[loggers]'"
         ) from error
-    return made
+    except Exception as error:
+        key = KEYS[kind]
+        raise UserError(
+            f"logger.{key}: no run can be begun: {_in_a_line(error)};"
+            f" check its keys, or {CURES[key]}"
+        ) from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
