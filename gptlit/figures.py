@@ -1,5 +1,6 @@
 """Pictures in files, drawn without a window, and without pyplot, whose state is the user's."""
 
+import textwrap
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 150
+TITLE_LETTERS = 7
+"""Of a title, in an inch of the figure; axes need not stand in the middle of it."""
 
 
 def new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
@@ -29,6 +32,26 @@ def new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
 def literal(text: str) -> str:
     """Text of a user, to be drawn as it is: what stands between two $ would be a formula."""
     return text.replace("$", r"\$")
+
+
+def set_title(axes: "Axes", text: str) -> None:
+    """Above the axes, as it is, in as many lines as it takes."""
+    inches = axes.figure.bbox.width / axes.figure.dpi
+    wrapped = [textwrap.wrap(line, int(TITLE_LETTERS * inches)) for line in text.splitlines()]
+    lines = [part for line in wrapped for part in line]
+    axes.set_title(literal("\n".join(lines)))
+
+
+def over_steps(axes: "Axes", quantity: str) -> None:
+    """Axes of curves over the optimiser steps.
+
+    Args:
+        quantity: what is drawn, with its unit.
+    """
+    axes.set(xlabel="optimiser step", ylabel=quantity)
+    axes.locator_params("x", integer=True, min_n_ticks=1)
+    axes.ticklabel_format(axis="y", useOffset=False)  # each number whole, not less another one
+    axes.grid(alpha=0.3)
 
 
 def save_figure(figure: "Figure", *paths: Path) -> None:

@@ -19,20 +19,35 @@ from rich.text import Text
 from gptlit.cli.arguments import printable
 from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
-from gptlit.figures import literal, new_figure, save_figure
+from gptlit.figures import literal, new_figure, over_steps, save_figure
 from gptlit.files import replacing
 from gptlit.training.metrics import read_metrics
 from gptlit.training.reuse import finished, leaves, result_folder, trained_config, what_counts
 
 SCORE = "val/loss"
 PICTURES = (".png", ".pdf", ".svg")
+COLOURS = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#94a4a2",
+    "#832db6",
+    "#a96b59",
+    "#e76300",
+    "#b9ac70",
+    "#717581",
+    "#92dadd",
+)
+"""Petroff's (2021), which can be told apart by the colour-blind."""
 STYLES = ("-", "--", ":", "-.")
 LONGEST_SHOWN = 40
 """Characters of a value in the table and the picture; the .csv has all of it."""
 NAMED = 40
 """Runs whose curves have a name and a colour, the best ones."""
-NAMED_INSIDE = 8
-"""So many names stand among the curves, more beside them."""
+NAMED_INSIDE, LONGEST_INSIDE = 8, 45
+"""So many names, if they are no longer, stand among the curves; else beside them."""
+LETTER_INCHES = 0.07
+"""Of a name beside the curves."""
 WIDEST = 5
 """Runs that stand beside each other; more stand below each other."""
 
@@ -191,6 +206,8 @@ def _shown(name: str, value: Any) -> str:
         return f"{value:,.0f}"
     if "/" in name:
         return f"{value:.4f}"
+    if isinstance(value, float):
+        return f"{value:g}"
     text = printable(str(value))
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
@@ -214,27 +231,38 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
     curves = [_curve(run.folder / "metrics.csv") for run in runs]
     if not any(curves):
         raise UserError(f"no run has {SCORE} in a metrics.csv: train with logger.csv=true")
-    differ = {key: values for key, values in rows.items() if key in runs[0].settings}
-    inside = len(runs) <= NAMED_INSIDE
-    size = (8, 5) if inside else (11, max(5, min(len(runs), NAMED) / 4))
-    figure, axes = new_figure(*size)
-    for index, (run, points) in enumerate(zip(runs, curves, strict=True)):
+    labels = _labels(runs, rows)
+    longest = max(map(len, labels[:NAMED]))
+    inside = len(runs) <= NAMED_INSIDE and longest <= LONGEST_INSIDE
+    width, height = max(11.0, 7 + LETTER_INCHES * longest), max(5.0, min(len(runs), NAMED) / 4)
+    figure, axes = new_figure(*(8, 5) if inside else (width, height))
+    for index, (label, points) in enumerate(zip(labels, curves, strict=True)):
         if points and index < NAMED:
-            values = ", ".join(f"{k}={_shown(k, values[index])}" for k, values in differ.items())
-            label = f"{run.name}: {values}" if 0 < len(differ) <= 2 else run.name
-            style = STYLES[index // 10 % len(STYLES)]  # there are ten colours
-            axes.plot(*zip(*points, strict=True), style, marker=".", label=literal(label))
+            row, place = divmod(index, len(COLOURS))
+            style, colour = STYLES[row % len(STYLES)], COLOURS[place]
+            axes.plot(*zip(*points, strict=True), style, color=colour, marker=".", label=label)
         elif points:
             axes.plot(*zip(*points, strict=True), color="lightgrey", zorder=1)
-    axes.set(xlabel="optimiser step", ylabel="validation cross entropy (nats per target token)")
-    axes.locator_params("x", integer=True)
-    axes.grid(alpha=0.3)
+    over_steps(axes, "validation cross entropy (nats per target token)")
     title = f"the best {NAMED} of {len(runs)}" if len(runs) > NAMED else None
     if inside:
         axes.legend(fontsize="small")
     else:
         figure.legend(loc="outside right upper", fontsize="small", title=title)
     save_figure(figure, file)
+
+
+def _labels(runs: list[Run], rows: dict[str, list[Any]]) -> list[str]:
+    """Each run's name, and in what it differs if that is not much. Of a long name, both ends."""
+    half = LONGEST_SHOWN // 2
+    differ = {key: values for key, values in rows.items() if key in runs[0].settings}
+    labels = []
+    for index, run in enumerate(runs):
+        cut = f"{run.name[:half]}...{run.name[-half:]}"
+        name = run.name if len(run.name) <= len(cut) else cut
+        values = ", ".join(f"{key}={_shown(key, differ[key][index])}" for key in differ)
+        labels.append(literal(f"{name}: {values}" if 0 < len(differ) <= 2 else name))
+    return labels
 
 
 def _curve(metrics: Path) -> list[tuple[int, float]]:

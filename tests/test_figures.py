@@ -2,10 +2,17 @@
 
 from pathlib import Path
 
+import pytest
 from matplotlib.artist import Artist
 from PIL import Image
 
-from gptlit.figures import DOTS_PER_INCH, new_figure, save_png_and_pdf
+from gptlit.figures import (
+    DOTS_PER_INCH,
+    new_figure,
+    over_steps,
+    save_png_and_pdf,
+    set_title,
+)
 
 
 def test_a_figure_is_drawn_once_for_each_file(tmp_path: Path) -> None:
@@ -35,3 +42,32 @@ def test_no_word_is_cut_off_at_the_border(tmp_path: Path) -> None:
         box = words.get_window_extent()
         assert box.x0 >= 0 and box.y0 >= 0
         assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize(
+    "name", ["a-run-name-" + 10 * "lr=0.1,", 200 * "M", "one\n$two$ and three$"]
+)
+def test_a_title_takes_as_many_lines_as_it_needs(tmp_path: Path, name: str) -> None:
+    figure, axes = new_figure(5, 4)
+    axes.plot([0, 1], [0, 1])
+    set_title(axes, name)
+    save_png_and_pdf(figure, tmp_path / "curve")
+    box = axes.title.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+    drawn = axes.get_title().replace(r"\$", "$")
+    assert "".join(drawn.split()) == "".join(name.split())
+
+
+@pytest.mark.parametrize("points", [{7: 0.5}, {1: 0.99001, 3: 0.99003}])
+def test_steps_are_whole_and_each_number_tells_its_value(
+    tmp_path: Path, points: dict[int, float]
+) -> None:
+    figure, axes = new_figure(6, 4)
+    axes.plot(list(points), list(points.values()), marker="o")
+    over_steps(axes, "share")
+    save_png_and_pdf(figure, tmp_path / "curve")
+    steps = {label.get_text() for label in axes.get_xticklabels()}
+    assert {str(step) for step in points} <= steps and "." not in "".join(steps)
+    values = [float(label.get_text()) for label in axes.get_yticklabels()]
+    low, high = axes.get_ylim()
+    assert any(low < value < high for value in values)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torchmetrics.functional.classification import binary_roc, multiclass_confusion_matrix
 
-from gptlit.figures import literal, new_figure, save_png_and_pdf
+from gptlit.figures import literal, new_figure, save_png_and_pdf, set_title
 from gptlit.files import replacing
 from gptlit.tasks.classification import ClassificationTask, Predictions
 
@@ -35,7 +35,7 @@ def write_classification_report(task: ClassificationTask, data: Any, folder: Pat
     write_predictions(
         folder / "test-predictions.csv", data.splits["test"].texts, task.labels, found
     )
-    title = literal(f"{task.name}, {folder.name}, test split")
+    title = f"{task.name}, {folder.name}, test split"
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     plot_confusion(plots, title, task.labels, found)
@@ -77,7 +77,8 @@ def plot_confusion(
     side_by_side = few and max(map(len, labels)) <= COLUMN_LETTERS
     axes.set_xticks(named, labels, rotation=0 if side_by_side else 90)
     axes.set_yticks(named, labels)
-    axes.set(xlabel="predicted class", ylabel="true class", title=f"number of texts\n{title}")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    set_title(axes, f"number of texts\n{title}")
     figure.colorbar(image, label="share of the true class")
     return save_png_and_pdf(figure, folder / "confusion")
 
@@ -106,8 +107,8 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
     axes.set(
         xlabel="false positive rate (share of the other texts)",
         ylabel="true positive rate (share of the class's texts)",
-        title=f"ROC\n{title}",
     )
+    set_title(axes, f"ROC\n{title}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return save_png_and_pdf(figure, folder / "roc")

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptlit.evaluation.answers import ANSWER
-from gptlit.figures import literal, new_figure, save_figure
+from gptlit.figures import new_figure, save_figure, set_title
 
 PLACES = {"instruction": "instruction", "input": "input", "output": "output", "response": ANSWER}
 """Placeholders of a prompt, and the key of an entry that fills each."""
@@ -151,7 +151,8 @@ def plot_scores(report: JudgeReport, path: Path) -> None:
     figure, axes = new_figure(6, 4)
     axes.bar(list(report.histogram), list(report.histogram.values()), width=0.9)
     title = f"{len(report.scores)} of {len(report.verdicts)} answers scored by {report.model}"
-    axes.set(title=literal(title), xlabel="score (0 to 100)", ylabel="number of answers")
+    set_title(axes, title)
+    axes.set(xlabel="score (0 to 100)", ylabel="number of answers")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(axis="x", labelrotation=45)
     if report.mean is not None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gptlit.figures import literal, new_figure, save_png_and_pdf
+from gptlit.figures import new_figure, over_steps, save_png_and_pdf, set_title
 from gptlit.training.metrics import read_metrics
 
 
@@ -21,7 +21,7 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for quantity, label in CURVES.items():
-        names = [name for name in (f"train/{quantity}", f"val/{quantity}") if name in columns]
+        names = [name for name in (f"{split}/{quantity}" for split in SPLITS) if name in columns]
         if not any(row[name] for row in rows for name in names):
             continue
         figure, axes = new_figure(6, 4)
@@ -30,11 +30,12 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
             if not points:
                 continue
             few = "o" if len(points) < 40 else ""
-            split = "training" if name.startswith("train/") else "validation"
-            axes.plot(*zip(*points, strict=True), marker=few, markersize=3, label=split)
-        axes.set(title=literal(title), xlabel="optimiser step", ylabel=label)
-        axes.locator_params("x", integer=True)
-        axes.grid(alpha=0.3)
+            split, colour = SPLITS[name.partition("/")[0]]
+            axes.plot(
+                *zip(*points, strict=True), color=colour, marker=few, markersize=3, label=split
+            )
+        over_steps(axes, label)
+        set_title(axes, title)
         axes.legend()
         written += save_png_and_pdf(figure, folder / quantity)
     return written
@@ -44,6 +45,8 @@ CURVES = {
     "loss": "cross entropy (nats per target)",
     "accuracy": "accuracy (share that is right)",
     "lr": "learning rate",
-    "tokens_per_second": "targets per second",
+    "tokens_per_second": "tokens per second",
 }
 """Quantities that are drawn where they were measured, with their axis label."""
+SPLITS = {"train": ("training", "tab:blue"), "val": ("validation", "tab:orange")}
+"""The splits' names and colours, the same in each picture."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -178,6 +179,29 @@ def test_a_picture_of_many_runs_has_room_for_their_names(tmp_path: Path) -> None
         with Image.open(tmp_path / "x.png") as image:
             sizes.append(image.size)
     assert sizes == [(1200, 750), (1650, 1050), (1650, 1500)]
+
+
+def test_long_names_stand_beside_the_curves_with_both_ends(tmp_path: Path) -> None:
+    names = [f"{first}{60 * '-'}{last}" for first, last in (("a", "x"), ("a", "y"), ("b", "y"))]
+    for seed, name in enumerate(names):
+        make(tmp_path / name, 1.0, seed=seed)
+    done = compare(tmp_path, *names, "--out", "x.svg", "--out", "x.png")
+    assert done.returncode == 0 and done.stderr == ""
+    labels = re.findall(r"<!-- (.*): seed=\d -->", (tmp_path / "x.svg").read_text())
+    assert [(label[0], label[-1]) for label in labels] == [("a", "x"), ("a", "y"), ("b", "y")]
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.width > 1200
+
+
+def test_numbers_are_shown_as_one_would_type_them(tmp_path: Path) -> None:
+    rates = (0.018000000000000002, 0.00073243891, 1e-5)
+    for number, rate in enumerate(rates):
+        make(tmp_path / str(number), 1.0, optimizer={"lr": rate})
+    done = compare(tmp_path, "0", "1", "2")
+    for shown in ("0.018", "0.000732439", "1e-05"):
+        assert f" {shown} " in done.stdout
+    rows = table(tmp_path, "0", "1", "2")
+    assert [float(row["optimizer.lr"]) for row in rows] == list(rates)
 
 
 def test_long_values_are_cut_in_the_table_alone(tmp_path: Path) -> None:

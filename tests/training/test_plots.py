@@ -10,6 +10,7 @@ from PIL import Image
 from gptlit.training.plots import plot_curves
 
 HEADER = "step,train/loss,train/lr,val/loss"
+ACCURACY = "step,train/loss,val/loss,val/accuracy\r\n10,3.0,2.0,0.5\r\n"
 TABLES = {
     "usual": f"{HEADER}\r\n10,3.0,0.1,\r\n20,2.0,0.2,2.5\r\n30,1.5,0.1,2.0\r\n",
     "single row": f"{HEADER}\r\n10,3.0,0.1,2.0\r\n",
@@ -44,9 +45,9 @@ def test_nothing_is_drawn_where_nothing_was_measured(tmp_path: Path, table: str)
     assert draw(tmp_path, table) == []
 
 
-def test_axes_say_what_they_show_in_which_unit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The axes that are drawn, by the picture's name."""
     seen: dict[str, Any] = {}
 
     def savefig(figure: Any, path: Path, **options: Any) -> None:
@@ -54,6 +55,10 @@ def test_axes_say_what_they_show_in_which_unit(
         [seen[path.name.split(".")[1]]] = figure.axes
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
+    return seen
+
+
+def test_axes_say_what_they_show_in_which_unit(tmp_path: Path, seen: dict[str, Any]) -> None:
     draw(tmp_path, TABLES["usual"])
     assert {axes.get_xlabel() for axes in seen.values()} == {"optimiser step"}
     assert "nats" in seen["loss"].get_ylabel() and seen["lr"].get_ylabel() == "learning rate"
@@ -62,3 +67,10 @@ def test_axes_say_what_they_show_in_which_unit(
     assert list(lines["training"].get_xdata()) == [10, 20, 30]
     assert list(lines["validation"].get_xdata()) == [20, 30]
     assert list(lines["validation"].get_ydata()) == [2.5, 2.0]
+
+
+def test_a_split_has_one_colour_in_all_pictures(tmp_path: Path, seen: dict[str, Any]) -> None:
+    draw(tmp_path, ACCURACY)
+    of_loss = {line.get_label(): line.get_color() for line in seen["loss"].get_lines()}
+    [alone] = seen["accuracy"].get_lines()
+    assert alone.get_color() == of_loss["validation"] != of_loss["training"]
