@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+from yaml import YAMLError
 
 from gptlit.cli.arguments import printable
 from gptlit.cli.parser import Parser
@@ -24,6 +25,8 @@ from gptlit.files import replacing
 from gptlit.training.metrics import read_metrics
 from gptlit.training.reuse import finished, leaves, result_folder, trained_config, what_counts
 
+DAMAGED = (OSError, ValueError, TypeError, LookupError, AttributeError, YAMLError)
+"""What comes of files that hold something else than a run writes."""
 SCORE = "val/loss"
 PICTURES = (".png", ".pdf", ".svg")
 COLOURS = (
@@ -58,7 +61,9 @@ class Run:
 
     folder: Path
     name: str
-    summary: dict[str, Any]
+    metrics: dict[str, float]
+    """The newest value of each."""
+    tokens_per_second: float | None
     settings: dict[str, Any]
     """Keys of the config that change the result, dotted."""
     given: set[str]
@@ -71,8 +76,8 @@ class Run:
     def score(self) -> float:
         """The lowest validation loss, or the last where it alone is known; infinity where there is
         none."""
-        last = self.summary["metrics"].get(SCORE, math.inf)
-        score = float(last if self.best is None else self.best)
+        last = self.metrics.get(SCORE, math.inf)
+        score = last if self.best is None else self.best
         return math.inf if math.isnan(score) else score
 
 
@@ -141,17 +146,28 @@ def _finished_in(place: Path) -> Iterator[Path]:
 def _read_run(folder: Path, name: str) -> Run:
     try:
         summary = json.loads((folder / "summary.json").read_text())
+        metrics = {name: float(value) for name, value in summary["metrics"].items()}
+        speed = summary.get("tokens_per_second")
         config = trained_config(folder)
         if config is None:
             file = folder / "config" / "config.yaml"
             config = what_counts(OmegaConf.to_container(OmegaConf.load(file), resolve=True))
+        settings = dict(leaves(config))
         overrides: Any = OmegaConf.load(folder / "config" / "overrides.yaml")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is not a whole run folder: {error}") from error
-    given = {str(arg).partition("=")[0].lstrip("+") for arg in overrides}
-    record = finished(folder)
-    best = None if record is None else record.score
-    return Run(folder, name, summary, dict(leaves(config)), given, best)
+        record = finished(folder)
+        best = None if record is None or record.score is None else float(record.score)
+        return Run(
+            folder,
+            name,
+            metrics,
+            None if speed is None else float(speed),
+            settings,
+            given={str(arg).partition("=")[0].lstrip("+") for arg in overrides},
+            best=best,
+        )
+    except DAMAGED as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{folder} is not a whole run folder: {why}; leave it out") from error
 
 
 def compare(runs: list[Run]) -> dict[str, list[Any]]:
@@ -167,12 +183,12 @@ def compare(runs: list[Run]) -> dict[str, list[Any]]:
     for key in differ:
         if key.partition(".")[0] not in chosen or _is_name(key) or key in typed:
             rows[key] = values[key]
-    tested = sorted({n for run in runs for n in run.summary["metrics"] if n.startswith("test/")})
+    tested = sorted({n for run in runs for n in run.metrics if n.startswith("test/")})
     if any(run.best is not None for run in runs):
         rows[f"best {SCORE}"] = [run.best for run in runs]
     for name in (SCORE, *tested):
-        rows[name] = [run.summary["metrics"].get(name) for run in runs]
-    rows["tokens per second"] = [run.summary.get("tokens_per_second") for run in runs]
+        rows[name] = [run.metrics.get(name) for run in runs]
+    rows["tokens per second"] = [run.tokens_per_second for run in runs]
     return rows
 
 
@@ -266,7 +282,7 @@ def _labels(runs: list[Run], rows: dict[str, list[Any]]) -> list[str]:
 
 
 def _curve(metrics: Path) -> list[tuple[int, float]]:
-    rows = read_metrics(metrics)[1] if metrics.is_file() else []
+    rows = read_metrics(metrics)[1]
     return [(int(row["step"]), float(row[SCORE])) for row in rows if row.get(SCORE)]
 
 

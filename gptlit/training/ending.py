@@ -18,8 +18,7 @@ from gptlit.training.summary import mark_latest, write_summary
 
 def last_measured(trainer: Trainer, monitor: StepMonitor, csv: Path) -> dict[str, float]:
     """The newest value of each metric; from the file what was measured before a resume."""
-    rows = read_metrics(csv)[1] if csv.exists() else []
-    before = {n: float(v) for row in rows for n, v in row.items() if v}
+    before = {n: float(v) for row in read_metrics(csv)[1] for n, v in row.items() if v}
     now = {n: float(v) for n, v in trainer.callback_metrics.items()}
     return {n: value for n, value in (before | now | monitor.newest).items() if n != "step"}
 

@@ -22,6 +22,9 @@ class MetricsCSV(Logger):
         path: the file; its folder exists.
         keep_until: on a resumed run, the step resumed from: later rows, which will be measured
             again, are dropped with the first that is. None starts a new file.
+
+    Raises:
+        UserError: it cannot go on with the file, as that is damaged.
     """
 
     def __init__(self, path: Path, keep_until: int | None = None) -> None:
@@ -31,6 +34,8 @@ class MetricsCSV(Logger):
         self._last: int | None = None
         """The step of the last row."""
         self._keep_until = keep_until if path.exists() else None
+        if self._keep_until is not None:
+            read_metrics(path)
 
     @property
     def name(self) -> str:
@@ -54,7 +59,7 @@ class MetricsCSV(Logger):
             self._keep_until = None
         new = sorted(name for name in metrics if name not in self._columns)
         self._columns += new
-        if self._last is not None and self._last != step and not new:
+        if self._last not in (None, step) and not new and self.path.exists():
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns, restval="").writerow({"step": step, **metrics})
             self._last = step
@@ -62,7 +67,7 @@ class MetricsCSV(Logger):
         rows: list[dict[str, Any]] = []
         if self._last is not None:
             rows += read_metrics(self.path)[1]
-        row = rows.pop() if self._last == step else {"step": step}
+        row = rows.pop() if rows and self._last == step else {"step": step}
         self._rewrite([*rows, {**row, **metrics}])
 
     def _go_on(self, keep_until: int) -> None:

@@ -237,6 +237,27 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, args: list[str], line: st
     assert line in done.stderr and "Traceback" not in done.stderr
 
 
+DAMAGED = {
+    "no summary": ("summary.json", "[]", "b is not a whole run folder"),
+    "no metrics": ("summary.json", '{"metrics": {"val/loss": null}}', "b is not a whole run"),
+    "no speed": ("summary.json", '{"metrics": {}, "tokens_per_second": "?"}', "not a whole run"),
+    "no yaml": ("config/config.yaml", "a: [", "b is not a whole run folder"),
+    "no config": ("config/trained.json", '{"config": 3}', "b is not a whole run folder"),
+    "no step": ("metrics.csv", "step,val/loss\nx,1\n", "b/metrics.csv, line 2: the step is 'x'"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "line"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_run_is_told_in_one_line(
+    tmp_path: Path, name: str, content: str, line: str
+) -> None:
+    make(tmp_path / "a", 1.0)
+    (make(tmp_path / "b", 1.0) / name).write_text(content)
+    done = compare(tmp_path, "a", "b", "--out", "x.png")
+    assert done.returncode == 2 and not (tmp_path / "x.png").exists()
+    assert len(done.stderr.splitlines()) == 1 and line in done.stderr
+
+
 def test_without_a_curve_there_is_no_picture(tmp_path: Path) -> None:
     (make(tmp_path / "a", 1.0) / "metrics.csv").unlink()
     done = compare(tmp_path, "a", "--out", "x.png")

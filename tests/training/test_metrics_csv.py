@@ -1,13 +1,16 @@
 """`metrics.csv` tells one story, however often the run was killed."""
 
 import csv
+import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptlit.errors import UserError
 from gptlit.training.metrics import read_metrics
 from gptlit.training.metrics_csv import MetricsCSV
 
@@ -117,3 +120,61 @@ def test_who_reads_it_meanwhile_finds_whole_rows(tmp_path: Path) -> None:
             text += reader.read()
         assert [row["step"] for row in csv.DictReader(text.splitlines())] == ["0", "1"]
         assert [row["step"] for row in rows(path)] == ["0", "1"]
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_file_that_was_deleted_meanwhile_begins_anew(tmp_path: Path, step: int) -> None:
+    path = tmp_path / "metrics.csv"
+    logger = MetricsCSV(path)
+    log(logger, [(1, {"a": 1.0}), (2, {"a": 2.0})])
+    path.unlink()
+    log(logger, [(step, {"a": 3.0}), (4, {"a": 4.0})])
+    assert rows(path) == [{"step": f"{step}", "a": "3.0"}, {"step": "4", "a": "4.0"}]
+
+
+DAMAGED = {
+    "no header": (b"1,2.0\n2,3.0\n", "line 1: there is no column step"),
+    "other separator": (b"step;a\n1;2,0\n", "line 1: there is no column step"),
+    "step is text": (b"step,a\n1,2\n<<<<<<<,\n", "line 3: the step is '<<<<<<<', not a whole"),
+    "step is no whole number": (b"step,a\n1.5,2\n", "line 2: the step is '1.5', not a whole"),
+    "no step": (b"step,a\n,2\n", "line 2: the step is '', not a whole number"),
+    "step without end": (b"step,a\n" + b"9" * 5000 + b",2\n", "line 2: Exceeds the limit"),
+    "value is text": (b"step,a\n1,two\n", "line 2: could not convert string to float: 'two'"),
+    "too many cells": (b"step,a\n1,2,3\n", "line 2: it has more cells than the first line"),
+    "no text": (bytes(range(256)), "metrics.csv: 'utf-8' codec can't decode"),
+    "endless cell": (b"step,a\n1," + b"2" * 2**18 + b"\n", ": field larger than"),
+}
+
+
+@pytest.mark.parametrize(("content", "line"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_told_before_a_run_goes_on_with_it_and_left(
+    tmp_path: Path, content: bytes, line: str
+) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(line)) as error:
+        MetricsCSV(path, keep_until=1)
+    assert str(error.value).endswith("; repair the file, or move it elsewhere")
+    assert path.read_bytes() == content
+
+
+@settings(deadline=None)
+@given(content=st.one_of(st.binary(), st.text('step,a\n\r";0123.-einf\0').map(str.encode)))
+def test_whatever_is_in_the_file_it_is_read_or_told(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.csv"
+        path.write_bytes(b"step,a\n" + content)
+        with suppress(UserError):
+            columns, table = read_metrics(path)
+            for row in table:
+                assert row.keys() == set(columns) and int(row["step"]) >= 0
+                assert all(float(row[name] or 0) is not None for name in columns)
+
+
+def test_missing_values_and_the_mark_of_other_programs_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    assert read_metrics(path) == ([], [])
+    path.write_text("step,a,b\r\n1,nan\r\n2,,inf\r\n", encoding="utf-8-sig")
+    columns, table = read_metrics(path)
+    assert columns == ["step", "a", "b"]
+    assert [list(row.values()) for row in table] == [["1", "nan", ""], ["2", "", "inf"]]
