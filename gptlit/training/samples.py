@@ -1,5 +1,6 @@
 """A look at what the model writes while it trains."""
 
+import textwrap
 from typing import Any
 
 import torch
@@ -74,4 +75,10 @@ class TextSamples(Callback):
         self.console.print(Text(f"sample: {prompt}{text}", style="dim"))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("sample", prompt + text, trainer.global_step)
+                logger.experiment.add_text("sample", _as_it_is(prompt + text), trainer.global_step)
+                logger.save()  # before the step's checkpoint
+
+
+def _as_it_is(text: str) -> str:
+    """For TensorBoard, which takes it for Markdown: indented, it keeps its lines and signs."""
+    return textwrap.indent(text, "    ")

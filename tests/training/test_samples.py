@@ -1,11 +1,16 @@
 """Samples of what the model writes while it trains."""
 
 import io
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugin_util import markdown_to_safe_html
 from torch.utils.data import DataLoader
 
 from gptlit.data.batch import TextBatch
@@ -28,10 +33,40 @@ def test_a_compiled_model_is_not_compiled_again_for_them() -> None:
     task.optimizer_factory = lambda task: torch.optim.SGD(task.parameters(), lr=0.1)
     for block in task.model.trf_blocks:
         block.compile(backend=backend)
+    out = fit(task, "to be to be")
+    assert out.count("sample: to be to be") >= 3
+    assert sorted(compiled) == ["training", "validation"]
+
+
+def test_tensorboard_shows_the_text_line_by_line_before_the_run_ends(tmp_path: Path) -> None:
+    """As it is, not as Markdown."""
+    task = PretrainTask(model=SHAPE, tokenizer="byte")
+    task.optimizer_factory = lambda task: torch.optim.SGD(task.parameters(), lr=0.1)
+    prompt = "# KING\n  *you* <b>\n\n1. go\n"
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    shown = []
+
+    class Reader(Callback):
+        """Looks where the checkpoint is saved: a kill may come right after it."""
+
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            events = EventAccumulator(str(tmp_path)).Reload()
+            [text] = events.Tensors("sample/text_summary")[-1].tensor_proto.string_val
+            shown.append(markdown_to_safe_html(text))
+
+    fit(task, prompt, Reader(), logger=logger)
+    for page in shown:
+        assert page.startswith("<pre><code>") and page.count("<pre>") == 1
+        assert unescape(page).removeprefix("<pre><code>").startswith(prompt)
+    assert len(shown) == 3
+
+
+def fit(task: PretrainTask, prompt: str, *callbacks: Callback, logger: Any = False) -> str:
+    """Three steps, each with a validation and its sample; what the console shows."""
     out = io.StringIO()
     samples = TextSamples(
         get_tokenizer("byte"),
-        prompt="to be to be",
+        prompt=prompt,
         max_new_tokens=20,
         temperature=0.0,
         top_k=0,
@@ -45,13 +80,13 @@ def test_a_compiled_model_is_not_compiled_again_for_them() -> None:
         accelerator="cpu",
         max_steps=3,
         val_check_interval=1,
-        callbacks=[samples],
-        logger=False,
+        callbacks=[samples, *callbacks],
+        logger=logger,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        num_sanity_val_steps=0,
     )
     loader = DataLoader(batches, batch_size=None)
     trainer.fit(task, loader, loader)
-    assert out.getvalue().count("sample: to be to be") >= 3
-    assert sorted(compiled) == ["training", "validation"]
+    return out.getvalue()
