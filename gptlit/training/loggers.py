@@ -52,12 +52,14 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None)
             )
         )
     fresh = resumed_step is None
+    name = "/".join(folder.resolve().parts[-2:])  # else they invent one
     if config["wandb"] is not None:
         run = None if fresh else _noted_run(folder, WandbLogger)
-        loggers.append(_extra(WandbLogger, {"save_dir": folder, "id": run, **config["wandb"]}))
+        given = {"save_dir": folder, "id": run, "name": name, **config["wandb"]}
+        loggers.append(_extra(WandbLogger, given))
     if config["mlflow"] is not None:
         run = None if fresh else _noted_run(folder, MLFlowLogger)
-        made = _extra(MLFlowLogger, {"run_id": run, **config["mlflow"]})
+        made = _extra(MLFlowLogger, {"run_id": run, "run_name": name, **config["mlflow"]})
         if run is not None:  # its settings stand there; MLflow takes no other values
             made.log_hyperparams = lambda *_, **__: None  # type: ignore[method-assign]
         loggers.append(made)

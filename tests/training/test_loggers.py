@@ -10,8 +10,10 @@ import pytest
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import mlflow as lightning_mlflow
 from lightning.pytorch.loggers import wandb as lightning_wandb
+from omegaconf import OmegaConf
 
 from gptlit.errors import UserError
+from gptlit.options import conf_dir
 from gptlit.training.loggers import PAUSE_S, keeping_runs, make_loggers
 
 NEITHER: dict[str, Any] = {"csv": False, "tensorboard": False, "wandb": None, "mlflow": None}
@@ -43,11 +45,12 @@ class WandbRun:
 
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = stand_in(monkeypatch, "wandb", run=None, logged=[], ended=[], settings=[])
+    module = stand_in(monkeypatch, "wandb", run=None, logged=[], ended=[], settings=[], names=[])
     module.fail = lambda: None
 
-    def init(id: str | None, **_: Any) -> WandbRun:
+    def init(id: str | None, name: str, **_: Any) -> WandbRun:
         module.fail()
+        module.names.append(name)
         module.run = WandbRun(module, id)
         return module.run
 
@@ -61,12 +64,13 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def mlflow(monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = stand_in(monkeypatch, "mlflow", set_tracking_uri=lambda _: None, logged=[])
+    module = stand_in(monkeypatch, "mlflow", set_tracking_uri=lambda _: None, logged=[], names=[])
     module.fail = lambda: None
     runs: list[str] = []
 
-    def create_run(**_: Any) -> Any:
+    def create_run(tags: dict[str, str], **_: Any) -> Any:
         module.fail()
+        module.names.append(tags["mlflow.runName"])
         runs.append(f"new{len(runs)}")
         return SimpleNamespace(info=SimpleNamespace(run_id=runs[-1]))
 
@@ -86,6 +90,8 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Any:
     context = SimpleNamespace(resolve_tags=None)
     stand_in(monkeypatch, "mlflow.tracking", MlflowClient=lambda _: client, context=context)
     stand_in(monkeypatch, "mlflow.tracking.context", resolve_tags=lambda tags: tags)
+    stand_in(monkeypatch, "mlflow.utils")
+    stand_in(monkeypatch, "mlflow.utils.mlflow_tags", MLFLOW_RUN_NAME="mlflow.runName")
     stand_in(monkeypatch, "mlflow.entities", Metric=SimpleNamespace, Param=SimpleNamespace)
     monkeypatch.setattr(lightning_mlflow, "_MLFLOW_AVAILABLE", True)
     return module
@@ -147,6 +153,8 @@ def test_both_get_the_settings_and_the_metrics(wandb: Any, mlflow: Any, tmp_path
     assert wandb.settings == [{"optimizer": {"lr": 0.5}, "seed": 1}]
     assert wandb.logged == [("new0", 3)]
     assert mlflow.logged == [("new0", "0.5"), ("new0", "1"), ("new0", 3)]
+    folder = f"{tmp_path.parent.name}/{tmp_path.name}"
+    assert wandb.names == mlflow.names == [folder]  # there the files are
 
 
 def test_the_first_process_alone_has_runs(wandb: Any, mlflow: Any, tmp_path: Path) -> None:
@@ -198,3 +206,9 @@ def test_a_server_that_is_not_there_is_told_before_anything_is_trained(
 def test_a_key_that_mlflow_does_not_have_is_told(mlflow: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^logger.mlflow: .*'experiment'.* check its keys"):
         make_loggers({**NEITHER, "mlflow": {"experiment": "mine"}}, tmp_path, None)
+
+
+def test_mlflow_keeps_runs_in_a_database() -> None:
+    """Since its version 3 it refuses to keep them in plain files."""
+    options = OmegaConf.load(conf_dir() / "logger" / "mlflow.yaml")
+    assert options.mlflow.tracking_uri.startswith("sqlite:///")
