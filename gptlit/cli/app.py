@@ -177,7 +177,7 @@ def _remove_if_unused(folder: Path) -> None:
     if not first_process():  # it may have made the folder after the first had removed it
         with contextlib.suppress(OSError):
             folder.rmdir()
-            folder.parent.rmdir()
+            _remove_if_empty(folder.parent)
         return
     config = folder / "config"
     if folder == Path.cwd() or not config.is_dir():
@@ -186,8 +186,13 @@ def _remove_if_unused(folder: Path) -> None:
     ours = {config, *made, *(folder / name for name in (reuse.RECORD, reuse.POINTER, LOCK))}
     if {*folder.iterdir(), *config.iterdir()} <= ours:
         shutil.rmtree(folder)
+        _remove_if_empty(folder.parent)  # made for it too
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder != Path.cwd():
         with contextlib.suppress(OSError):
-            folder.parent.rmdir()  # made for it too, if it is empty
+            folder.rmdir()
 
 
 def _own_error(error: Exception) -> Exception:

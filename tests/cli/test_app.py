@@ -119,6 +119,7 @@ REFUSED = [
     ("generate", "top_p=1.5", "empty"),
     ("generate", "top_p=1.5", "with config"),
     ("train", "trainer.max_steps=0", "with config"),
+    ("train", "trainer.max_steps=0 hydra.run.dir=run", "empty"),
     ("train", "trainer.max_steps=0 hydra.run.dir=.", "with config"),
     ("train", "trainer.max_steps=0 hydra.run.dir=config", "with config"),
 ]
