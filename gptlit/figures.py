@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH = 150
 TITLE_LETTERS = 7
-"""Of a title, in an inch of the figure; axes need not stand in the middle of it."""
+"""Of a title, in an inch of the figure."""
 
 
 def new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
@@ -34,12 +34,12 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def set_title(axes: "Axes", text: str) -> None:
-    """Above the axes, as it is, in as many lines as it takes."""
-    inches = axes.figure.bbox.width / axes.figure.dpi
-    wrapped = [textwrap.wrap(line, int(TITLE_LETTERS * inches)) for line in text.splitlines()]
+def set_title(figure: "Figure", text: str) -> None:
+    """In the middle of the figure, where its axes need not be, in as many lines as it takes."""
+    width = int(TITLE_LETTERS * figure.get_figwidth())
+    wrapped = [textwrap.wrap(line, width) for line in text.splitlines()]
     lines = [part for line in wrapped for part in line]
-    axes.set_title(literal("\n".join(lines)))
+    figure.suptitle(literal("\n".join(lines)), fontsize="large")
 
 
 def over_steps(axes: "Axes", quantity: str) -> None:

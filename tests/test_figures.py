@@ -49,12 +49,13 @@ def test_no_word_is_cut_off_at_the_border(tmp_path: Path) -> None:
 )
 def test_a_title_takes_as_many_lines_as_it_needs(tmp_path: Path, name: str) -> None:
     figure, axes = new_figure(5, 4)
-    axes.plot([0, 1], [0, 1])
-    set_title(axes, name)
+    axes.set_ylabel(5 * "axes at the right\n")
+    set_title(figure, name)
     save_png_and_pdf(figure, tmp_path / "curve")
-    box = axes.title.get_window_extent()
+    [title] = figure.texts
+    box = title.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
-    drawn = axes.get_title().replace(r"\$", "$")
+    drawn = title.get_text().replace(r"\$", "$")
     assert "".join(drawn.split()) == "".join(name.split())
 
 

@@ -78,7 +78,7 @@ def plot_confusion(
     axes.set_xticks(named, labels, rotation=0 if side_by_side else 90)
     axes.set_yticks(named, labels)
     axes.set(xlabel="predicted class", ylabel="true class")
-    set_title(axes, f"number of texts\n{title}")
+    set_title(figure, f"number of texts\n{title}")
     figure.colorbar(image, label="share of the true class")
     return save_png_and_pdf(figure, folder / "confusion")
 
@@ -108,7 +108,7 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
         xlabel="false positive rate (share of the other texts)",
         ylabel="true positive rate (share of the class's texts)",
     )
-    set_title(axes, f"ROC\n{title}")
+    set_title(figure, f"ROC\n{title}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return save_png_and_pdf(figure, folder / "roc")

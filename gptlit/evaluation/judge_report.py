@@ -151,7 +151,7 @@ def plot_scores(report: JudgeReport, path: Path) -> None:
     figure, axes = new_figure(6, 4)
     axes.bar(list(report.histogram), list(report.histogram.values()), width=0.9)
     title = f"{len(report.scores)} of {len(report.verdicts)} answers scored by {report.model}"
-    set_title(axes, title)
+    set_title(figure, title)
     axes.set(xlabel="score (0 to 100)", ylabel="number of answers")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(axis="x", labelrotation=45)

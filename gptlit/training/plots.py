@@ -35,7 +35,7 @@ def plot_curves(metrics: Path, folder: Path, title: str) -> list[Path]:
                 *zip(*points, strict=True), color=colour, marker=few, markersize=3, label=split
             )
         over_steps(axes, label)
-        set_title(axes, title)
+        set_title(figure, title)
         axes.legend()
         written += save_png_and_pdf(figure, folder / quantity)
     return written

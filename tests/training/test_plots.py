@@ -62,7 +62,7 @@ def test_axes_say_what_they_show_in_which_unit(tmp_path: Path, seen: dict[str, A
     draw(tmp_path, TABLES["usual"])
     assert {axes.get_xlabel() for axes in seen.values()} == {"optimiser step"}
     assert "nats" in seen["loss"].get_ylabel() and seen["lr"].get_ylabel() == "learning rate"
-    assert all(axes.get_title() == "a run" for axes in seen.values())
+    assert all(axes.figure.get_suptitle() == "a run" for axes in seen.values())
     lines = {line.get_label(): line for line in seen["loss"].get_lines()}
     assert list(lines["training"].get_xdata()) == [10, 20, 30]
     assert list(lines["validation"].get_xdata()) == [20, 30]
