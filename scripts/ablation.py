@@ -27,6 +27,7 @@ from gptlit.cli.entry import quiet_ctrl_c
 from gptlit.cli.parser import Parser
 from gptlit.figures import new_figure, save_figure
 from gptlit.files import replacing
+from gptlit.training.stopping import INTERRUPTED
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 SPLITS = ("train", "val", "test")
@@ -34,7 +35,6 @@ OURS = ("task", "output_root", "hydra.run.dir", "skip_if_trained", "resume")
 """Keys that are given to every row here."""
 SAME_RUN, OTHER_RUN = "add resume=auto", "run of another config"
 """What train.py says of a folder whose run has not finished, or is another one."""
-INTERRUPTED = 130
 
 
 class Row(NamedTuple):

@@ -31,6 +31,7 @@ from gptlit.cli.entry import quiet_ctrl_c
 from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
 from gptlit.files import replacing
+from gptlit.training.stopping import INTERRUPTED
 
 KINDS = {
     "train": train,
@@ -47,7 +48,6 @@ ENVIRONMENT = re.compile(r"(OMP|MKL|GPTLIT|TORCH|CUDA|PYTORCH)_\w+|LD_PRELOAD|AT
 """Variables that may change a figure."""
 OPTIONS = {"device": "device", "precision": "precision", "data.path": "data", "ckpt": "weights"}
 """What keys of the commands are called here."""
-INTERRUPTED = 130
 
 
 def main() -> int:

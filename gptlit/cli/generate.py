@@ -121,12 +121,12 @@ def without_effect(config: dict[str, Any]) -> list[str]:
 
 def cut_prompts(model: "LanguageModel", prompts: list[str], options: dict[str, Any]) -> list[str]:
     """A line about prompts of which the model sees the end alone, if there are such."""
-    from gptlit.prompts import with_system
+    from gptlit.inference.generation import encode_prompt
 
     window = model.model.cfg.context_length
-    asked = (with_system(options["system"], prompt) for prompt in prompts)
-    wrapped = (model.trained.wrap_prompt(text, options["input"]) for text in asked)
-    cut = sum(len(model.tokenizer.encode(text)) > window for text in wrapped)
+    given = {"input": options["input"], "system": options["system"]}
+    wrapped = (model.wrap_prompt(prompt, **given) for prompt in prompts)
+    cut = sum(len(encode_prompt(model.tokenizer, text)) > window for text in wrapped)
     which = "the prompt is" if len(prompts) == 1 else f"{cut} of {len(prompts)} prompts are"
     window_of = f"longer than the model's context of {window:,} tokens, which holds the last alone"
     return [f"{which} {window_of}"] if cut else []

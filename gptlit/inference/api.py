@@ -42,8 +42,8 @@ class LanguageModel:
         self,
         text: str,
         input: str,
-        history: Sequence[tuple[str, ...]],
-        max_new_tokens: int,
+        history: Sequence[tuple[str, ...]] = (),
+        max_new_tokens: int = 0,
         system: str = "",
     ) -> Prompt:
         """What stands before the model's answer to `text`; the arguments are those of `generate`.

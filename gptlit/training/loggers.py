@@ -59,10 +59,8 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None)
         loggers.append(_extra(WandbLogger, given))
     if config["mlflow"] is not None:
         run = None if fresh else _noted_run(folder, MLFlowLogger)
-        made = _extra(MLFlowLogger, {"run_id": run, "run_name": name, **config["mlflow"]})
-        if run is not None:  # its settings stand there; MLflow takes no other values
-            made.log_hyperparams = lambda *_, **__: None  # type: ignore[method-assign]
-        loggers.append(made)
+        given = {"run_id": run, "run_name": name, **config["mlflow"]}
+        loggers.append(_extra(MLFlowLogger, given))
     return loggers
 
 
@@ -103,18 +101,25 @@ def keeping_runs(trainer: Trainer, folder: Path, settings: dict[str, Any]) -> It
     """
     flat = dict(leaves(settings))
     with ExitStack() as at_the_end:
-        for logger in trainer.loggers if trainer.is_global_zero else []:
-            if type(logger) in KEYS:
-                _begin(logger, folder)
+        loggers = trainer.loggers if trainer.is_global_zero else []
+        untold = []
+        for logger in loggers:
+            goes_on = type(logger) in KEYS and _begin(logger, folder)
             at_the_end.push(partial(_end, logger))
+            if not (goes_on and isinstance(logger, MLFlowLogger)):  # it takes no other values
+                untold.append(logger)
+        for logger in untold:
             logger.log_hyperparams(settings if isinstance(logger, WandbLogger) else flat)
         yield
 
 
-def _begin(logger: Any, folder: Path) -> None:
+def _begin(logger: Any, folder: Path) -> bool:
+    """Begin the run that a server has, and note which it is; whether it is that of an earlier part
+    of this one."""
     kind = type(logger)
     with _explained(kind):
         _ = logger.experiment
+    goes_on: bool = _noted_run(folder, kind) == logger.version
     outliving = _Outliving(KEYS[kind])
     for name in ("log_hyperparams", "log_metrics", "save", "finalize"):
         setattr(logger, name, outliving(getattr(logger, name)))
@@ -122,6 +127,7 @@ def _begin(logger: Any, folder: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
         draft.write_text(f"{logger.version}\n")
+    return goes_on
 
 
 def _end(logger: Logger, failure: type[BaseException] | None, *_: object) -> None:
@@ -150,7 +156,7 @@ class _Outliving:
                 return
             try:
                 call(*args, **kwargs)
-            except Exception as error:
+            except Exception as error:  # each server's library has its own
                 self._paused_until = time.monotonic() + PAUSE_S
                 print(
                     f"warning: logger.{self._key} has failed, the run goes on without it for"
@@ -178,6 +184,7 @@ def _extra(kind: Any, arguments: dict[str, Any]) -> Logger:
 
 @contextmanager
 def _explained(kind: type[Logger]) -> Iterator[None]:
+    """Whatever a logger's library raises, keys and servers being what they are, as a UserError."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -33,9 +33,13 @@ class MetricsCSV(Logger):
         self._columns = ["step"]
         self._last: int | None = None
         """The step of the last row."""
-        self._keep_until = keep_until if path.exists() else None
-        if self._keep_until is not None:
-            read_metrics(path)
+        self._kept: list[dict[str, str]] | None = None
+        """Rows of the run that is resumed, until the first that is measured again: before it, a
+        resume may still be refused."""
+        if keep_until is not None:
+            columns, rows = read_metrics(path)
+            self._columns = columns or self._columns
+            self._kept = [row for row in rows if int(row["step"]) <= keep_until]
 
     @property
     def name(self) -> str:
@@ -54,9 +58,9 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add the metrics to the row of the step, and write it."""
-        if self._keep_until is not None:  # not earlier: a resume may still be refused
-            self._go_on(self._keep_until)
-            self._keep_until = None
+        if self._kept is not None:
+            self._rewrite(self._kept)
+            self._kept = None
         new = sorted(name for name in metrics if name not in self._columns)
         self._columns += new
         if self._last not in (None, step) and not new and self.path.exists():
@@ -69,11 +73,6 @@ class MetricsCSV(Logger):
             rows += read_metrics(self.path)[1]
         row = rows.pop() if rows and self._last == step else {"step": step}
         self._rewrite([*rows, {**row, **metrics}])
-
-    def _go_on(self, keep_until: int) -> None:
-        columns, rows = read_metrics(self.path)
-        self._columns = columns or self._columns
-        self._rewrite([row for row in rows if int(row["step"]) <= keep_until])
 
     def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with replacing(self.path) as draft, draft.open("w", newline="") as file:

@@ -94,8 +94,8 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         remarks = (reuse.told_of_changes(config, folder), told_of_warmup(config, total_steps))
         resumed = start_from.told if start_from else ""
         console.print(about + resumed + "".join(remarks), highlight=False, markup=False)
-    _take_over(folder, config, checkpoints, fresh=start_from is None)
     with keeping_runs(trainer, folder, reuse.what_counts(config)):
+        _take_over(folder, config, checkpoints, fresh=start_from is None)
         start = time.perf_counter()
         resume = start_from.path if start_from else None
         _train(trainer, task, data, resume, settings["val_at_start"])

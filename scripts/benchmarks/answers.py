@@ -13,6 +13,7 @@ from benchmarks.common import (
     model_config,
     positive,
     resolved_for_decoding,
+    transformers_greedy,
     transformers_model,
 )
 from gptlit.errors import UserError
@@ -105,14 +106,7 @@ def transformers(args: argparse.Namespace) -> Measurement:
     def answer(asked: list[str]) -> None:
         for prompt in asked:
             ids = torch.tensor([tokenizer.encode(prompt)], device=device)
-            out = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                max_new_tokens=args.new_tokens,
-                min_new_tokens=args.new_tokens,
-                pad_token_id=model.config.eos_token_id,
-            )
+            out = transformers_greedy(model, ids, args.new_tokens)
             tokenizer.decode(out[0, ids.shape[1] :].tolist())
 
     return _measure(args, device, precision, sample, answer)

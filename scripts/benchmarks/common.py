@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gptlit.data.instruction_files import Entry
     from gptlit.model import GPTConfig
 
@@ -154,3 +156,18 @@ def write_text(path: Path, characters: int) -> Path:
     lines = words[rng.zipf(1.3, (n_lines, 10)) % len(words)]
     path.write_text("\n".join(" ".join(line) for line in lines)[:characters])
     return path
+
+
+def transformers_greedy(model: Any, ids: "Tensor", new_tokens: int) -> "Tensor":
+    """As many new tokens as asked for by transformers' `generate`: ids (B, T) -> (B, T + new)."""
+    import torch
+
+    written: Tensor = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        pad_token_id=model.config.eos_token_id,
+    )
+    return written

@@ -14,6 +14,7 @@ from benchmarks.common import (
     model_config,
     positive,
     resolved_for_decoding,
+    transformers_greedy,
     transformers_model,
 )
 from gptlit.errors import UserError
@@ -169,15 +170,7 @@ def transformers(args: argparse.Namespace) -> Measurement:
     model = model.to(device, dtype).eval()
 
     def decode(ids: list[list[int]]) -> None:
-        prompts = torch.tensor(ids, device=device)
-        model.generate(
-            prompts,
-            attention_mask=torch.ones_like(prompts),
-            do_sample=False,
-            max_new_tokens=args.new_tokens,
-            min_new_tokens=args.new_tokens,
-            pad_token_id=model.config.eos_token_id,
-        ).tolist()
+        transformers_greedy(model, torch.tensor(ids, device=device), args.new_tokens).tolist()
 
     return _measure(args, device, precision, _prompts(args), decode)
 

@@ -169,13 +169,19 @@ def test_options_that_do_nothing_are_named(given: dict[str, Any], said: list[str
     assert all(re.match(pattern, line) for pattern, line in zip(said, lines, strict=True))
 
 
+BARE = {"prompt": {"name": "bare", "template": "{instruction}"}}
+
+
 def test_prompts_longer_than_the_context_are_counted() -> None:
     model = LanguageModel(TrainedModel(task="pretrain", model=SHAPE, tokenizer="byte"), "cpu")
     given = {"input": "", "system": ""}
     assert cut_prompts(model, [], given) == cut_prompts(model, ["12345678"], given) == []
     assert cut_prompts(model, ["123456789"], given)[0].startswith("the prompt is longer than the")
     assert cut_prompts(model, ["1", "123456789"], given)[0].startswith("1 of 2 prompts are longer")
-    assert len(cut_prompts(model, ["12"], {**given, "system": "12345"})) == 1
+    answers = TrainedModel(task="any", model=SHAPE, tokenizer="byte", settings=BARE)
+    assert (
+        len(cut_prompts(LanguageModel(answers, "cpu"), ["12"], {**given, "system": "12345"})) == 1
+    )
 
 
 class Answering:
@@ -210,9 +216,6 @@ def test_a_conversation_goes_on_where_that_is_asked_for(
     model: Any = Answering("{instruction}>{response}" + ending)
     _converse(model, {**CONFIG, "history": kept}, {"input": "i"})
     assert capsys.readouterr().out == "".join(f"{text}\n\n" for text in written)
-
-
-BARE = {"prompt": {"name": "bare", "template": "{instruction}"}}
 
 
 @pytest.mark.parametrize("settings", [{}, BARE])

@@ -104,6 +104,22 @@ def test_a_run_ends_where_it_should_with_a_last_validation(
     assert (summary(folder)["steps"], summary(folder)["tokens"]) == (steps, steps * per_step)
 
 
+def test_a_run_that_no_server_takes_leaves_the_folder_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = fit("run", "trainer.max_steps=2")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def refuse(*_: object) -> None:
+        raise UserError("no run can be begun")
+
+    monkeypatch.setattr(run, "keeping_runs", refuse)
+    for more in ("resume=run/checkpoints/last.ckpt", "seed=2"):
+        with pytest.raises(UserError, match="no run can be begun"):
+            fit("run", "trainer.max_steps=4", more)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_early_stopping_counts_validations_without_a_better_one() -> None:
     options = ("trainer.max_steps=50", "trainer.val_interval=2", "trainer.early_stopping=3")
     folder = fit("run", *options, "optimizer.lr=1e-30", "trainer.val_at_start=false")
