@@ -192,5 +192,6 @@ def _quieten_lightning() -> None:
         ".*LeafSpec.*",
         ".*isinstance.treespec.*",
         ".*`tensorboardX` has been removed.*",
+        ".*new API settings to control TF32.*",  # of PyTorch 2.9 alone
     ):
         warnings.filterwarnings("ignore", message)

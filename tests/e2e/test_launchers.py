@@ -64,7 +64,8 @@ def test_tasks_of_a_job_share_one_run_folder(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert second.returncode == 0, second.stderr
     assert "done in" in first.stdout
-    assert second.stdout == ""
+    # PyTorch 2.9 says there that it is connected.
+    assert not [line for line in second.stdout.split("\n") if line and "[Gloo]" not in line]
     runs = [entry.name for entry in os.scandir(tmp_path / "outputs" / "pretrain")]
     assert len(runs) == 2
     assert "latest" in runs
