@@ -52,7 +52,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     Raises:
         UserError: the device, precision, data or checkpoint is not as it must be.
     """
-    _quieten_lightning()
+    _quieten_libraries()
     console = Console(soft_wrap=True)
     folder = short_path(folder)
     settings = config["trainer"]
@@ -180,7 +180,7 @@ def _validate_at_start(trainer: Trainer, task: Task, data: Any) -> None:
     trainer.limit_val_batches = limit
 
 
-def _quieten_lightning() -> None:
+def _quieten_libraries() -> None:
     """Leave the console to what concerns the user's run."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -192,6 +192,6 @@ def _quieten_lightning() -> None:
         ".*LeafSpec.*",
         ".*isinstance.treespec.*",
         ".*`tensorboardX` has been removed.*",
-        ".*new API settings to control TF32.*",  # of PyTorch 2.9 alone
+        ".*new API settings to control TF32.*",  # PyTorch 2.9
     ):
         warnings.filterwarnings("ignore", message)

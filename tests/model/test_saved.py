@@ -103,10 +103,9 @@ def kept_bytes(model: GPTModel, ids: Tensor) -> int:
     return sum(sizes.values())
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="PyTorch 2.9 does not show what it keeps")
 def test_about_half_the_memory_is_kept() -> None:
     model, ids = GPTModel(CONFIG), torch.randint(70, (8, 24))
     before = kept_bytes(model, ids)
-    if before == 0:
-        pytest.skip("PyTorch 2.9 does not show what autograd holds")
     model.saved_dtype = torch.bfloat16
     assert 0.4 < kept_bytes(model, ids) / before < 0.6
