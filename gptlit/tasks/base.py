@@ -110,12 +110,12 @@ class Task(LightningModule, ABC):
         Once trained, a model is used without its task: what wraps its prompts then are the fields
         of a `PromptFormat`, as `prompt` in the settings.
         """
-        return text
+        return self.prompt_format.format_prompt(text, input) if self.prompt_format else text
 
     @property
     def stop(self) -> list[str]:
         """What ends an answer, besides end-of-text."""
-        return []
+        return self.prompt_format.stop if self.prompt_format else []
 
     def flops_per_token(self) -> float:
         """Floating-point operations of a training step for each of its tokens, 0 if not known."""
@@ -133,9 +133,7 @@ class Task(LightningModule, ABC):
         are those of the token mean up to one factor, applied in `on_before_optimizer_step`."""
         loss, count = self.loss_sum(batch)
         count = torch.as_tensor(count, dtype=torch.float32, device=loss.device)
-        sums = torch.stack([loss.detach(), count, self.count_tokens(batch, count)])
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(sums)
+        sums = self.reduce_sum(torch.stack([loss.detach(), count, self.count_tokens(batch, count)]))
         if self._reference is None or self._sums is None:
             # Targets per process of the first micro-batch; equal on all processes.
             self._reference = _or_one(sums[1] / self.trainer.world_size)

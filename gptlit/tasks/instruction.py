@@ -41,15 +41,6 @@ class InstructionTask(Task):
         """Depends on the length of the prompts, which carry no target: not known."""
         return 0.0
 
-    def wrap_prompt(self, text: str, input: str = "") -> str:
-        """An instruction, and perhaps its input, in the form that the model was trained on."""
-        return self.prompt_format.format_prompt(text, input)
-
-    @property
-    def stop(self) -> list[str]:
-        """What ends an answer, besides end-of-text."""
-        return self.prompt_format.stop
-
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Cross entropy over the targets; logits are computed only there."""
         loss = self.model.loss_sum(
