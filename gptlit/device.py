@@ -15,6 +15,8 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp16": "16-mixed",
 }
 """Our names for Lightning's precision plugins; weights stay in fp32 in all of them."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""PyTorch's names for the formats."""
 PEAK_S = 0.05
 """For the peak rate to be measured in."""
 
@@ -120,8 +122,7 @@ def peak_flops(device: str, precision: str) -> float:
     Published figures for known GPUs; elsewhere the best of the matrix products that `PEAK_S` has
     time for.
     """
-    formats = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = formats[products(precision, device)]
+    dtype = DTYPES[products(precision, device)]
     if device == "cuda":
         from lightning.fabric.utilities.throughput import get_available_flops
 

@@ -1,8 +1,6 @@
 """Where and in which number format a trained model computes."""
 
-import torch
-
-from gptlit.device import PRECISIONS, cpu_has_bf16, fast_bf16, resolve_device
+from gptlit.device import DTYPES, PRECISIONS, cpu_has_bf16, fast_bf16, resolve_device
 from gptlit.errors import UserError
 from gptlit.inference.packed import can_pack, pack_linears
 from gptlit.model import GPTModel, merge_lora
@@ -35,8 +33,7 @@ def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, 
                 + " or ".join(have)
             )
         return pack_linears(model, precision), device, precision
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return model.to(device=device, dtype=dtype).eval(), device, precision
+    return model.to(device=device, dtype=DTYPES[precision]).eval(), device, precision
 
 
 def decoding_precision(name: str, device: str, emb_dim: int) -> str:

@@ -17,6 +17,7 @@ from benchmarks.common import (
     transformers_model,
 )
 from gptlit.errors import UserError
+from gptlit.options import read_option
 
 BASELINE = "transformers"
 COSTS: dict[str, tuple[str, str]] = {}
@@ -63,7 +64,6 @@ def gptlit(args: argparse.Namespace) -> Measurement:
     from gptlit.evaluation.answers import write_answers
     from gptlit.inference.placement import place
     from gptlit.model import GPTModel
-    from gptlit.options import read_option
     from gptlit.tokenizer import get_tokenizer
 
     model = GPTModel(model_config(args, CONTEXT))
@@ -92,12 +92,12 @@ def transformers(args: argparse.Namespace) -> Measurement:
     weights are all in the precision."""
     import torch
 
+    from gptlit.device import DTYPES
     from gptlit.tokenizer import get_tokenizer
 
     cfg = model_config(args, CONTEXT)
     device, precision = resolved_for_decoding(args, cfg.emb_dim)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    model = transformers_model(cfg).to(device, dtype).eval()
+    model = transformers_model(cfg).to(device, DTYPES[precision]).eval()
     tokenizer = get_tokenizer(args.tokenizer)
     prompts = sorted(_prompts(args), key=len)
     n = min(args.sample, len(prompts))
@@ -127,7 +127,6 @@ CONTESTANTS: dict[str, Contestant] = {
 
 def _prompts(args: argparse.Namespace) -> list[str]:
     """Those of the test split, in the task's own form."""
-    from gptlit.options import read_option
     from gptlit.prompts import PromptFormat
 
     form = PromptFormat.from_dict(read_option("prompt_format", "alpaca"))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gptlit.options import option_names, read_option
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from gptlit.model import GPTConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ROOT / "conf" / "model"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def positive_float(text: str) -> float:
 
 def add_machine_arguments(parser: argparse.ArgumentParser, model: str) -> None:
     """Shape, device, precision."""
-    names = sorted(path.stem for path in MODELS.glob("*.yaml"))
+    names = option_names("model")
     parser.add_argument("--model", default=model, choices=names, help="its shape")
     devices, precisions = ("auto", "cpu", "cuda"), ("auto", "fp32", "bf16", "fp16")
     parser.add_argument("--device", default="auto", choices=devices, help="as device=...")
@@ -100,14 +101,10 @@ def resolved_for_decoding(args: argparse.Namespace, emb_dim: int) -> tuple[str, 
 
 def model_config(args: argparse.Namespace, context_length: int) -> "GPTConfig":
     """The shape in conf/model, with the tokenizer's vocabulary and without dropout."""
-    from omegaconf import OmegaConf
-
     from gptlit.model import GPTConfig
     from gptlit.tokenizer import get_tokenizer
 
-    node = OmegaConf.to_container(OmegaConf.load(MODELS / f"{args.model}.yaml"))
-    assert isinstance(node, dict)
-    shape = {str(key): node[key] for key in node if key not in ("defaults", "name")}
+    shape = {key: value for key, value in read_option("model", args.model).items() if key != "name"}
     shape |= {"context_length": context_length, "drop_rate": 0.0}
     return GPTConfig(vocab_size=get_tokenizer(args.tokenizer).vocab_size, **shape)
 
@@ -119,7 +116,6 @@ def instruction_splits(args: argparse.Namespace) -> "dict[str, list[Entry]]":
         UserError: the file cannot be read, or has too few.
     """
     from gptlit.data.instruction_files import read_entries, split_entries
-    from gptlit.options import read_option
 
     shares = read_option("data", "instructions")
     entries, _ = read_entries(args.data)

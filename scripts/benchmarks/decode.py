@@ -159,6 +159,8 @@ def transformers(args: argparse.Namespace) -> Measurement:
     """`generate` of a GPT2LMHeadModel whose weights are all in the precision."""
     import torch
 
+    from gptlit.device import DTYPES
+
     if args.weights:
         from transformers import GPT2LMHeadModel
 
@@ -166,8 +168,7 @@ def transformers(args: argparse.Namespace) -> Measurement:
     else:
         model = transformers_model(model_config(args, _length(args)))
     device, precision = resolved_for_decoding(args, model.config.n_embd)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    model = model.to(device, dtype).eval()
+    model = model.to(device, DTYPES[precision]).eval()
 
     def decode(ids: list[list[int]]) -> None:
         transformers_greedy(model, torch.tensor(ids, device=device), args.new_tokens).tolist()
