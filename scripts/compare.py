@@ -17,13 +17,20 @@ from rich.table import Table
 from rich.text import Text
 from yaml import YAMLError
 
-from gptlit.cli.arguments import printable
+from gptlit.cli.arguments import overrides_by_key, printable
 from gptlit.cli.parser import Parser
 from gptlit.errors import UserError
 from gptlit.figures import literal, new_figure, over_steps, save_figure
 from gptlit.files import replacing
 from gptlit.training.metrics import read_metrics
-from gptlit.training.reuse import finished, leaves, result_folder, trained_config, what_counts
+from gptlit.training.reuse import (
+    OVERRIDES,
+    finished,
+    leaves,
+    result_folder,
+    trained_config,
+    what_counts,
+)
 
 DAMAGED = (OSError, ValueError, TypeError, LookupError, AttributeError, YAMLError)
 """What comes of files that hold something else than a run writes."""
@@ -153,7 +160,7 @@ def _read_run(folder: Path, name: str) -> Run:
             file = folder / "config" / "config.yaml"
             config = what_counts(OmegaConf.to_container(OmegaConf.load(file), resolve=True))
         settings = dict(leaves(config))
-        overrides: Any = OmegaConf.load(folder / "config" / "overrides.yaml")
+        overrides: Any = OmegaConf.load(folder / OVERRIDES)
         record = finished(folder)
         best = None if record is None or record.score is None else float(record.score)
         return Run(
@@ -162,7 +169,7 @@ def _read_run(folder: Path, name: str) -> Run:
             metrics,
             None if speed is None else float(speed),
             settings,
-            given={str(arg).partition("=")[0].lstrip("+") for arg in overrides},
+            given=set(overrides_by_key(map(str, overrides))),
             best=best,
         )
     except DAMAGED as error:

@@ -291,8 +291,7 @@ def _options_with(key: str) -> str:
 
     group, names = key.partition(".")[0], options_with(key)
     if group == "data":
-        given = [arg.partition("=")[2] for arg in sys.argv if arg.startswith("task=")]
-        task = given[-1].strip("'\"") if given else "pretrain"
+        task = arguments.overrides_by_key(sys.argv[1:]).get("task", "pretrain")
         names = [name for name in names if task_of(name) == task] or names
     return " or ".join(f"{group}={name}" for name in names)
 

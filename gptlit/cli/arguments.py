@@ -38,6 +38,8 @@ SHOWS = ("--help", "--hydra-help", "--version", "--cfg", "--info", "--shell-comp
 MEANS_A_SWEEP = ("hydra.mode=", "launcher=", "hparams_search=")
 MADE_FIRST = ("output_root", "hydra.run.dir", "hydra.sweep.dir")
 """Folders that Hydra makes before the config is checked."""
+NOTHING = (None, "", "null")
+"""What `overrides_by_key` has of a key that is given no value, or none at all."""
 KEY = re.compile(r"[A-Za-z_$][\w$-]*(?:[./][\w$-]+)*(?:@[\w.$-]*(?::[\w.$-]*)?)?", re.ASCII)
 PLAIN = re.compile(r"""[^'"\[\]{}(),\\$=]*""")
 """A value that is no list, quotation, sweep, function or interpolation."""
@@ -226,6 +228,13 @@ def unquoted(value: str) -> str:
     # What `quoted` has doubled or put in front.
     special = rf"(\\+)(?=\$\{{|\Z|{mark})"
     return re.sub(special, lambda slashes: "\\" * (len(slashes[1]) // 2), value[1:-1])
+
+
+def overrides_by_key(args: Iterable[str]) -> dict[str, str]:
+    """What a command's overrides say, unquoted, by their keys without + and ~; the last one counts,
+    and `~key` says ""."""
+    split = (arg.partition("=") for arg in args if not arg.startswith("-"))
+    return {name.lstrip("+~"): unquoted(value) for name, _, value in split}
 
 
 def printable(line: str) -> str:

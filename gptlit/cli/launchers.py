@@ -3,7 +3,7 @@
 import shutil
 from importlib.util import find_spec
 
-from gptlit.cli.arguments import SHOWS
+from gptlit.cli.arguments import NOTHING, SHOWS, overrides_by_key
 from gptlit.errors import UserError
 
 PLUGINS = {
@@ -20,11 +20,9 @@ def apply(args: list[str]) -> list[str]:
     Raises:
         UserError: the option's plugin is not installed, or there is no Slurm here.
     """
-    given = dict(arg.partition("=")[::2] for arg in args)
-    chosen = {
-        group: given.get(group, "null").strip("'\"") for group in ("launcher", "hparams_search")
-    }
-    asked = [f"{group}={option}" for group, option in chosen.items() if option not in ("", "null")]
+    given = overrides_by_key(args)
+    chosen = {group: given.get(group) for group in ("launcher", "hparams_search")}
+    asked = [f"{name}={option}" for name, option in chosen.items() if option not in NOTHING]
     for option in asked:
         if option in PLUGINS:
             _check_plugin(option)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from gptlit.cli.arguments import NOTHING, overrides_by_key
 from gptlit.errors import UserError
 from gptlit.training.launch import Launch, launched
 
@@ -74,15 +75,14 @@ def check_sweep(args: list[str]) -> None:
     Raises:
         UserError: the arguments ask for one, and for several processes.
     """
-    split = (arg.partition("=") for arg in args)
-    given = {name.lstrip("+"): value.strip("'\"") for name, _, value in split}
+    given = overrides_by_key(args)
     several = (
         given.get("trainer", "default") != "default" or given.get("trainer.devices", "1") != "1"
     )
     if not several or given.get("launcher") == "slurm":  # which starts each run by itself
         return
     for key in ("hparams_search", "launcher"):
-        if (option := given.get(key, "null")) != "null":
+        if (option := given.get(key)) not in NOTHING:
             raise UserError(
                 f"{key}={option} is for runs of one process, unless launcher=slurm starts them:"
                 " leave out trainer=... and trainer.devices=..., or sweep with -m KEY=VALUE,VALUE"

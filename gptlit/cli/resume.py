@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gptlit.cli.arguments import quoted
+from gptlit.cli.arguments import NOTHING, overrides_by_key, quoted
 from gptlit.errors import UserError
 from gptlit.training import reuse
 
@@ -63,8 +63,8 @@ def names_a_run(args: list[str]) -> bool:
 
 def _wanted(args: list[str]) -> str | None:
     """What is to go on, as it was given last; None where nothing is."""
-    values = [arg.partition("=")[2].strip("'\"") for arg in args if _asks(arg)]
-    return values[-1] if values and values[-1] not in ("", "null") else None
+    value = overrides_by_key(args).get("resume")
+    return None if value in NOTHING else value
 
 
 def _asks(arg: str) -> bool:
@@ -97,10 +97,10 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 def _newest_unfinished(args: list[str]) -> Path | None:
-    values = dict(arg.split("=", 1) for arg in args if "=" in arg)
-    if "hydra.run.dir" in values:
-        return Path(values["hydra.run.dir"].strip("'\""))
-    root = Path(values.get("output_root", "outputs").strip("'\""))
+    given = overrides_by_key(args)
+    if "hydra.run.dir" in given:
+        return Path(given["hydra.run.dir"])
+    root = Path(given.get("output_root", "outputs"))
     same = [
         checkpoints.parent
         for checkpoints in root.glob(f"*/*/{LAST.parent}")
@@ -134,6 +134,6 @@ def _overrides(folder: Path) -> list[str]:
     """What the run was started with, less what resuming added."""
     from omegaconf import OmegaConf
 
-    file = folder / "config" / "overrides.yaml"
+    file = folder / reuse.OVERRIDES
     stored: Any = OmegaConf.load(file) if file.is_file() else []
     return [str(arg) for arg in stored if not str(arg).startswith("resume=")]

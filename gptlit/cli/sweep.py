@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptlit.cli import search
-from gptlit.cli.arguments import printable, quoted, unquoted
+from gptlit.cli.arguments import overrides_by_key, printable, quoted
 from gptlit.cli.locks import lock, refuse
 from gptlit.errors import UserError, short_path
 from gptlit.files import replacing
@@ -220,8 +220,7 @@ def write_results(path: Path, runs: list[Run], keys: list[str]) -> None:
 
 def _read_run(sweep: Path, folder: Path) -> Run:
     stored: Any = OmegaConf.to_container(OmegaConf.load(reuse.newest_overrides(folder)))
-    pairs = (str(arg).partition("=") for arg in stored)
-    overrides = {key: unquoted(value) for key, _, value in pairs}
+    overrides = overrides_by_key(map(str, stored))
     there = reuse.result_folder(folder)
     run = Run(str(folder.relative_to(sweep)), overrides, there, {}, None, None)
     if (folder / ERROR).is_file():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.cli import allocator, app, launchers, ranks, resume, schema, schema_data
-from gptlit.cli.arguments import quoted
+from gptlit.cli.arguments import overrides_by_key, quoted
 from gptlit.cli.build import build_data
 from gptlit.cli.checking import check
 from gptlit.cli.entry import large_imports
@@ -55,7 +55,7 @@ def rewrite(args: list[str]) -> list[str]:
 def with_implied(args: list[str]) -> list[str]:
     """Add what the chosen data implies: made-up data go with a small model, as their option in
     `conf/data` says. What the user gives wins, and an experiment says everything itself."""
-    given = _given(args)
+    given = overrides_by_key(args)
     if given.get("data") not in option_names("data") or "experiment" in given:
         return args
     implied = read_option("data", given["data"]).get("implies", [])
@@ -66,15 +66,9 @@ def with_implied(args: list[str]) -> list[str]:
 
 def with_text(args: list[str]) -> list[str]:
     """`data.path=...` alone means data=text: the default data of pretraining has no path."""
-    given = _given(args)
+    given = overrides_by_key(args)
     chosen = given.keys() & {"data", "experiment"} or given.get("task", "pretrain") != "pretrain"
     return [*args, "data=text"] if "data.path" in given and not chosen else args
-
-
-def _given(args: list[str]) -> dict[str, str]:
-    """The overrides on the command line."""
-    split = (arg.partition("=") for arg in args)
-    return {name.lstrip("+~"): value.strip("'\"") for name, _, value in split}
 
 
 def check_config(config: dict[str, Any]) -> None:

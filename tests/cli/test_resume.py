@@ -166,6 +166,8 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     for arg, value in ((run_dir, folder), (resume, folder / "checkpoints" / "last.ckpt")):
         parsed = OverridesParser.create().parse_override(arg).value()
         assert OmegaConf.create({"x": getattr(parsed, "text", parsed)}).x == str(value)
+    for quoted in ([resume], ["seed=2", run_dir, "resume=auto"]):
+        assert apply(quoted) == ["seed=2", run_dir, resume]
 
 
 def test_a_resumed_run_can_be_resumed_again() -> None:
