@@ -42,9 +42,9 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
             )
         answered, scores = answer_entries(model, entries, path, ckpt, settings)
         print(f"answers:        {path} ({len(answered):,})")
-        for metric, value in scores.items():
-            print(f"{metric.removeprefix('test/') + ':':<23} {value:.4g}")
-        write_json(scored, {name.removeprefix("test/"): value for name, value in scores.items()})
+        for name, value in scores.items():
+            print(f"{name + ':':<23} {value:.4g}")
+        write_json(scored, scores)
         if config["judge"]["name"] != "none":
             _judge(answered, JudgeSettings(**config["judge"]), path, judged)
 

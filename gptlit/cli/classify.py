@@ -11,8 +11,7 @@ from gptlit.errors import UserError
 from gptlit.inference.lookup import check_ckpt
 
 if TYPE_CHECKING:
-    from gptlit.data.tables import Table
-    from gptlit.inference.classifier import Classifier, Prediction
+    from gptlit.inference.classifier import Classifier
 
 
 def main() -> None:
@@ -35,29 +34,46 @@ def check_config(config: dict[str, Any]) -> None:
 
 def classify(config: dict[str, Any], _folder: Path) -> None:
     """One text, a table of texts, or a conversation."""
-    table = texts = None
     if config["input"] is not None:
-        from gptlit.data.tables import read_table
-        from gptlit.data.tables_out import check_labels, check_writable
-
-        table = read_table(config["input"], "input", config["column"])
-        texts = table.texts(config["column"], "column")
-        check_writable(Path(config["output"]).expanduser(), table, "output")
+        _classify_table(config)
+        return
     classifier = _load(config)
-    if table is not None and texts is not None:
-        check_labels(Path(config["output"]).expanduser(), classifier.labels, "output")
-        predictions = classifier.predict(texts, config["batch_size"], show_progress=True)
-        _write(table, predictions, Path(config["output"]).expanduser(), classifier)
-    elif config["text"] is not None:
-        print(_line(classifier, config["text"]))
-    else:
-        _converse(classifier)
+    given, classes = config["text"], ", ".join(classifier.labels)
+    invitation = f"Type a text, to hear which of {classes} it is; or quit."
+    for text in typed(invitation) if given is None else [given]:
+        print(_line(classifier, text))
+
+
+def _classify_table(config: dict[str, Any]) -> None:
+    """Write the rows of a table with two columns more, and say what to know about them. All that
+    can be wrong is found before the work."""
+    from gptlit.data.tables import read_table
+    from gptlit.data.tables_out import check_labels, check_writable, write_table
+
+    output = Path(config["output"]).expanduser()
+    table = read_table(config["input"], "input", config["column"])
+    texts = table.texts(config["column"], "column")
+    check_writable(output, table, "output")
+    classifier = _load(config)
+    check_labels(output, classifier.labels, "output")
+    predictions = classifier.predict(texts, config["batch_size"], show_progress=True)
+    label, probability = (_free(name, table.columns) for name in ("label", "probability"))
+    columns: dict[str, list[Any]] = {
+        label: [prediction.label for prediction in predictions],
+        probability: [round(prediction.probability, 6) for prediction in predictions],
+    }
+    write_table(output, table, columns, "output")
+    cut = sum(prediction.cut for prediction in predictions)
+    context = classifier.model.cfg.context_length
+    print(
+        f"{len(predictions):,} texts classified into {output}, columns {label} and {probability}"
+        + f"; {cut:,} were cut to {context} tokens" * (cut > 0)
+    )
 
 
 def _load(config: dict[str, Any]) -> "Classifier":
     ckpt = config["ckpt"]
-    place = (ckpt, "classification", config["output_root"], config["weights"])
-    check_ckpt(*place)
+    check_ckpt(ckpt, "classification", config["output_root"], config["weights"])
     with large_imports():
         from gptlit.inference.api import load
         from gptlit.inference.classifier import Classifier
@@ -82,32 +98,6 @@ def _line(classifier: "Classifier", text: str) -> str:
     prediction = classifier.predict(text)
     context = classifier.model.cfg.context_length
     return str(prediction) + f" (of the first {context} tokens)" * prediction.cut
-
-
-def _converse(classifier: "Classifier") -> None:
-    classes = ", ".join(classifier.labels)
-    for text in typed(f"Type a text, to hear which of {classes} it is; or quit."):
-        print(_line(classifier, text))
-
-
-def _write(
-    table: "Table", predictions: list["Prediction"], output: Path, classifier: "Classifier"
-) -> None:
-    """The table's rows with two columns more, and what to know about them."""
-    from gptlit.data.tables_out import write_table
-
-    label, probability = (_free(name, table.columns) for name in ("label", "probability"))
-    columns: dict[str, list[Any]] = {
-        label: [prediction.label for prediction in predictions],
-        probability: [round(prediction.probability, 6) for prediction in predictions],
-    }
-    write_table(output, table, columns, "output")
-    cut = sum(prediction.cut for prediction in predictions)
-    context = classifier.model.cfg.context_length
-    print(
-        f"{len(predictions):,} texts classified into {output}, columns {label} and {probability}"
-        + f"; {cut:,} were cut to {context} tokens" * (cut > 0)
-    )
 
 
 def _free(name: str, taken: list[str]) -> str:

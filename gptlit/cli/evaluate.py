@@ -1,6 +1,5 @@
 """python evaluate.py: how well a trained model predicts a text, or answers instructions."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,7 @@ from gptlit.cli.checking import check
 from gptlit.cli.entry import large_imports
 from gptlit.cli.output import check_unread, output_file
 from gptlit.errors import UserError
-from gptlit.files import replacing
-from gptlit.inference.lookup import find_checkpoint
+from gptlit.inference.lookup import check_ckpt
 from gptlit.training import reuse
 
 if TYPE_CHECKING:
@@ -59,9 +57,9 @@ def evaluate(config: dict[str, Any], _folder: Path) -> None:
     """Load the model and do what it is for."""
     read = _files(config["data"])
     name, outputs, ckpt = config["task"]["name"], config["output_root"], config["ckpt"]
-    published = config["weights"].get("models", {})
-    if ckpt not in published:
-        ckpt = str(find_checkpoint(ckpt, name, outputs, published).resolve())
+    checkpoint = check_ckpt(ckpt, name, outputs, config["weights"])
+    if checkpoint is not None:
+        ckpt = str(checkpoint.resolve())
         run = reuse.trained_config(Path(ckpt).parent.parent)
         if run:  # which says at once what the checkpoint says below
             _check_fits(config, ckpt, run["task"]["name"])
@@ -125,6 +123,7 @@ def _evaluate_text(config: dict[str, Any], ckpt: str, loaded: Any, device: str) 
 
     from gptlit.data.corpus import TextFiles
     from gptlit.device import resolve_precision
+    from gptlit.evaluation.answers import write_json
     from gptlit.evaluation.perplexity import perplexity, resolve_stride, tokenize_text
 
     source = TextFiles(config["data"]["path"], config["data"]["column"])
@@ -151,7 +150,7 @@ def _evaluate_text(config: dict[str, Any], ckpt: str, loaded: Any, device: str) 
             "device": device,
             "precision": precision,
         }
-        _write(Path(config["output"]), {**asdict(result), **origin})
+        write_json(Path(config["output"]), {**asdict(result), **origin})
 
 
 def table(result: "Perplexity", *, text: str, model: str, how: str) -> str:
@@ -169,13 +168,3 @@ def table(result: "Perplexity", *, text: str, model: str, how: str) -> str:
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
-
-
-def _write(output: Path, content: dict[str, Any]) -> None:
-    try:
-        with replacing(output) as draft:
-            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"cannot write output={output}: {error.strerror}; choose another file"
-        ) from error

@@ -45,39 +45,11 @@ def check_config(config: dict[str, Any]) -> None:
 def generate(config: dict[str, Any], _folder: Path) -> None:
     """One prompt, a file of prompts, or a conversation."""
     prompts = _read_prompts(config["prompts"]) if config["prompts"] else []
-    place = (config["ckpt"], config["task"]["name"], config["output_root"], config["weights"])
-    checkpoint = check_ckpt(*place)
+    task, outputs = config["task"]["name"], config["output_root"]
+    checkpoint = check_ckpt(config["ckpt"], task, outputs, config["weights"])
     if prompts:
         _check_output(config, checkpoint)
-    with large_imports():
-        from gptlit.device import resolve_device
-        from gptlit.inference.api import LanguageModel, load
-
-    resolve_device(config["device"]["name"])
-    model = load(
-        config["ckpt"],
-        device=config["device"]["name"],
-        precision=config["precision"]["name"],
-        task=config["task"]["name"],
-        outputs=config["output_root"],
-        weights=config["weights"],
-    )
-    if not isinstance(model, LanguageModel):
-        given = f"ckpt={config['ckpt']}" if config["ckpt"] else ""
-        raise UserError(
-            f"{given or 'the newest run'} is a classifier, which writes no text: use"
-            f" python classify.py {given}".rstrip()
-        )
-    if config["input"] is not None and model.trained.prompt_format is None:
-        raise UserError(
-            "input=... is what an instruction is about, but this model continues text: give all of"
-            " it as prompt=..."
-        )
-    for key, given in (("history=true", config["history"]), ("system=...", config["system"])):
-        if given and model.trained.prompt_format is None:
-            raise UserError(
-                f"{key} is for models that answer instructions, but this one continues text"
-            )
+    model = _load(config)
     options = {
         "input": config["input"] or "",
         "system": config["system"] or "",
@@ -99,6 +71,40 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
             _write(model, config["prompt"], options, seed=config["seed"] + sample)
     else:
         _converse(model, config, options)
+
+
+def _load(config: dict[str, Any]) -> "LanguageModel":
+    """The model, which can do what is asked."""
+    with large_imports():
+        from gptlit.inference.api import LanguageModel, load
+
+    model = load(
+        config["ckpt"],
+        device=config["device"]["name"],
+        precision=config["precision"]["name"],
+        task=config["task"]["name"],
+        outputs=config["output_root"],
+        weights=config["weights"],
+    )
+    if not isinstance(model, LanguageModel):
+        given = f"ckpt={config['ckpt']}" if config["ckpt"] else ""
+        raise UserError(
+            f"{given or 'the newest run'} is a classifier, which writes no text: use"
+            f" python classify.py {given}".rstrip()
+        )
+    if model.trained.prompt_format is not None:
+        return model
+    if config["input"] is not None:
+        raise UserError(
+            "input=... is what an instruction is about, but this model continues text: give all of"
+            " it as prompt=..."
+        )
+    for key, given in (("history=true", config["history"]), ("system=...", config["system"])):
+        if given:
+            raise UserError(
+                f"{key} is for models that answer instructions, but this one continues text"
+            )
+    return model
 
 
 def without_effect(config: dict[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ def answer_entries(
         settings: `max_new_tokens` and `batch_size`.
 
     Returns:
-        the entries with their answers, and metrics such as "test/exact_match".
+        the entries with their answers, and scores such as "exact_match", see `score_answers`.
     """
     state = checkpoint.stat()
     answered = write_answers(
@@ -47,7 +47,7 @@ def answer_entries(
         show_progress=True,
         **settings,
     )
-    return answered, {f"test/{name}": value for name, value in score_answers(answered).items()}
+    return answered, score_answers(answered)
 
 
 def answers_others(path: Path, entries: list[Any]) -> bool:
@@ -100,4 +100,4 @@ def write_instruction_report(task: Any, data: Any, folder: Path, device: str) ->
     checkpoint = find_checkpoint(str(folder), task.name)
     model = LanguageModel(load_trained(checkpoint), device)
     _, scores = answer_entries(model, data.splits["test"], folder / ANSWERS, checkpoint, settings)
-    task.final_metrics.update(scores)
+    task.final_metrics.update({f"test/{name}": value for name, value in scores.items()})

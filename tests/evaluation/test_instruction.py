@@ -25,7 +25,7 @@ def test_the_answers_are_computed_where_the_run_was(
     monkeypatch.setattr("gptlit.inference.lookup.find_checkpoint", lambda *_: tmp_path / "a.ckpt")
     monkeypatch.setattr("gptlit.inference.checkpoint.load_trained", lambda path: path)
     monkeypatch.setattr(instruction, "LanguageModel", lambda _, device: devices.append(device))
-    monkeypatch.setattr(instruction, "answer_entries", lambda *_: ([], {"test/rouge_l": 0.5}))
+    monkeypatch.setattr(instruction, "answer_entries", lambda *_: ([], {"rouge_l": 0.5}))
     trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path)
     settings = {"answers": {"max_new_tokens": 1, "batch_size": 1}}
     # The Trainer leaves a task on the CPU once it is done with it.
@@ -66,7 +66,7 @@ def test_the_last_question_of_a_chat_is_answered_behind_the_turns_before(tmp_pat
     assert answered[0] == {**raw, **parts, ANSWER: texts[0]}
     parts = {"instruction": "Hi", "input": "", "output": "Hello"}
     assert answered[1] == {"messages": [], **parts, ANSWER: texts[1]}
-    assert scores["test/reference_words_mean"] == 1
+    assert scores["reference_words_mean"] == 1
 
 
 @pytest.mark.parametrize("other", [{}, {"output": None}, {"output": "a note", "input": 3}])
