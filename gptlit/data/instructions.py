@@ -162,8 +162,7 @@ class InstructionDataModule(ResumableDataModule):
                 )
 
     def _train_loader(self, rank: int, world_size: int) -> BucketLoader:
-        entries = self._tokenized["train"]
-        settings = {**self._reading(), "rank": rank, "world_size": world_size}
+        entries, reading = self._tokenized["train"], self._reading(rank, world_size)
         if self.pack:
             packed = PackedDataset(
                 entries,
@@ -173,7 +172,7 @@ class InstructionDataModule(ResumableDataModule):
                 room=self.context_length,
             )
             what = f"packed rows of {self.context_length} tokens"
-            return PackedLoader(packed, self.batch_size, self.seed, what=what, **settings)
+            return PackedLoader(packed, self.batch_size, self.seed, what=what, **reading)
         return BucketLoader(
             self._dataset("train"),
             self.batch_size,
@@ -181,7 +180,7 @@ class InstructionDataModule(ResumableDataModule):
             entries.lengths,
             bucket=self.bucket,
             what="entries",
-            **settings,
+            **reading,
         )
 
     def val_dataloader(self) -> SortedLoader:
@@ -193,29 +192,21 @@ class InstructionDataModule(ResumableDataModule):
         return self._eval_loader("test")
 
     def _eval_loader(self, split: str) -> SortedLoader:
-        rank, world_size = self._place()
         return SortedLoader(
             self._dataset(split),
             self.eval_batch_size,
             self._tokenized[split].lengths,
-            rank=rank,
-            world_size=world_size,
             what=f"{split} entries",
-            **self._reading(),
+            **self._reading(*self._place()),
         )
 
     def _dataset(self, split: str) -> InstructionDataset:
-        eot_id = self.tokenizer.eot_id
         return InstructionDataset(
             self._tokenized[split],
-            eot_id,
+            self.tokenizer.eot_id,
             mask_prompt=self.mask_prompt,
             join_tokens=self.join_tokens,
         )
-
-    def _reading(self) -> dict[str, Any]:
-        """How batches come to the process."""
-        return {"num_workers": self.num_workers, "pin_memory": self._pin_memory()}
 
     def for_task(self) -> dict[str, Any]:
         """What the task has to know and its checkpoints keep."""

@@ -206,26 +206,19 @@ class LabelledDataModule(ResumableDataModule):
             self.settings.seed,
             split.lengths,
             bucket=self.bucket,
-            rank=rank,
-            world_size=world_size,
-            num_workers=self.num_workers,
-            pin_memory=self._pin_memory(),
             what="texts",
+            **self._reading(rank, world_size),
         )
 
     def eval_loader(self, split_name: str) -> SortedLoader:
         """Every text of a split exactly once, shortest first, shared by the processes."""
         split = self.splits[split_name]
-        rank, world_size = self._place()
         return SortedLoader(
             LabelledDataset(split, self.tokenizer.eot_id),
             self.eval_batch_size,
             split.lengths,
-            rank=rank,
-            world_size=world_size,
-            num_workers=self.num_workers,
-            pin_memory=self._pin_memory(),
             what=f"{split_name} texts",
+            **self._reading(*self._place()),
         )
 
     def val_dataloader(self) -> SortedLoader:

@@ -20,6 +20,9 @@ class ResumableDataModule(LightningDataModule, ABC):
         them, or "retokenize" them and go on
     """
 
+    num_workers: int
+    """Processes that read batches ahead."""
+
     def __init__(self, on_change: OnChange = "refuse") -> None:
         super().__init__()
         self.on_change = on_change
@@ -86,8 +89,11 @@ class ResumableDataModule(LightningDataModule, ABC):
         """Rank and world size."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _pin_memory(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+    def _reading(self, rank: int, world_size: int) -> dict[str, Any]:
+        """How batches come to a process, as arguments of a loader."""
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        workers = {"num_workers": self.num_workers, "pin_memory": on_gpu}
+        return {"rank": rank, "world_size": world_size, **workers}
 
 
 def _is_shown(value: Any) -> bool:

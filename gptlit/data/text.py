@@ -216,24 +216,14 @@ class TextDataModule(ResumableDataModule):
             self._windows(train=True),
             self.batch_size,
             self.seed,
-            rank=rank,
-            world_size=world_size,
-            num_workers=self.num_workers,
-            pin_memory=self._pin_memory(),
             what=f"windows of {self.context_length} tokens",
+            **self._reading(rank, world_size),
         )
 
     def val_dataloader(self) -> SequentialLoader:
         """Windows in order; every token of the split but the first is a target exactly once."""
-        rank, world_size = self._place()
-        return SequentialLoader(
-            self._windows(train=False),
-            self.batch_size,
-            rank=rank,
-            world_size=world_size,
-            num_workers=self.num_workers,
-            pin_memory=self._pin_memory(),
-        )
+        windows, reading = self._windows(train=False), self._reading(*self._place())
+        return SequentialLoader(windows, self.batch_size, **reading)
 
     def describe(self) -> str:
         """The corpus in one line; in a second one what is odd about its split."""
