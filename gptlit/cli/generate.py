@@ -174,7 +174,7 @@ def _read_prompts(path: str) -> list[str]:
     file = existing(path, "prompts")
     packing = file.suffix.lower()
     kind = FileKind(".txt", packing if packing in PACKINGS else "")
-    lines = text_lines(read_text(file, kind, lambda done: None))
+    lines = text_lines(read_text(file, kind))
     prompts = [line.rstrip("\r\n") for line in lines if line.strip()]
     if not prompts:
         raise UserError(f"prompts={path} has no prompt: write one on each line")

@@ -97,9 +97,9 @@ def _check_file(path: str, key: str, data: dict[str, Any]) -> None:
     """A file whose kind is known is of that kind, and a table has the columns."""
     target = data["_target_"]
     if target == "gptlit.data.labelled.LabelledDataModule":
-        from gptlit.data.labelled_files import Columns, check_table
+        from gptlit.data.labelled_files import Columns, check_labelled_table
 
-        check_table(path, Columns(data["text_column"], data["label_column"]), key)
+        check_labelled_table(path, Columns(data["text_column"], data["label_column"]), key)
     elif target == "gptlit.data.instructions.InstructionDataModule":
         from gptlit.data.instruction_files import SUFFIXES
         from gptlit.data.tables import find_table

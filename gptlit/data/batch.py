@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-NO_TARGET = -100
+IGNORE_INDEX = -100
 """The target that carries no loss."""
 
 

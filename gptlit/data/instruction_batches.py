@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptlit.data.batch import NO_TARGET, InstructionBatch
+from gptlit.data.batch import IGNORE_INDEX, InstructionBatch
 from gptlit.data.buckets import BucketLoader
 from gptlit.data.instruction_files import Entry
 from gptlit.data.sampler import Permutation
@@ -127,7 +127,7 @@ class InstructionDataset:
         own = [self._entries.lengths[row] - common for row in rows]
         shape = len(rows), common + max(int(lengths.sum()) for lengths in own)
         ids = np.full(shape, self._pad_id, dtype=np.int64)
-        targets = np.full(shape, NO_TARGET, dtype=np.int64)
+        targets = np.full(shape, IGNORE_INDEX, dtype=np.int64)
         positions, segments = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         ids[:, :common] = self._entries.ids(0)[:common]
         positions[:, :common] = np.arange(common)

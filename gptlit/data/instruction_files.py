@@ -156,7 +156,7 @@ def _records(path: str | Path) -> Iterator[tuple[str, int, Any]]:
     path, kind = find_table(path, "data.path", SUFFIXES)
     if kind.suffix == ".parquet":
         return _parquet_rows(path)
-    chunks = read_text(path, kind, lambda done: None)
+    chunks = read_text(path, kind)
     return _json_lines(chunks) if kind.suffix == ".jsonl" else _json_list(path, "".join(chunks))
 
 

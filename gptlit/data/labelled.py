@@ -9,7 +9,7 @@ import torch
 
 from gptlit.data.batch import LabelledBatch
 from gptlit.data.buckets import BucketLoader, SortedLoader
-from gptlit.data.labelled_files import Columns, LabelledTable, read_table
+from gptlit.data.labelled_files import Columns, LabelledTable, read_labelled_table
 from gptlit.data.labelled_saved import content_of, saved_splits
 from gptlit.data.labelled_splits import SPLITS, Balance, Splits, SplitSettings
 from gptlit.data.module import OnChange, ResumableDataModule
@@ -67,7 +67,7 @@ class LabelledDataModule(ResumableDataModule):
     context_length: tokens per text at most; longer ones are cut
     seed: of the draw that balances, of the splits and of the order of the batches
     batch_size: texts per process and micro-batch
-    path: a table to train on, see `labelled_files.read_table`; it is split, see
+    path: a table to train on, see `labelled_files.read_labelled_table`; it is split, see
         `labelled_splits.make_splits`
     text_column, label_column: the columns with the texts and their labels
     val_path, test_path: tables to validate and to test on, rather than a part of `path`
@@ -138,7 +138,7 @@ class LabelledDataModule(ResumableDataModule):
 
     def read(self, path: str, key: str) -> LabelledTable:
         """The rows of a file, named by the config's `key`; a subclass may know other files."""
-        return read_table(path, self.columns, key)
+        return read_labelled_table(path, self.columns, key)
 
     def prepare_data(self) -> None:
         """Read the rows and split them, or find the splits where they were saved."""

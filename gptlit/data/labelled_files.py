@@ -51,12 +51,12 @@ def class_names(labels: Iterable[str]) -> list[str]:
     return names
 
 
-def check_table(path: str, columns: Columns, key: str = "data.path") -> None:
-    """Look at a file's name and first row alone, and raise UserError as `read_table` would."""
+def check_labelled_table(path: str, columns: Columns, key: str) -> None:
+    """Look at a file's name and first row alone; raises UserError as `read_labelled_table`."""
     next(iter(_open(path, columns, key)[1]), None)
 
 
-def read_table(path: str, columns: Columns, key: str = "data.path") -> LabelledTable:
+def read_labelled_table(path: str, columns: Columns, key: str = "data.path") -> LabelledTable:
     """Read a table with a text and a label in each row.
 
     A label is text (spaces around it do not count), a whole number, or true or false; all labels of

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
-from gptlit.data.labelled_files import Columns, LabelledTable, read_table
+from gptlit.data.labelled_files import Columns, LabelledTable, read_labelled_table
 from gptlit.data.labelled_splits import (
     SPLITS,
     Counts,
@@ -94,7 +94,7 @@ def _found(folder: Path, made_from: dict[str, object], name: str) -> Splits | No
         for file in there:
             file.unlink()
         return None
-    tables = {split: read_table(str(file), SAVED_COLUMNS) for split, file in files.items()}
+    tables = {split: read_labelled_table(str(file), SAVED_COLUMNS) for split, file in files.items()}
     for table in tables.values():
         table.name = name
     splits = Splits(tables, counts)

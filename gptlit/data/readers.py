@@ -99,7 +99,7 @@ def _existing(path: str | Path, key: str) -> Path:
     raise UserError(f"{key}={path}: there is no {what}; {cure}")
 
 
-def read_text(path: Path, kind: FileKind, seen: Seen) -> Iterator[str]:
+def read_text(path: Path, kind: FileKind, seen: Seen = lambda done: None) -> Iterator[str]:
     """The text of a file in chunks of about 1 MiB, decoded as strict UTF-8 without its BOM.
 
     Line ends stay as they are. Raises UserError for a file that is damaged or no text.

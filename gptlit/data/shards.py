@@ -182,7 +182,9 @@ def manifest_of(
     }
 
 
-def counted(folder: Path, dtype: np.dtype, segments: list[Segment], tokenizer: Tokenizer) -> Counts:
+def counts_of(
+    folder: Path, dtype: np.dtype, segments: list[Segment], tokenizer: Tokenizer
+) -> Counts:
     """What is in `segments`, by their tokens: a character counts where it begins."""
     documents = total_bytes = characters = 0
     token_bytes = tokenizer.token_bytes()

@@ -100,7 +100,7 @@ def find_table(path: str | Path, key: str, allowed: tuple[str, ...]) -> tuple[Pa
 
 
 def _lines(file: Path, kind: FileKind, column: str) -> Rows:
-    lines = text_lines(read_text(file, kind, lambda done: None))
+    lines = text_lines(read_text(file, kind))
     for number, line in enumerate(lines, 1):
         yield f"{file}:{number}", {column: line.rstrip("\r\n")}
 

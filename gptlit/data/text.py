@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gptlit.data.batch import NO_TARGET, TextBatch
+from gptlit.data.batch import IGNORE_INDEX, TextBatch
 from gptlit.data.corpus import Source, TextFiles
 from gptlit.data.module import OnChange, ResumableDataModule
 from gptlit.data.prepared import is_prepared, open_prepared
@@ -55,7 +55,7 @@ class Windows:
                 short.append((index, there))
         targets = ids[:, 1:].copy()
         for index, there in short:
-            targets[index, max(there - 1, 0) :] = NO_TARGET
+            targets[index, max(there - 1, 0) :] = IGNORE_INDEX
         return TextBatch(torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(targets))
 
 

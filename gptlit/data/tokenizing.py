@@ -23,10 +23,10 @@ from gptlit.data.shards import (
     Settings,
     Split,
     TokenizedCorpus,
+    counts_of,
     manifest_of,
     open_corpus,
 )
-from gptlit.data.shards import counted as counts_of
 from gptlit.data.stream import Segment, ShardWriter, cut_segments
 from gptlit.errors import UserError
 from gptlit.tokenizer import Tokenizer
@@ -146,8 +146,7 @@ class Plan:
         if len(self.sources) == 1 and not all(segments):
             segments, counts = self._cut(draft, shards, counts)
         splits = [
-            Split(*there[:3], tokens=there.tokens, segments=part)
-            for there, part in zip(counts, segments, strict=True)
+            Split(*there, segments=part) for there, part in zip(counts, segments, strict=True)
         ]
         names = {"list": SOURCES, "files": sum(map(len, self.parts)), "bytes": self.size}
         with ThreadPoolExecutor() as pool:

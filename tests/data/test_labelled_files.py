@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from gptlit.data.labelled_files import Columns, LabelledTable, class_names, read_table
+from gptlit.data.labelled_files import Columns, LabelledTable, class_names, read_labelled_table
 from gptlit.errors import UserError
 
 COLUMNS = Columns("text", "label")
@@ -36,7 +36,7 @@ def as_jsonl(texts: list[str], labels: list[Any]) -> bytes:
 
 
 def read(path: Path, columns: Columns = COLUMNS) -> LabelledTable:
-    return read_table(str(path), columns)
+    return read_labelled_table(str(path), columns)
 
 
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
@@ -182,7 +182,7 @@ def test_a_path_is_named_by_its_key(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text\n")
     for name in ("missing.csv", "a.txt"):
         with pytest.raises(UserError, match=rf"data\.val_path=.*{name}: "):
-            read_table(str(tmp_path / name), COLUMNS, "data.val_path")
+            read_labelled_table(str(tmp_path / name), COLUMNS, "data.val_path")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
