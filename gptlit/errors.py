@@ -1,4 +1,5 @@
-"""What is said to the user: the one exception that means "the user can cure this", and paths."""
+"""What is said to the user: the one exception that means "the user can cure this", what others
+say, and paths."""
 
 from pathlib import Path
 
@@ -9,6 +10,11 @@ class UserError(Exception):
     The message is one line that names what was found, what was expected and the cure. The
     commands print it without a traceback and end with exit code 2.
     """
+
+
+def in_one_line(error: BaseException, longest: int = 200) -> str:
+    """What an exception says, cut to so many characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
 def short_path(path: Path) -> Path:

@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from gptlit.cli.arguments import overrides_by_key, printable
 from gptlit.cli.parser import Parser
-from gptlit.errors import UserError
+from gptlit.errors import UserError, in_one_line
 from gptlit.figures import literal, new_figure, over_steps, save_figure
 from gptlit.files import replacing
 from gptlit.training.metrics import read_metrics
@@ -173,7 +173,7 @@ def _read_run(folder: Path, name: str) -> Run:
             best=best,
         )
     except DAMAGED as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise UserError(f"{folder} is not a whole run folder: {why}; leave it out") from error
 
 

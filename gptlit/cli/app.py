@@ -16,7 +16,7 @@ import gptlit
 from gptlit.cli import arguments, helping
 from gptlit.cli.checking import nearest, unknown_key
 from gptlit.cli.entry import is_interruption
-from gptlit.errors import UserError, short_path
+from gptlit.errors import UserError, in_one_line, short_path
 from gptlit.options import conf_dir, options_with
 from gptlit.training import reuse
 from gptlit.training.faults import DivergedError, about_the_disk
@@ -249,7 +249,7 @@ def _yaml_line(error: Exception) -> str:
     from yaml import MarkedYAMLError
 
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(str(error).split())
+        return in_one_line(error)
     mark = error.problem_mark
     return f"{short_path(Path(mark.name))}, line {mark.line + 1} is no YAML: {error.problem}"
 

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from gptlit.errors import UserError
+from gptlit.errors import UserError, in_one_line
 from gptlit.files import replacing
 from gptlit.training.metrics_csv import MetricsCSV
 from gptlit.training.reuse import leaves
@@ -160,7 +160,7 @@ class _Outliving:
                 self._paused_until = time.monotonic() + PAUSE_S
                 print(
                     f"warning: logger.{self._key} has failed, the run goes on without it for"
-                    f" {PAUSE_S / 60:.0f} minutes: {_in_a_line(error)}",
+                    f" {PAUSE_S / 60:.0f} minutes: {in_one_line(error, 1000)}",
                     file=sys.stderr,
                 )
 
@@ -194,10 +194,6 @@ def _explained(kind: type[Logger]) -> Iterator[None]:
     except Exception as error:
         key = KEYS[kind]
         raise UserError(
-            f"logger.{key}: no run can be begun: {_in_a_line(error)};"
+            f"logger.{key}: no run can be begun: {in_one_line(error, 1000)};"
             f" check its keys, or {CURES[key]}"
         ) from error
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

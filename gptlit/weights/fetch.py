@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from gptlit.errors import UserError
+from gptlit.errors import UserError, in_one_line
 from gptlit.files import default_cache_dir
 
 INSTEAD = "give weights.path=PATH, or train from random weights with weights=none"
@@ -126,4 +126,4 @@ def _reason(error: BaseException) -> str:
     """The first cause, in one line."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return in_one_line(error)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptlit.errors import UserError
+from gptlit.errors import UserError, in_one_line
 from gptlit.model import is_lora_parameter
 from gptlit.weights.lora import merged_lora
 
@@ -108,7 +108,7 @@ class SafetensorsFile(WeightFile):
             except (SafetensorError, OSError, ValueError) as error:
                 self._stack.close()
                 raise UserError(
-                    f"{file} is damaged or cut short: {_one_line(error)}; fetch it again"
+                    f"{file} is damaged or cut short: {in_one_line(error)}; fetch it again"
                 ) from error
         self.shapes = shapes
         self.hints = _hints_from_metadata(metadata) or _hints_from_config(self.path.parent)
@@ -140,7 +140,7 @@ class TorchFile(WeightFile):
             except (RuntimeError, TypeError, ValueError, LookupError) as error:
                 raise UserError(
                     f"{path} has LoRA weights that do not fit the model that it describes:"
-                    f" {_one_line(error)}"
+                    f" {in_one_line(error)}"
                 ) from error
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         if isinstance(hparams, dict) and isinstance(hparams.get("model"), dict):
@@ -178,7 +178,7 @@ class TensorFlowFile(WeightFile):
             return call(*args)
         except (self._tf.errors.OpError, LookupError, ValueError, TypeError, RuntimeError) as error:
             raise UserError(
-                f"{self.path.with_suffix('')} is damaged or incomplete: {_one_line(error)};"
+                f"{self.path.with_suffix('')} is damaged or incomplete: {in_one_line(error)};"
                 " fetch it again"
             ) from error
 
@@ -203,7 +203,7 @@ def read_torch(path: Path) -> Any:
         ) from error
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is not a gptlit checkpoint, or is damaged or cut short: {_one_line(error)}"
+            f"{path} is not a gptlit checkpoint, or is damaged or cut short: {in_one_line(error)}"
         ) from error
 
 
@@ -296,7 +296,3 @@ def _forget_pages(tensor: Tensor) -> None:
     if start < stop:
         madvise = ctypes.CDLL(None).madvise
         madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -31,7 +31,7 @@ def tokenizer_files(
     """
     *plain, _ = tokens
     alphabet = byte_alphabet()
-    spelled = ["".join(alphabet[byte] for byte in token) for token in plain]
+    spelled = [_spell(token, alphabet) for token in plain]
     vocab = {token: i for i, token in enumerate([*spelled, end_of_text])}
     pairs = [f"{_spell(a, alphabet)} {_spell(b, alphabet)}" for a, b in _merges(plain)]
     config: dict[str, Any] = {
