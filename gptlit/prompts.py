@@ -55,7 +55,7 @@ class PromptFormat:
         if unknown := sorted(values.keys() - set(known)):
             known_keys = ", ".join(known)
             raise UserError(f"unknown key 'prompt_format.{unknown[0]}'; known are {known_keys}")
-        for name in known[:2]:
+        for name in ("name", "template"):
             if not isinstance(values.get(name), str):
                 raise UserError(f"prompt_format.{name}={values.get(name)!r}: expected text")
         return cls(**values)

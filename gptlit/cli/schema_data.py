@@ -24,7 +24,7 @@ class TextData:
     val_fraction: float = key("share that validates", gt=0, lt=1)
     split_seed: int = key("of the draw of documents that validate", ge=0, lt=2**32)
     num_workers: int = key("processes that load batches; 0: the main one", ge=0, le=1024)
-    cache_dir: str | None = key("where tokenised text is kept; null: ~/.cache/gptlit")
+    cache_dir: str | None = key("where tokenized text is kept; null: ~/.cache/gptlit")
     on_change: str = key("data other than the checkpoint's", choices=("refuse", "retokenize"))
 
 

@@ -71,12 +71,12 @@ class SpamSampleDataModule(LabelledDataModule):
         return made_up_messages()
 
 
-def made_up_messages(per_class: int = PER_CLASS, seed: int = 0) -> LabelledTable:
+def made_up_messages(seed: int = 0) -> LabelledTable:
     """As many different messages of each class, the classes mixed; the same for the same seed."""
     chance = random.Random(seed)
     rows: dict[str, str] = {}
     for label, templates in (("ham", HAM), ("spam", SPAM)):
-        wanted = len(rows) + per_class
+        wanted = len(rows) + PER_CLASS
         while len(rows) < wanted:
             rows.setdefault(_filled(chance.choice(templates), chance), label)
     table = LabelledTable("made-up messages")

@@ -133,10 +133,10 @@ def print_report(report: JudgeReport, console: Console | None = None) -> None:
         console.print(unscored)
 
 
-def _short(text: str, size: int = 120) -> str:
+def _short(text: str) -> str:
     """The beginning of a text, in one line."""
     text = " ".join(text.split())
-    return text if len(text) <= size else text[: size - 1] + "…"
+    return text if len(text) <= 120 else text[:119] + "…"
 
 
 def plot_scores(report: JudgeReport, path: Path) -> None:

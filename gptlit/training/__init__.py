@@ -1,1 +1,1 @@
-"""What surrounds a run: device, optimiser and schedule, callbacks, checkpoints, the run folder."""
+"""What surrounds a run: optimiser and schedule, callbacks, checkpoints, the run folder."""

@@ -105,7 +105,11 @@ def _products(config: dict[str, Any], device: str, precision: str) -> str:
 
 
 def count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[int, int]:
-    """Optimiser steps in an epoch, and in the run."""
+    """Optimiser steps in an epoch, and in the run.
+
+    Raises:
+        UserError: an epoch has fewer micro-batches than a step takes.
+    """
     accumulate = settings["accumulate_grad_batches"]
     batches = data.train_batches(world_size)
     per_epoch = batches // accumulate
@@ -178,6 +182,9 @@ def build_task(
     task's settings, so that a checkpoint stands alone.
 
     Each process reads the weights itself; the first one to ask for them has downloaded them.
+
+    Raises:
+        UserError: there is no such task, its shape is impossible, or its weights cannot be had.
     """
     shape = {name: value for name, value in config["model"].items() if name != "name"}
     settings = {n: v for n, v in config["task"].items() if n not in ("name", "sample")}
