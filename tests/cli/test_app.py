@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 import gptlit
 from gptlit.cli import app
-from gptlit.cli.arguments import quote, quoted, read, unquoted
+from gptlit.cli.arguments import overrides_by_key, quote, quoted, read, unquoted
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
 from gptlit.training.stopping import INTERRUPTED, stoppable
@@ -62,6 +62,11 @@ def test_free_text_arrives_as_it_was_typed(text: str) -> None:
 @example("\\'${x}'")
 def test_a_quoted_text_is_read_as_it_was(text: str) -> None:
     assert unquoted(quoted(text)) == text
+
+
+def test_the_last_override_of_a_key_counts_whatever_its_sign() -> None:
+    args = ["--multirun", "model=a", "+model='b'", "++x.y=1,2", "~data", r"path='it\'s'"]
+    assert overrides_by_key(args) == {"model": "b", "x.y": "1,2", "data": "", "path": "it's"}
 
 
 @pytest.mark.parametrize(
