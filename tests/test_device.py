@@ -135,12 +135,56 @@ def test_what_the_first_product_sets_up_is_not_measured(monkeypatch: pytest.Monk
     assert peak_flops("cpu", "fp32") == pytest.approx(2 * 768**3 / 0.01)
 
 
-def test_a_known_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning.fabric.utilities import throughput
-
-    monkeypatch.setattr(throughput, "get_available_flops", lambda device, dtype: 989e12)
+@pytest.mark.parametrize(
+    ("name", "fp32", "half"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 156e12, 312e12),
+        ("NVIDIA A100 80GB PCIe", 156e12, 312e12),
+        ("NVIDIA H100 80GB HBM3", 494.7e12, 989.4e12),
+        ("NVIDIA H200", 494.7e12, 989.4e12),
+        ("NVIDIA L4", 60e12, 121e12),
+        ("NVIDIA L40S", 183e12, 362e12),
+        ("NVIDIA A40", 74.8e12, 149.7e12),
+        ("NVIDIA GeForce RTX 4090", 82.6e12, 165.2e12),
+        ("Tesla T4", 8.1e12, 65e12),
+    ],
+)
+def test_a_known_gpu_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch, name: str, fp32: float, half: float
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
     monkeypatch.setattr(torch, "randn", None)
-    assert peak_flops("cuda", "bf16") == 989e12
+    assert [peak_flops("cuda", precision) for precision in ("fp32", "bf16", "fp16")] == [
+        pytest.approx(fp32),
+        pytest.approx(half),
+        pytest.approx(half),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA RTX A4000",
+        "NVIDIA RTX A1000",
+        "NVIDIA A10G",
+        "AMD Instinct MI300X",
+    ],
+)
+def test_a_gpu_whose_name_only_looks_known_is_measured(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    class MeasuredError(Exception):
+        pass
+
+    def measured(*_: Any, **__: Any) -> None:
+        raise MeasuredError
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
+    monkeypatch.setattr(torch, "randn", measured)
+    with pytest.raises(MeasuredError):
+        peak_flops("cuda", "bf16")
 
 
 def test_this_cpu_has_a_name_and_memory() -> None:
