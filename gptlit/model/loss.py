@@ -96,14 +96,14 @@ def _softmax_minus_onehot_(
     """Turn logits = hidden @ weight.T (N, V padded) into softmax - onehot in place; return the
     summed loss (fp32)."""
     logits[:, vocab_size:] = -torch.inf
-    if logits.device.type == "cuda":
+    if logits.device.type != "cpu":
         return _in_large_kernels_(logits, targets)
     # A CPU is faster while its caches hold the rows.
     n_rows = max(1, SOFTMAX_ELEMENTS // logits.shape[1])
     loss = logits.new_zeros((), dtype=torch.float32)
     parts = (x.split(n_rows) for x in (logits, hidden, targets))
     for rows, h, target in zip(*parts, strict=True):
-        in_place = rows if rows.dtype == torch.float32 and rows.device.type == "cpu" else None
+        in_place = rows if rows.dtype == torch.float32 else None
         p = torch.softmax(rows, dim=1, dtype=torch.float32, out=in_place)
         p_target = p.gather(1, target[:, None])[:, 0]
         tiny = p_target < SMALL

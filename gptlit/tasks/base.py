@@ -132,7 +132,10 @@ class Task(LightningModule, ABC):
         """Returns a scalar whose gradients, accumulated and averaged over processes by the Trainer,
         are those of the token mean up to one factor, applied in `on_before_optimizer_step`."""
         loss, count = self.loss_sum(batch)
-        count = torch.as_tensor(count, dtype=torch.float32, device=loss.device)
+        if not isinstance(count, Tensor):
+            # Filled in on the device: a copy to it would wait until the forward pass is through.
+            count = loss.new_full((), count)
+        count = count.to(loss.device, torch.float32)
         sums = self.reduce_sum(torch.stack([loss.detach(), count, self.count_tokens(batch, count)]))
         if self._reference is None or self._sums is None:
             # Targets per process of the first micro-batch; equal on all processes.

@@ -1,12 +1,15 @@
 """The figures that pretraining reports."""
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from gptlit.data.batch import TextBatch
@@ -80,3 +83,27 @@ def test_training_trusts_that_windows_are_full() -> None:
     loss, count = make_task().loss_sum(batch)
     assert count == batch.targets.numel()
     assert float(loss.detach()) > 0
+
+
+class NoCopies(TorchFunctionMode):
+    """Lets no number be copied to a device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (torch.tensor, torch.as_tensor, torch.from_numpy)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_on_a_gpu_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, where there are no numbers that could be looked at."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)  # it knows no autocast
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    task, [batch, *_] = make_task().to("meta"), make_batches()
+    batch = TextBatch(*(part.to("meta") for part in batch))
+    task.trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=2)  # type: ignore[assignment]
+    optimizer = torch.optim.SGD(task.parameters())
+    with NoCopies():
+        for _ in range(2):
+            task.training_step(batch, 0).backward()
+        task.on_before_optimizer_step(optimizer)
+        task.configure_gradient_clipping(optimizer, 1.0)
+    assert task.stats is not None and task.stats.grad_norm is not None
