@@ -132,7 +132,8 @@ def stream_ids(
     if not all(len(prompt) for prompt in prompts):
         raise ValueError("a prompt must hold at least one token")
     device = model.tok_emb.weight.device
-    longest, window = max(map(len, prompts)), model.cfg.context_length
+    shortest, longest = min(map(len, prompts)), max(map(len, prompts))
+    window = model.cfg.context_length
     ids = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.int64, device=device)
     padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     for row, prompt in zip(ids, prompts, strict=True):
@@ -153,9 +154,10 @@ def stream_ids(
             draft = lookup.draft(min(end - 1, window) - stop) if lookup else []
             if draft:
                 ids[:, stop : stop + len(draft)] = torch.tensor(draft, device=device)
-            past = cache.length
-            left = (padding - start).clamp(min=0)  # padding columns inside the window
-            positions, mask = _positions_and_mask(left, past, stop - start)
+            past, positions, mask = cache.length, None, None
+            if start < longest - shortest:  # there is padding inside the window
+                left = (padding - start).clamp(min=0)  # its columns
+                positions, mask = _positions_and_mask(left, past, stop - start)
             h = model.hidden(
                 ids[:, start + past : stop + len(draft)],
                 positions=positions,
@@ -182,13 +184,9 @@ def stream_ids(
         model.train(training)
 
 
-def _positions_and_mask(
-    padding: Tensor, past: int, stop: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Positions (B, T) and mask (B, 1, T, stop) of the columns past..stop behind left padding (B,);
-    None where there is no padding and the model's own defaults are right and faster."""
-    if not bool(padding.any()):
-        return None, None
+def _positions_and_mask(padding: Tensor, past: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Positions (B, T) and mask (B, 1, T, stop) of the columns past..stop behind left padding (B,).
+    Without padding the model's own defaults are right, and faster."""
     columns = torch.arange(stop, device=padding.device)
     queries = columns[past:]
     positions = (queries - padding[:, None]).clamp(min=0)

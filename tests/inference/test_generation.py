@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from gptlit.inference.generation import (
     Sampling,
@@ -49,6 +52,31 @@ def test_what_a_row_draws_does_not_depend_on_the_batch(model: GPTModel) -> None:
     for row, prompt in enumerate(prompts):
         alone = stream_ids(model, [prompt], 8, Sampling(temperature=1.0, seed=5 + row))
         assert [step[row] for step in together] == [token for [token] in alone]
+
+
+class Looks(TorchFunctionMode):
+    """Counts how often somebody looks at numbers, for which a GPU would have to be waited for."""
+
+    LOOKING = (torch.Tensor.tolist, torch.Tensor.item, torch.Tensor.__bool__, torch.Tensor.nonzero)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in self.LOOKING
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1, 2, 3], [9]]], ids=str)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_token_is_waited_for_once(
+    model: GPTModel, prompts: list[list[int]], temperature: float
+) -> None:
+    sampling = Sampling(temperature=temperature, top_k=5, top_p=0.9)
+    with Looks() as looks:
+        steps = list(stream_ids(model, prompts, 18, sampling))
+    assert looks.count == len(steps) == 18
 
 
 def test_samples_follow_the_filtered_distribution() -> None:
