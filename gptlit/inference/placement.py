@@ -1,5 +1,9 @@
 """Where and in which number format a trained model computes."""
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from gptlit.device import DTYPES, PRECISIONS, cpu_has_bf16, fast_bf16, resolve_device
 from gptlit.errors import UserError
 from gptlit.inference.packed import can_pack, pack_linears
@@ -9,12 +13,29 @@ WIDE = 512
 """From this width on reading the weights takes longer than all else at one token a time."""
 
 
+class Float32Head(nn.Module):
+    """An output head in fp32 behind 16-bit weights: the logits of the published GPT-2 are around
+    -100, where bf16 knows halves alone, and among the likeliest tokens many would be equal.
+
+    Args:
+        weight: (V, C) fp32.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., C) of any float type -> logits (..., V) fp32."""
+        return F.linear(x.float(), self.weight)
+
+
 def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, str]:
     """Move a model to where and how it will decode; LoRA becomes part of its weights.
 
     `auto` takes 16-bit weights: bf16 or fp16 on CUDA; on a CPU, from the width on where it pays,
     bf16 if it has instructions for it, else fp16. On a CPU both are of the weights alone, under
-    fp32 activations (`pack_linears`).
+    fp32 activations (`pack_linears`); elsewhere of all but the head.
 
     Returns:
         the model, the device's name, the precision's name.
@@ -33,7 +54,17 @@ def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, 
                 + " or ".join(have)
             )
         return pack_linears(model, precision), device, precision
-    return model.to(device=device, dtype=DTYPES[precision]).eval(), device, precision
+    return convert(model, device, DTYPES[precision]), device, precision
+
+
+def convert(model: GPTModel, device: str, dtype: torch.dtype) -> GPTModel:
+    """Move a model, in place, and give it another type; of 16 bits, all but the head."""
+    head = model.tok_emb if model.out_head is None else model.out_head
+    weight = head.get_parameter("weight").detach()
+    model.to(device=device, dtype=dtype)
+    if dtype != torch.float32:
+        model.out_head = Float32Head(weight.to(device, torch.float32))
+    return model.eval()
 
 
 def decoding_precision(name: str, device: str, emb_dim: int) -> str:

@@ -1,6 +1,7 @@
 """Where a model computes, and in which format, follows from what the machine has."""
 
 import pytest
+import torch
 
 from gptlit.errors import UserError
 from gptlit.inference import placement
@@ -50,3 +51,28 @@ def test_a_format_that_the_cpu_lacks_is_refused_with_what_it_has(
     model = GPTModel(GPTConfig(vocab_size=7, context_length=8, emb_dim=16, n_heads=2, n_layers=1))
     with pytest.raises(UserError, match=line):
         placement.place(model, "cpu", precision)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_weights_leave_logits_far_from_zero_their_differences(
+    dtype: torch.dtype, tied: bool
+) -> None:
+    torch.manual_seed(0)
+    model = GPTModel(
+        GPTConfig(
+            vocab_size=257, context_length=8, emb_dim=64, n_heads=2, n_layers=1, tied_head=tied
+        )
+    ).eval()
+    head = model.tok_emb if tied else model.out_head
+    assert head is not None
+    with torch.inference_mode():
+        model.final_norm.bias.fill_(4.0)
+        head.get_parameter("weight").add_(-0.4)
+        ids = torch.arange(8)[None]
+        expected = model(ids)
+        assert -110 < expected.mean() < -90 and expected.std(dim=-1).max() < 1
+        placement.convert(model, "cpu", dtype)
+        got = model(ids)
+    assert {p.dtype for p in model.trf_blocks.parameters()} == {dtype}
+    assert (got - expected).abs().max() < 0.1
