@@ -90,6 +90,9 @@ def make_trainer(
         raise
     # Lightning's would take the place of ours, see `gptlit.training.stopping`.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    # With them goes the question to the first process, before each micro-batch, whether they have
+    # seen a signal: all would wait for their device to hear no.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
 
 

@@ -33,7 +33,10 @@ def make_strategy(name: str, timeout_s: float) -> Strategy | str:
     timeout = timedelta(seconds=timeout_s)
     if name == "fsdp":
         return FullyShardedStrategy(timeout)
-    return DDPStrategy(timeout=timeout) if name == "ddp" else name
+    if name == "ddp":
+        # Gradients lie in the buffers that are sent, which otherwise hold a second copy of them.
+        return DDPStrategy(timeout=timeout, gradient_as_bucket_view=True)
+    return name
 
 
 @contextmanager

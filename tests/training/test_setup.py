@@ -12,9 +12,15 @@ import torch
 
 from gptlit.data.instructions import InstructionDataModule
 from gptlit.errors import UserError
+from gptlit.options import read_option
 from gptlit.tasks.pretrain import PretrainTask
 from gptlit.tokenizer import get_tokenizer
-from gptlit.training.setup import check_evaluation, check_same_run, told_of_warmup
+from gptlit.training.setup import (
+    check_evaluation,
+    check_same_run,
+    make_trainer,
+    told_of_warmup,
+)
 from tests.inference.classifiers import SHAPE, make_task
 
 CLASSIFIER: list[tuple[str, str, Any]] = [
@@ -104,3 +110,17 @@ def test_splits_too_small_for_all_processes_are_refused_before_training(
     line = f"there are {told} entries for 2 processes: use fewer"
     with pytest.raises(UserError, match=line) if told else nullcontext():
         check_evaluation(trainer, data)
+
+
+def test_processes_do_not_ask_each_other_for_signals_that_lightning_does_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {
+        "trainer": read_option("trainer", "default"),
+        "logger": {"csv": False, "tensorboard": False, "wandb": None, "mlflow": None},
+    }
+    trainer = make_trainer(config, "cpu", "fp32", tmp_path, None, [])
+    asked = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda *_, **__: asked.append(True))
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+    assert not asked

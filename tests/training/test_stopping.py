@@ -157,10 +157,12 @@ def test_other_threads_have_no_signals() -> None:
 
 
 def test_lightning_still_has_what_is_switched_off() -> None:
-    """`make_trainer` replaces this method; under another name Lightning's handlers would win."""
-    connector = Trainer(accelerator="cpu", logger=False)._signal_connector
+    """`make_trainer` replaces these methods; under other names Lightning's would win."""
+    trainer = Trainer(accelerator="cpu", logger=False)
+    connector = trainer._signal_connector
     assert callable(connector.register_signal_handlers)
     assert connector.received_sigterm is False
+    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
 
 
 def test_a_child_of_lightning_leaves_without_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
