@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gptlit.model.attention import attention
+from gptlit.model.attention import as_bias, attention
+from gptlit.model.autocast import product_dtype
 from gptlit.model.cache import KVCache
 from gptlit.model.config import GPTConfig
 from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum
@@ -245,6 +246,8 @@ class GPTModel(nn.Module):
             # The kernel's own causal flag starts at the first key, not at the first new one.
             keys = torch.arange(past + T, device=x.device)
             mask = keys <= keys[past:, None]
+        if mask is not None and x.device.type == "cuda":
+            mask = as_bias(mask, product_dtype(x))  # once for all blocks
         blocks = list(enumerate(self.trf_blocks))[start:stop]
         with self._saving(x):
             for layer, block in blocks:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptlit.model.autocast import product_dtype
+
 IGNORE_INDEX = -100
 """The target that carries no loss."""
 
@@ -39,10 +41,8 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_siz
     """
     if not torch.is_grad_enabled():  # autograd.Function would not know
         hidden, weight = hidden.detach(), weight.detach()
-    device = hidden.device.type
-    autocast = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
-    with torch.autocast(device, enabled=False):
+    dtype = product_dtype(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
         loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, vocab_size, dtype)
     return loss
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gptlit.model import GPTConfig, GPTModel
 from gptlit.model.attention import F, attention
 
 
@@ -33,3 +34,31 @@ def test_apples_kernel_gets_contiguous_tensors(
     attention(q, k, v, torch.ones(queries, 9, dtype=torch.bool))
     for got, given in zip(seen, (q, k, v), strict=True):
         assert got.is_contiguous() and torch.equal(got, given)
+
+
+class OnGPU(Tensor):
+    """Says that it lies on a GPU."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+
+def test_a_gpu_makes_one_bias_of_a_mask_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its rows are aligned, whatever their length."""
+    torch.manual_seed(0)
+    cfg = GPTConfig(vocab_size=9, context_length=20, emb_dim=16, n_heads=2, n_layers=3)
+    model, x = GPTModel(cfg).eval(), torch.randn(2, 19, 16)
+    mask = (torch.rand(2, 1, 19, 19) < 0.5) | torch.eye(19, dtype=torch.bool)
+    expected = model.run_blocks(x, mask=mask)
+    plain, seen = F.scaled_dot_product_attention, []
+
+    def kernel(*tensors: Tensor, attn_mask: Tensor, **options: object) -> Tensor:
+        seen.append(attn_mask)
+        return plain(*tensors, attn_mask=attn_mask, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", kernel)
+    got = model.run_blocks(x.as_subclass(OnGPU), mask=mask)
+    torch.testing.assert_close(got.as_subclass(Tensor), expected)
+    assert len(seen) == 3 and all(bias is seen[0] for bias in seen)
+    assert seen[0].dtype == torch.float32 and all(n % 16 == 0 for n in seen[0].stride()[:-1])
