@@ -49,6 +49,10 @@ OUT_OF_MEMORY = {
         ),
         "it tried to allocate 2.50 GiB",
     ),
+    "cublas": (
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling",
+    ),
     "mps": (
         RuntimeError(
             "MPS backend out of memory (MPS allocated: 9 GB). Tried to allocate 256.00 MB on pool."
