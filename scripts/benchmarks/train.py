@@ -209,6 +209,8 @@ def _batches(args: argparse.Namespace) -> Iterator["tuple[Tensor, Tensor]"]:
     with tempfile.TemporaryDirectory() as folder:
         text = _corpus(args, Path(folder)).read_text()
     ids = torch.from_numpy(get_tokenizer(args.tokenizer).encode_to_numpy(text).astype("int64"))
+    if resolved(args)[0] == "cuda":
+        ids = ids.pin_memory()  # as the command's loader does, so that no copy is waited for
     shape = (args.warmup + args.steps, args.batch_size, args.context)
     n = shape[0] * shape[1] * shape[2]
     yield from zip(ids[:n].view(shape), ids[1 : n + 1].view(shape), strict=True)
@@ -227,14 +229,16 @@ def _loop(
 
     torch.set_float32_matmul_precision("high")  # as the command has it
     device, _ = resolved(args)
+    pinned = device == "cuda"
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
     clock = Clock(args)
     model.train()
-    for inputs, targets in _batches(args):
+    for batch in _batches(args):
         clock.tick()
+        inputs, targets = (x.to(device, non_blocking=pinned) for x in batch)
         with torch.autocast(device, dtype, enabled=precision != "fp32"):
-            step_loss = loss(inputs.to(device), targets.to(device))
+            step_loss = loss(inputs, targets)
         scaler.scale(step_loss).backward()
         if clip is not None:
             scaler.unscale_(optimizer)
