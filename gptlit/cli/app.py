@@ -19,7 +19,7 @@ from gptlit.cli.entry import is_interruption
 from gptlit.errors import UserError, in_one_line, short_path
 from gptlit.options import conf_dir, options_with
 from gptlit.training import reuse
-from gptlit.training.faults import DivergedError, about_the_disk
+from gptlit.training.faults import DivergedError, about_the_disk, enough_memory
 from gptlit.training.launch import first_process
 from gptlit.training.lock import LOCK, in_use
 from gptlit.training.stopping import INTERRUPTED, is_child_of_lightning, unmasked
@@ -141,7 +141,7 @@ def _run_hydra(
         assert isinstance(container, dict)
         config = {str(name): value for name, value in container.items()}
         check_config(config)
-        return job(config, folder)
+        return _with_enough_memory(job, config, folder)
 
     try:
         with composed_once():
@@ -159,6 +159,11 @@ def _run_hydra(
     if failures:
         raise failures[0]
     return code
+
+
+def _with_enough_memory(job: Job, config: dict[str, Any], folder: Path) -> Any:
+    with enough_memory(config):
+        return job(config, folder)
 
 
 def _look_at_what_is_for_hydra(error: Exception) -> str | None:

@@ -67,9 +67,33 @@ def explained(config: dict[str, Any], folder: Path) -> Iterator[None]:
             raise
         raise UserError(line) from error
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+        if not _is_of_memory(error):
             raise
         raise UserError(_about_memory(config, error)) from error
+
+
+@contextmanager
+def enough_memory(config: dict[str, Any]) -> Iterator[None]:
+    """The same of memory alone, for commands that use a trained model.
+
+    Args:
+        config: the command's.
+
+    Raises:
+        UserError: instead of what was raised.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_of_memory(error):
+            raise
+        batch, helps = config.get("batch_size", 1), []
+        if batch > 1 and config.get("prompts", "") is not None:  # one prompt is no batch
+            helps.append(f"batch_size={batch // 2}")
+        if re.search("CUDA|HIP|MPS", str(error)):
+            helps.append("device=cpu")
+        cure = " or ".join([*helps, "a smaller model"])
+        raise UserError(f"out of memory ({_amount(error)}); try {cure}") from error
 
 
 def about_the_disk(error: OSError, folder: Path | str) -> str | None:
@@ -88,6 +112,10 @@ def about_the_disk(error: OSError, folder: Path | str) -> str | None:
     if error.errno == errno.EROFS:
         return f"cannot write to {where}: {os.strerror(error.errno)}; choose output_root=FOLDER"
     return None
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def _about_memory(config: dict[str, Any], error: BaseException) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gptlit.errors import UserError
-from gptlit.training.faults import DivergedError, explained
+from gptlit.training.faults import DivergedError, enough_memory, explained
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -104,6 +104,23 @@ def test_data_of_other_kinds_may_have_no_batch_size() -> None:
     given = config()
     given["data"] = {}
     assert "1. model.context_length" in line(MemoryError(), given)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "cure"),
+    [
+        ({"batch_size": 32}, "cuda", "try batch_size=16 or device=cpu or a smaller model"),
+        ({"batch_size": 32, "prompts": "a.txt"}, "mps", "try batch_size=16 or device=cpu or"),
+        ({"batch_size": 32, "prompts": None}, "cuda", "to allocate 2.50 GiB); try device=cpu or"),
+        ({}, "cpu", "GB); try a smaller model"),
+    ],
+)
+def test_a_trained_model_that_finds_no_memory(given: dict[str, Any], kind: str, cure: str) -> None:
+    with pytest.raises(UserError, match=r"^out of memory \(") as caught, enough_memory(given):
+        raise OUT_OF_MEMORY[kind][0]
+    assert cure in str(caught.value)
+    with pytest.raises(RuntimeError, match="shapes differ"), enough_memory(given):
+        raise RuntimeError("shapes differ")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
