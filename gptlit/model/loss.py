@@ -58,7 +58,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        h, w = hidden.to(dtype), weight.to(dtype)
+        h, w = hidden.to(dtype), _to_narrow(weight, dtype, vocab_size)
         loss = torch.zeros((), dtype=torch.float32, device=h.device)
         grad_h = torch.empty_like(h) if needs_hidden else None
         grad_w: Tensor | None = None
@@ -88,6 +88,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):
             grads.append(None if grad is None else grad.to(dtype).mul_(grad_loss))
         return grads[0], grads[1], None, None, None
+
+
+def _to_narrow(weight: Tensor, dtype: torch.dtype, vocab_size: int) -> Tensor:
+    """The head's weight in the type of its products. Where that is a narrower one, without the mean
+    of its rows: no softmax depends on what all logits of a token share, and around -100, where
+    those of the published GPT-2 are, bf16 knows halves alone."""
+    if dtype.itemsize < weight.dtype.itemsize:
+        weight = weight - weight[:vocab_size].mean(dim=0)
+    return weight.to(dtype)
 
 
 def _softmax_minus_onehot_(

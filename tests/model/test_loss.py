@@ -49,6 +49,23 @@ def test_what_a_gpu_computes_at_once_is_what_a_cpu_computes_row_by_row(dtype: to
     torch.testing.assert_close(at_once, by_rows)
 
 
+def test_logits_far_from_zero_keep_their_differences_in_16_bits() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(200, 64), 0.1 * torch.randn(500, 64)
+    hidden[:, :4] = 10
+    weight[:, :4] -= 2.5
+    targets = (hidden @ weight.T).softmax(dim=1).multinomial(1)[:, 0]
+    assert -110 < (hidden @ weight.T).mean() < -90
+    hidden.requires_grad_(), weight.requires_grad_()
+    expected = cross_entropy_sum(hidden, weight, targets, 500)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = cross_entropy_sum(hidden, weight, targets, 500)
+    assert abs(got - expected) / len(targets) < 2e-3
+    gradients = [torch.autograd.grad(total, (hidden, weight)) for total in (expected, got)]
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (rounded - exact).norm() < 0.01 * exact.norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_extreme_logits_stay_finite(dtype: torch.dtype) -> None:
     hidden = torch.tensor([[200.0], [-200.0], [1.0]], requires_grad=True)
