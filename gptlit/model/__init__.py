@@ -13,7 +13,7 @@ from gptlit.model.lora import (
     is_lora_parameter,
     merge_lora,
 )
-from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum
+from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum, relative_logits
 
 __all__ = [
     "IGNORE_INDEX",
@@ -29,5 +29,6 @@ __all__ = [
     "cross_entropy_sum",
     "is_lora_parameter",
     "merge_lora",
+    "relative_logits",
     "trained_blocks",
 ]

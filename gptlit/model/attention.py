@@ -11,8 +11,6 @@ PLAIN_UP_TO = 512
 """Longest sequence for which the CPU's 16-bit path may hold (heads, T, T) weights."""
 FEW = 16
 """Queries up to which the fused kernel is the faster one in 16 bits, too."""
-ALIGNED = 16
-"""Numbers that the rows of a bias are a multiple of, as CUDA's kernel wants them."""
 
 
 def attention(
@@ -23,8 +21,8 @@ def attention(
     Args:
         q: (B, n_heads, T, head_dim).
         k, v: (B, n_heads, S, head_dim), S >= T.
-        mask: bool, broadcastable to (B, n_heads, T, S), true where a query may look; on a GPU also
-            what `as_bias` makes of it. None means causal if T > 1 (then S must equal T), and
+        mask: bool, broadcastable to (B, n_heads, T, S), true where a query may look; on CUDA also
+            what `mask.as_bias` makes of it. None means causal if T > 1 (then S must equal T), and
             everything if T == 1.
         drop_rate: dropout probability on the attention weights.
 
@@ -44,21 +42,6 @@ def attention(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=drop_rate, is_causal=causal
     )
-
-
-def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a mask (..., T, S) adds to the scores: 0 where it is true, -inf elsewhere.
-
-    The kernels of a GPU take no other. Of a bool mask PyTorch makes one for each layer, which that
-    keeps for its backward pass, and copies it where its rows are not aligned.
-
-    Args:
-        mask: bool.
-        dtype: that of queries and keys.
-    """
-    S = mask.shape[-1]  # noqa: N806
-    rows = mask.new_zeros(*mask.shape[:-1], -(-S // ALIGNED) * ALIGNED, dtype=dtype)
-    return rows[..., :S].masked_fill_(~mask, -torch.inf)
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop_rate: float) -> Tensor:

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gptlit.model.attention import as_bias, attention
-from gptlit.model.autocast import product_dtype
+from gptlit.model.attention import attention
 from gptlit.model.cache import KVCache
 from gptlit.model.config import GPTConfig
 from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum
+from gptlit.model.mask import as_bias
 from gptlit.model.saved import saved_in
 
 
@@ -247,7 +247,7 @@ class GPTModel(nn.Module):
             keys = torch.arange(past + T, device=x.device)
             mask = keys <= keys[past:, None]
         if mask is not None and x.device.type == "cuda":
-            mask = as_bias(mask, product_dtype(x))  # once for all blocks
+            mask = as_bias(mask, x)  # once for all blocks
         blocks = list(enumerate(self.trf_blocks))[start:stop]
         with self._saving(x):
             for layer, block in blocks:
@@ -269,6 +269,10 @@ class GPTModel(nn.Module):
         head = self.out_head
         out = F.linear(hidden, self.tok_emb.weight) if head is None else head(hidden)
         return out[..., : self.cfg.vocab_size]
+
+    def head_weight(self) -> Tensor:
+        """(rows, C): the head's, be it tied or not."""
+        return (self.tok_emb if self.out_head is None else self.out_head).get_parameter("weight")
 
     def forward(
         self,
@@ -303,8 +307,7 @@ class GPTModel(nn.Module):
         Returns:
             a scalar in fp32; divide by the number of targets for the mean.
         """
-        head = self.tok_emb if self.out_head is None else self.out_head
-        weight, table = head.get_parameter("weight"), None
+        weight, table = self.head_weight(), None
         if self.out_head is None and input_ids.device.type == "cpu":
             table, weight = _Tied.apply(weight)
         x = self.embed(input_ids, positions=positions, table=table)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptlit.model import IGNORE_INDEX, LoRAConfig, add_lora
+from gptlit.model import IGNORE_INDEX, LoRAConfig, add_lora, relative_logits
 from gptlit.prompts import PromptFormat
 from gptlit.tasks.base import Task
 
@@ -61,9 +61,9 @@ class InstructionTask(Task):
         h = self.model.hidden(
             batch.input_ids, positions=batch.positions, mask=block_causal_mask(batch.segments)
         )[keep]
-        targets = batch.targets[keep]
+        targets, head = batch.targets[keep], self.model.head_weight()
         for rows, wanted in zip(h.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
-            logits = self.model.logits(rows).float()
+            logits = relative_logits(rows, head, self.model.cfg.vocab_size).float()
             self._sums_measured[0] += F.cross_entropy(logits, wanted, reduction="sum")
             self._sums_measured[1] += (logits.argmax(dim=-1) == wanted).sum()
         self._sums_measured[2] += len(targets)

@@ -85,6 +85,23 @@ def test_prompts_carry_no_loss_and_responses_do(tmp_path: Path) -> None:
         assert not grad[~kept].any() and bool((grad[kept].abs().sum(-1) > 0).all())
 
 
+def test_validation_in_16_bits_tells_logits_far_from_zero_apart(tmp_path: Path) -> None:
+    task, found = make_task(), []
+    batch = next(iter(make_data(tmp_path).train_dataloader()))
+    with torch.no_grad():
+        task.model.final_norm.bias.add_(4.0)
+        task.model.tok_emb.weight.sub_(0.8)
+        assert task.model(batch.input_ids).mean() < -90
+        for enabled in (False, True):
+            task.on_validation_epoch_start()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                task.validation_step(batch, 0)
+            found.append(task._sums_measured)
+    (loss, hits, n), (rounded_loss, rounded_hits, _) = (sums.tolist() for sums in found)
+    assert abs(rounded_loss - loss) < 0.02 * n
+    assert rounded_hits == hits
+
+
 def test_without_the_mask_prompts_count_too(tmp_path: Path) -> None:
     task = make_task()
     masked = sums(task, make_data(tmp_path))

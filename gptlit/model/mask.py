@@ -1,0 +1,28 @@
+"""Masks as CUDA's kernels take them."""
+
+import torch
+from torch import Tensor
+
+from gptlit.model.autocast import product_dtype
+
+ALIGNED = 16
+"""Numbers that the rows of a bias are a multiple of, as CUDA's kernel wants them."""
+
+
+def as_bias(mask: Tensor, x: Tensor) -> Tensor:
+    """What a mask adds to the scores: 0 where it is true, -inf elsewhere.
+
+    Of a bool mask PyTorch makes one for each layer, which that keeps for its backward pass, and
+    copies it where its rows are not aligned.
+
+    Args:
+        mask: (..., T, S) bool.
+        x: whose projections queries and keys are.
+
+    Returns:
+        (..., T, S), of their type.
+    """
+    S = mask.shape[-1]  # noqa: N806
+    shape = *mask.shape[:-1], -(-S // ALIGNED) * ALIGNED
+    bias = mask.new_zeros(shape, dtype=product_dtype(x))[..., :S]
+    return bias.masked_fill_(~mask, -torch.inf)
