@@ -20,6 +20,8 @@ CHUNK_ELEMENTS = 2**26
 """Logits held at once: 128 MB in 16 bits."""
 SOFTMAX_ELEMENTS = 2**21
 """Logits in fp32 at once on a CPU: 8 MB, what its caches hold."""
+MEAN_ROWS = 1024
+"""Rows of the weight whose mean stands for that of all, and that are narrowed at once."""
 
 SMALL = 1e-30
 """Probabilities below are not trusted: their logarithm may be that of 0."""
@@ -105,12 +107,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _narrowed(weight: Tensor, dtype: torch.dtype, vocab_size: int) -> Tensor:
-    """The head's weight in the type of its products. Where that is a narrower one, without the mean
-    of its rows: no softmax depends on what all logits of a token share, and around -100, where
+    """The head's weight in the type of its products. Where that is a narrower one, less the mean of
+    some of its rows: no softmax depends on what all logits of a token share, and around -100, where
     those of the published GPT-2 are, bf16 knows halves alone."""
-    if dtype.itemsize < weight.dtype.itemsize:
-        weight = weight - weight[:vocab_size].mean(dim=0)
-    return weight.to(dtype)
+    if dtype.itemsize >= weight.dtype.itemsize:
+        return weight.to(dtype)
+    shared = weight[: vocab_size : max(1, vocab_size // MEAN_ROWS)].mean(dim=0)
+    narrow = torch.empty_like(weight, dtype=dtype)
+    for to, rows in zip(narrow.split(MEAN_ROWS), weight.split(MEAN_ROWS), strict=True):
+        to.copy_(rows - shared)  # while a CPU's caches hold them
+    return narrow
 
 
 def _softmax_minus_onehot_(
