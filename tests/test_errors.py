@@ -1,9 +1,14 @@
-"""What is said of exceptions."""
+"""What is said of exceptions, and of what a model writes."""
 
-from gptlit.errors import in_one_line
+from gptlit.errors import in_one_line, visible
 
 
 def test_an_exception_is_said_in_one_line_and_by_its_type_where_it_says_nothing() -> None:
     assert in_one_line(ValueError("two\n  lines")) == "two lines"
     assert in_one_line(ValueError("x" * 300)) == "x" * 200
     assert in_one_line(ValueError()) == "ValueError"
+
+
+def test_what_would_be_a_command_to_a_terminal_is_seen() -> None:
+    assert visible("one\ttwo\r\nthree é 語 \u2028") == "one\ttwo\nthree é 語 \u2028"
+    assert visible("\x1b[2J\x07\x0e\x00\x7f\x9b3m") == "␛[2J␇␎␀␡\ufffd3m"

@@ -12,7 +12,7 @@ from gptlit.cli.checking import check
 from gptlit.cli.conversation import typed
 from gptlit.cli.entry import large_imports
 from gptlit.cli.output import check_unread, output_file
-from gptlit.errors import UserError
+from gptlit.errors import UserError, visible
 from gptlit.inference.lookup import check_ckpt
 
 if TYPE_CHECKING:
@@ -139,16 +139,18 @@ def cut_prompts(model: "LanguageModel", prompts: list[str], options: dict[str, A
 
 
 def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: int) -> str:
-    """Print the prompt and its continuation, or the answer alone, as it is written.
+    """Print the prompt and its continuation, or the answer alone, as it is written: to a file byte
+    by byte, to a terminal without what would be commands to it.
 
     Returns:
         what the model wrote.
     """
+    shown = visible if sys.stdout.isatty() else str
     if model.trained.prompt_format is None:
-        print(prompt, end="", flush=True)
+        print(shown(prompt), end="", flush=True)
     written = ""
     for text in model.stream(prompt, **options, seed=seed):
-        print(text, end="", flush=True)
+        print(shown(text), end="", flush=True)
         written += text
     print()
     return written

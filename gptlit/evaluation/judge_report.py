@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gptlit.errors import visible
 from gptlit.evaluation.answers import ANSWER
 from gptlit.figures import new_figure, save_figure, set_title
 
@@ -127,7 +128,7 @@ def print_report(report: JudgeReport, console: Console | None = None) -> None:
         unscored = Table("entry", "why there is no score", title="Unscored")
         rows = [(i, v.reason) for i, v in enumerate(report.verdicts) if v.score is None]
         for i, reason in rows[:N_WORST]:
-            unscored.add_row(str(i), Text(reason))
+            unscored.add_row(str(i), Text(visible(reason)))
         if n_unscored > N_WORST:
             unscored.add_row("…", f"and {n_unscored - N_WORST} more, in the result file")
         console.print(unscored)
@@ -135,7 +136,7 @@ def print_report(report: JudgeReport, console: Console | None = None) -> None:
 
 def _short(text: str) -> str:
     """The beginning of a text, in one line."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     return text if len(text) <= 120 else text[:119] + "…"
 
 

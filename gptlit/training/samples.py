@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.text import Text
 
+from gptlit.errors import visible
 from gptlit.inference.generation import Sampling, generate_text
 from gptlit.tasks import Task
 from gptlit.tokenizer import Tokenizer
@@ -72,7 +73,7 @@ class TextSamples(Callback):
             [text] = generate_text(
                 task.model, self.tokenizer, [prompt], self.max_new_tokens, self.sampling, task.stop
             )
-        self.console.print(Text(f"sample: {prompt}{text}", style="dim"))
+        self.console.print(Text(f"sample: {visible(prompt + text)}", style="dim"))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("sample", _as_it_is(prompt + text), trainer.global_step)

@@ -225,3 +225,16 @@ def test_only_a_text_that_is_continued_is_written_before_what_follows(
     trained = TrainedModel(task="any", model=SHAPE, tokenizer="byte", settings=settings)
     _write(LanguageModel(trained, "cpu"), "Hi", {"max_new_tokens": 0}, seed=0)
     assert capsys.readouterr().out == ("\n" if settings else "Hi\n")
+
+
+@pytest.mark.parametrize(("on_terminal", "shown"), [(True, "␛[31m|"), (False, "\x1b[31m|")])
+def test_a_terminal_takes_no_commands_from_a_model(
+    on_terminal: bool,
+    shown: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: on_terminal)
+    model: Any = Answering("{instruction}{response}")
+    assert _write(model, "\x1b[31m", {"history": []}, seed=0) == "\x1b[31m|\n"
+    assert capsys.readouterr().out == f"{shown}\n\n"
