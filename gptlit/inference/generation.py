@@ -134,10 +134,11 @@ def stream_ids(
     device = model.tok_emb.weight.device
     shortest, longest = min(map(len, prompts)), max(map(len, prompts))
     window = model.cfg.context_length
-    ids = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.int64, device=device)
-    padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    ids = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.int64, device="cpu")
     for row, prompt in zip(ids, prompts, strict=True):
-        row[longest - len(prompt) : longest] = torch.tensor(prompt, device=device)
+        row[longest - len(prompt) : longest] = torch.tensor(prompt, device="cpu")
+    ids = ids.to(device)
+    padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     sampler = Sampler(sampling, len(prompts), device)
     cache = KVCache(model.cfg, longest + max_new_tokens)
     guessing = prompt_lookup and use_cache and len(prompts) == 1
