@@ -59,8 +59,7 @@ def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, 
 
 def convert(model: GPTModel, device: str, dtype: torch.dtype) -> GPTModel:
     """Move a model, in place, and give it another type; of 16 bits, all but the head."""
-    head = model.tok_emb if model.out_head is None else model.out_head
-    weight = head.get_parameter("weight").detach()
+    weight = model.head_weight().detach()
     model.to(device=device, dtype=dtype)
     if dtype != torch.float32:
         model.out_head = Float32Head(weight.to(device, torch.float32))

@@ -1,5 +1,6 @@
 """The network and its parts. Imports torch, and nothing else of ours."""
 
+from gptlit.model.autocast import product_dtype
 from gptlit.model.blank import blank_parameters
 from gptlit.model.cache import KVCache
 from gptlit.model.classifier import TextClassifier, trained_blocks
@@ -13,7 +14,7 @@ from gptlit.model.lora import (
     is_lora_parameter,
     merge_lora,
 )
-from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum, relative_logits
+from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum, narrow_head
 
 __all__ = [
     "IGNORE_INDEX",
@@ -29,6 +30,7 @@ __all__ = [
     "cross_entropy_sum",
     "is_lora_parameter",
     "merge_lora",
-    "relative_logits",
+    "narrow_head",
+    "product_dtype",
     "trained_blocks",
 ]

@@ -271,7 +271,7 @@ class GPTModel(nn.Module):
         return out[..., : self.cfg.vocab_size]
 
     def head_weight(self) -> Tensor:
-        """(rows, C): the head's, be it tied or not."""
+        """(rows, C), rows >= vocab_size: the head's, be it tied or not."""
         return (self.tok_emb if self.out_head is None else self.out_head).get_parameter("weight")
 
     def forward(

@@ -49,20 +49,6 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_siz
     return loss
 
 
-def relative_logits(hidden: Tensor, weight: Tensor, vocab_size: int) -> Tensor:
-    """hidden @ weight.T up to a number that those of a row share: in 16 bits these tell classes
-    apart where the logits are far from zero.
-
-    Args:
-        hidden, weight, vocab_size: as in `cross_entropy_sum`.
-
-    Returns:
-        (N, vocab_size), in autocast's type where it is on.
-    """
-    dtype = product_dtype(hidden)
-    return F.linear(hidden.to(dtype), _narrowed(weight, dtype, vocab_size))[:, :vocab_size]
-
-
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -74,7 +60,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        h, w = hidden.to(dtype), _narrowed(weight, dtype, vocab_size)
+        h, w = hidden.to(dtype), narrow_head(weight, dtype, vocab_size)
         loss = torch.zeros((), dtype=torch.float32, device=h.device)
         grad_h = torch.empty_like(h) if needs_hidden else None
         grad_w: Tensor | None = None
@@ -106,10 +92,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grads[0], grads[1], None, None, None
 
 
-def _narrowed(weight: Tensor, dtype: torch.dtype, vocab_size: int) -> Tensor:
+def narrow_head(weight: Tensor, dtype: torch.dtype, vocab_size: int) -> Tensor:
     """The head's weight in the type of its products. Where that is a narrower one, less the mean of
     some of its rows: no softmax depends on what all logits of a token share, and around -100, where
-    those of the published GPT-2 are, bf16 knows halves alone."""
+    those of the published GPT-2 are, bf16 knows halves alone.
+
+    Args:
+        weight, vocab_size: as in `cross_entropy_sum`.
+        dtype: see `autocast.product_dtype`.
+
+    Returns:
+        (rows, C): hidden @ it.T are the logits, up to a number that those of a token share.
+    """
     if dtype.itemsize >= weight.dtype.itemsize:
         return weight.to(dtype)
     shared = weight[: vocab_size : max(1, vocab_size // MEAN_ROWS)].mean(dim=0)

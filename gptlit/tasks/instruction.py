@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptlit.model import IGNORE_INDEX, LoRAConfig, add_lora, relative_logits
+from gptlit.model import IGNORE_INDEX, LoRAConfig, add_lora, narrow_head, product_dtype
 from gptlit.prompts import PromptFormat
 from gptlit.tasks.base import Task
 
@@ -61,9 +61,10 @@ class InstructionTask(Task):
         h = self.model.hidden(
             batch.input_ids, positions=batch.positions, mask=block_causal_mask(batch.segments)
         )[keep]
-        targets, head = batch.targets[keep], self.model.head_weight()
+        targets, vocab_size = batch.targets[keep], self.model.cfg.vocab_size
+        head = narrow_head(self.model.head_weight(), product_dtype(h), vocab_size)[:vocab_size]
         for rows, wanted in zip(h.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
-            logits = relative_logits(rows, head, self.model.cfg.vocab_size).float()
+            logits = F.linear(rows.to(head.dtype), head).float()
             self._sums_measured[0] += F.cross_entropy(logits, wanted, reduction="sum")
             self._sums_measured[1] += (logits.argmax(dim=-1) == wanted).sum()
         self._sums_measured[2] += len(targets)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptlit.errors import UserError
+from gptlit.errors import UserError, in_one_line
 
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED", re.IGNORECASE
@@ -147,10 +147,9 @@ def _about_memory(config: dict[str, Any], error: BaseException) -> str:
 
 def _amount(error: BaseException) -> str:
     """What was asked for, as the allocator has it."""
-    text = " ".join(str(error).split())
-    asked = re.search(r"[Tt]ried to allocate ([\d.]+) ?(\w+)", text)
+    asked = re.search(r"[Tt]ried\s+to\s+allocate\s+([\d.]+)\s?(\w+)", str(error))
     if asked is None:
-        return text[:100] or type(error).__name__
+        return in_one_line(error, 100)
     amount, unit = asked.groups()
     if unit == "bytes":
         return f"it tried to allocate {float(amount) / 1e9:.2g} GB"
