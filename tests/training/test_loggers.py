@@ -1,6 +1,7 @@
 """Runs of W&B and MLflow: one for each training, however often it is resumed. Stand-ins for the two
 packages note what Lightning's loggers ask of them."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -206,6 +207,18 @@ def test_a_server_that_is_not_there_is_told_before_anything_is_trained(
 def test_a_key_that_mlflow_does_not_have_is_told(mlflow: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^logger.mlflow: .*'experiment'.* check its keys"):
         make_loggers({**NEITHER, "mlflow": {"experiment": "mine"}}, tmp_path, None)
+
+
+@pytest.mark.parametrize(("given", "tries"), [(None, "2"), ("5", "5")])
+def test_mlflow_does_not_ask_for_minutes_unless_told_to(
+    given: str | None, tries: str, mlflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    monkeypatch.setenv(variable, given or "")  # put back to what it was, in either case
+    if given is None:
+        monkeypatch.delenv(variable)
+    make_loggers({**NEITHER, "mlflow": {}}, tmp_path, None)
+    assert os.environ[variable] == tries
 
 
 def test_mlflow_keeps_runs_in_a_database() -> None:
