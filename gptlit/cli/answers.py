@@ -8,6 +8,7 @@ from gptlit.cli.build import build_data, read_run_config
 from gptlit.cli.output import alone, check_unread
 from gptlit.errors import UserError
 from gptlit.evaluation.judge_api import JudgeSettings
+from gptlit.journal import progress_path
 
 
 def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
@@ -19,7 +20,7 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
         ckpt: the checkpoint file.
         model: the `LanguageModel` in it.
     """
-    from gptlit.evaluation.answers import progress_path, write_json
+    from gptlit.evaluation.answers import write_json
     from gptlit.evaluation.instruction import ANSWERS, answer_entries, answers_others
 
     data = config["data"]

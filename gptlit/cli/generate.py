@@ -1,17 +1,15 @@
 """python generate.py: continue text, or answer instructions, with a trained model."""
 
-import json
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlit.cli import app, schema
 from gptlit.cli.checking import check
+from gptlit.cli.completions import check_output, complete_file, read_prompts
 from gptlit.cli.conversation import typed
 from gptlit.cli.entry import large_imports
-from gptlit.cli.output import check_unread, output_file
+from gptlit.cli.output import output_file
 from gptlit.errors import UserError, visible
 from gptlit.inference.lookup import check_ckpt
 
@@ -44,11 +42,11 @@ def check_config(config: dict[str, Any]) -> None:
 
 def generate(config: dict[str, Any], _folder: Path) -> None:
     """One prompt, a file of prompts, or a conversation."""
-    prompts = _read_prompts(config["prompts"]) if config["prompts"] else []
+    prompts = read_prompts(config["prompts"]) if config["prompts"] else []
     task, outputs = config["task"]["name"], config["output_root"]
     checkpoint = check_ckpt(config["ckpt"], task, outputs, config["weights"])
     if prompts:
-        _check_output(config, checkpoint)
+        check_output(config, checkpoint)
     model = _load(config)
     options = {
         "input": config["input"] or "",
@@ -63,7 +61,7 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
     for line in (*without_effect(config), *cut_prompts(model, asked, options)):
         print(f"warning: {line}", file=sys.stderr)
     if prompts:
-        _answer_file(model, prompts, config, options)
+        complete_file(model, prompts, config, options, checkpoint)
     elif config["prompt"] is not None:
         for sample in range(config["num_samples"]):
             if sample:
@@ -166,89 +164,3 @@ def _converse(model: "LanguageModel", config: dict[str, Any], options: dict[str,
         if config["history"] and form is not None:
             # A suffix of space alone ends no answer, so it may have been written.
             history.append((prompt, answer.removesuffix(form.response_suffix), options["input"]))
-
-
-def _read_prompts(path: str) -> list[str]:
-    """The lines of a text file, plain or packed, whatever its name."""
-    from gptlit.data.readers import PACKINGS, FileKind, existing, read_text
-    from gptlit.data.rows import text_lines
-
-    file = existing(path, "prompts")
-    packing = file.suffix.lower()
-    kind = FileKind(".txt", packing if packing in PACKINGS else "")
-    lines = text_lines(read_text(file, kind))
-    prompts = [line.rstrip("\r\n") for line in lines if line.strip()]
-    if not prompts:
-        raise UserError(f"prompts={path} has no prompt: write one on each line")
-    return prompts
-
-
-def _check_output(config: dict[str, Any], checkpoint: Path | None) -> None:
-    """Nothing that is there already would be lost."""
-    output = Path(config["output"])
-    read = [Path(config["prompts"]).expanduser(), *([checkpoint] if checkpoint else [])]
-    check_unread([output], read)
-    draft = _draft(output)
-    if draft.exists():
-        raise _in_use(draft)
-
-
-def _draft(output: Path) -> Path:
-    """Where completions are until all are there."""
-    return output.with_name(f"{output.name}.unfinished")
-
-
-def _in_use(draft: Path) -> UserError:
-    return UserError(
-        f"{draft} holds what another command has written, which was interrupted or is still at"
-        " work: move or delete it, or give another output=FILE"
-    )
-
-
-def _answer_file(
-    model: "LanguageModel", prompts: list[str], config: dict[str, Any], options: dict[str, Any]
-) -> None:
-    """Continue each prompt `num_samples` times, in batches, into a JSONL file.
-
-    The file has its name once it is whole. What was done before an end that came too early stays
-    in its draft, which is told.
-    """
-    from rich.progress import track
-
-    jobs = [prompt for prompt in prompts for _ in range(config["num_samples"])]
-    output = Path(config["output"])
-    draft = _draft(output)
-    starts = range(0, len(jobs), config["batch_size"])
-    done = size = 0
-    try:
-        with draft.open("xb") as file:
-            for start in track(starts, "generating", disable=not sys.stdout.isatty()):
-                batch = jobs[start : start + config["batch_size"]]
-                texts = model.generate(batch, **options, seed=config["seed"] + start)
-                for prompt, text in zip(batch, texts, strict=True):
-                    line = {"prompt": prompt, "completion": text}
-                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-                file.flush()
-                done, size = done + len(batch), file.tell()
-        draft.replace(output)
-    except FileExistsError:
-        raise _in_use(draft) from None
-    except BaseException as error:
-        _keep(draft, size)
-        kept = f"{done} of {len(jobs)} completions are in {draft}" if done else ""
-        if isinstance(error, OSError):
-            why = f"cannot write output={output}: {error.strerror}; choose another file"
-            raise UserError(f"{why}; {kept}" if kept else why) from error
-        if kept:
-            print(f"interrupted: {kept}", file=sys.stderr)
-        raise
-    print(f"{len(jobs)} completions written to {output}")
-
-
-def _keep(draft: Path, size: int) -> None:
-    """Leave the whole batches in a draft, and no draft where there are none."""
-    with suppress(OSError):
-        if size:
-            os.truncate(draft, size)
-        else:
-            draft.unlink(missing_ok=True)

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gptlit.evaluation.answers import ANSWER, digest, write_answers
+from gptlit.evaluation.answers import ANSWER, write_answers
 from gptlit.evaluation.text_scores import score_answers
 from gptlit.inference.api import LanguageModel
+from gptlit.journal import digest
 
 ANSWERS = "instruction-data-with-response.json"
 

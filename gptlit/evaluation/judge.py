@@ -14,16 +14,11 @@ from threading import Event, Thread
 from typing import Any
 
 from gptlit.errors import UserError
-from gptlit.evaluation.answers import (
-    Journal,
-    digest,
-    progress_bar,
-    progress_path,
-    write_json,
-)
+from gptlit.evaluation.answers import progress_bar, write_json
 from gptlit.evaluation.judge_api import Judge, JudgeError, JudgeSettings
 from gptlit.evaluation.judge_protocols import open_judge
 from gptlit.evaluation.judge_report import PLACES, JudgeReport, Verdict, judged_texts
+from gptlit.journal import Journal, digest, progress_path
 
 MAX_FAILURES = 3
 """Questions in a row without a reply after which the judge is given up."""

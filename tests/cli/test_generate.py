@@ -1,143 +1,19 @@
-"""What generate.py writes into files, in this process."""
+"""What generate.py writes and says, in this process."""
 
-import errno
-import gzip
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import zstandard
 
-from gptlit.cli.generate import (
-    _answer_file,
-    _check_output,
-    _converse,
-    _read_prompts,
-    _write,
-    cut_prompts,
-    without_effect,
-)
-from gptlit.errors import UserError
+from gptlit.cli.generate import _converse, _write, cut_prompts, without_effect
 from gptlit.inference.api import LanguageModel
 from gptlit.inference.trained import TrainedModel
 from gptlit.prompts import PromptFormat
 
 SHAPE = {"vocab_size": 257, "context_length": 8, "emb_dim": 8, "n_heads": 1, "n_layers": 1}
-CONFIG: dict[str, Any] = {"num_samples": 1, "batch_size": 2, "seed": 0}
-
-
-class Model:
-    """Answers in capitals; the third batch ends otherwise."""
-
-    def __init__(self, end: BaseException | None = None) -> None:
-        self.end = end
-        self.batches = 0
-
-    def generate(self, prompts: list[str], seed: int) -> list[str]:
-        self.batches += 1
-        if self.end is not None and self.batches == 3:
-            raise self.end
-        return [prompt.upper() for prompt in prompts]
-
-
-def answer(model: Any, output: Path, prompts: str) -> None:
-    _answer_file(model, list(prompts), {**CONFIG, "output": str(output)}, {})
-
-
-def lines(file: Path) -> list[dict[str, str]]:
-    assert file.read_bytes().endswith(b"\n")
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def test_each_prompt_has_its_completion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    answer(Model(), tmp_path / "out.jsonl", "abcdé")
-    assert [line["completion"] for line in lines(tmp_path / "out.jsonl")] == list("ABCDÉ")
-    assert capsys.readouterr().out == f"5 completions written to {tmp_path / 'out.jsonl'}\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
-
-
-@pytest.mark.parametrize("end", [KeyboardInterrupt(), RuntimeError("out of memory")])
-def test_what_was_done_before_an_interruption_is_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], end: BaseException
-) -> None:
-    (tmp_path / "out.jsonl").write_text("of before\n")
-    with pytest.raises(type(end)):
-        answer(Model(end), tmp_path / "out.jsonl", "abcdefg")
-    draft = tmp_path / "out.jsonl.unfinished"
-    assert [line["completion"] for line in lines(draft)] == list("ABCD")
-    assert capsys.readouterr().err == f"interrupted: 4 of 7 completions are in {draft}\n"
-    assert (tmp_path / "out.jsonl").read_text() == "of before\n"
-
-
-def test_what_was_done_before_a_full_disk_is_kept(tmp_path: Path) -> None:
-    full = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(UserError, match=r"No space left.*; 4 of 7 completions are in .*unfinished"):
-        answer(Model(full), tmp_path / "out.jsonl", "abcdefg")
-    assert len(lines(tmp_path / "out.jsonl.unfinished")) == 4
-
-
-def test_an_interruption_before_the_first_batch_leaves_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = Model(KeyboardInterrupt())
-    model.batches = 2
-    with pytest.raises(KeyboardInterrupt):
-        answer(model, tmp_path / "out.jsonl", "ab")
-    assert capsys.readouterr().err == "" and list(tmp_path.iterdir()) == []
-
-
-def test_what_an_interrupted_command_has_left_is_not_written_over(tmp_path: Path) -> None:
-    output = tmp_path / "out.jsonl"
-    with pytest.raises(KeyboardInterrupt):
-        answer(Model(KeyboardInterrupt()), output, "abcdefg")
-    refused = r"out\.jsonl\.unfinished holds .*: move or delete it, or give another output=FILE$"
-    with pytest.raises(UserError, match=refused):
-        answer(Model(), output, "abcdefg")
-    with pytest.raises(UserError, match=refused):  # before a model is loaded
-        _check_output({"prompts": "p.txt", "output": str(output)}, None)
-    assert len(lines(tmp_path / "out.jsonl.unfinished")) == 4 and not output.exists()
-
-
-@pytest.mark.parametrize("output", ["prompts.txt", "link.txt", "model.ckpt"])
-def test_a_file_that_is_read_is_not_written_over(tmp_path: Path, output: str) -> None:
-    prompts, checkpoint = tmp_path / "prompts.txt", tmp_path / "model.ckpt"
-    prompts.touch()
-    checkpoint.touch()
-    (tmp_path / "link.txt").symlink_to(prompts)
-    config = {"prompts": str(prompts), "output": str(tmp_path / output)}
-    with pytest.raises(UserError, match=rf"^output: .*{output} is a file that is read; give anoth"):
-        _check_output(config, checkpoint)
-    _check_output({**config, "output": str(tmp_path / "new.jsonl")}, checkpoint)
-
-
-TEXT = "\ufeffone\u2028still one\x0cand\x85on\n\n \r\ntwo \r\nthree".encode()
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("prompts.txt", TEXT),
-        ("prompts", TEXT),
-        ("prompts.gz", gzip.compress(TEXT)),
-        ("prompts.txt.zst", zstandard.compress(TEXT)),
-    ],
-    ids=["txt", "no ending", "gz", "zst"],
-)
-def test_each_line_is_a_prompt(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    prompts = _read_prompts(str(tmp_path / name))
-    assert prompts == ["one\u2028still one\x0cand\x85on", "two ", "three"]
-
-
-@pytest.mark.parametrize("content", [b"\xff", b"a\0b", b"\n \n"], ids=["latin", "binary", "empty"])
-def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "prompts.txt").write_bytes(content)
-    with pytest.raises(UserError, match=r"prompts\.txt (is|has)"):
-        _read_prompts(str(tmp_path / "prompts.txt"))
+CONFIG: dict[str, Any] = {"seed": 0}
 
 
 GREEDY: dict[str, Any] = {

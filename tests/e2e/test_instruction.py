@@ -15,7 +15,7 @@ from forked import Forked
 
 import gptlit
 from gptlit import LanguageModel
-from gptlit.evaluation.answers import progress_path
+from gptlit.journal import progress_path
 from gptlit.tasks.instruction import InstructionTask
 from tests.evaluation.judge_server import Reply, serving
 from tests.inference.classifiers import save

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gptlit.errors import UserError
 from gptlit.evaluation import answers as module
-from gptlit.evaluation.answers import Journal, progress_path, write_answers, write_json
+from gptlit.evaluation.answers import write_answers, write_json
 from gptlit.inference.generation import Sampling, generate_text
+from gptlit.journal import progress_path
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.tokenizer import get_tokenizer
 from tests.inference.decisive import decisive_model
@@ -194,32 +193,6 @@ def test_two_commands_at_once_take_none_of_each_others_answers(
     assert max(len(row["model_response"]) for row in json.loads(path.read_text())) <= 2
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from("xy"),
-            st.integers(1, 3),
-            st.integers(0, 40),
-            st.sampled_from([b"", b"\n", bytes(9), b'{"of": "x']),
-        ),
-        max_size=5,
-    )
-)
-def test_what_crashes_leave_gives_no_work_the_rows_of_another(
-    tmp_path_factory: pytest.TempPathFactory, crashes: list[tuple[str, int, int, bytes]]
-) -> None:
-    path = tmp_path_factory.mktemp("journal") / "a.jsonl"
-    for work, n, lost, tail in crashes:
-        Journal(path, work).add({"of": work} for _ in range(n))
-        content = path.read_bytes()
-        path.write_bytes(content[: len(content) - lost] + tail)
-    for work in "xy":
-        journal = Journal(path, work)
-        assert all(row == {"of": work} for row in journal.rows)
-        journal.add([{"of": work, "new": 1}])
-        assert Journal(path, work).rows == journal.rows
-
-
 def test_a_smaller_batch_keeps_what_is_there(
     model: GPTModel, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,9 +225,7 @@ def test_a_folder_that_cannot_be_written_is_said(model: GPTModel, tmp_path: Path
         write_json(tmp_path / "taken", [])
 
 
-def test_any_text_survives_the_files(tmp_path: Path) -> None:
+def test_any_text_survives_the_file(tmp_path: Path) -> None:
     text = "é \u2028 \ud800 😀 \\ud800 \x00 \n"
     write_json(tmp_path / "a.json", {"text": text})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"text": text}
-    Journal(tmp_path / "a.jsonl", "x").add([{"text": text}])
-    assert Journal(tmp_path / "a.jsonl", "x").rows == [{"text": text}]

@@ -20,11 +20,11 @@ from omegaconf import OmegaConf
 
 from gptlit.errors import UserError
 from gptlit.evaluation import judge_api
-from gptlit.evaluation.answers import Journal, progress_path
 from gptlit.evaluation.judge import judge_answers
 from gptlit.evaluation.judge_api import JudgeError, JudgeSettings
 from gptlit.evaluation.judge_protocols import open_judge
 from gptlit.evaluation.judge_report import JudgeReport, print_report
+from gptlit.journal import Journal, progress_path
 from gptlit.options import conf_dir
 from tests.evaluation.judge_server import PATHS, PROMPT, REMINDER, Reply, Server, serving
 
