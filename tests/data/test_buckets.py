@@ -1,3 +1,4 @@
+import math
 from collections.abc import Iterator
 from itertools import chain, islice, pairwise
 from typing import Any
@@ -177,6 +178,7 @@ def test_evaluation_reads_every_sample_exactly_once(
     batches = [list(rank) for rank in ranks]
     assert batches == [list(rank) for rank in ranks]
     assert {len(rank) for rank in batches} == {len(ranks[0])}
+    assert len(ranks[0]) <= math.ceil(n / (batch_size * world_size))
     assert sorted(s for rank in batches for batch in rank for s in batch) == list(range(n))
     for rank in batches:
         assert all(1 <= len(batch) <= max(batch_size, 2) for batch in rank)
