@@ -39,7 +39,7 @@ class StepMonitor(Callback):
         self.tokens = 0
         """Tokens trained on, over all resumed parts of the run."""
         self.seconds = 0.0
-        """Seconds spent in training steps, validation left out."""
+        """Seconds spent in training steps; validation, and what follows it, left out."""
         self.newest: dict[str, float] = {}
         """What was logged last, of the steps of this part of the run."""
         self._mark = 0.0
@@ -52,7 +52,7 @@ class StepMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the peak rate, start the clock; end a resumed run that has nothing left to do."""
         self._peak = peak_flops(self.device, self.precision) * trainer.world_size
-        self._mark, self._elapsed = time.perf_counter(), 0.0
+        self._mark, self._elapsed, self._stopped = time.perf_counter(), 0.0, False
         stopped_early = any(
             isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
             for callback in trainer.callbacks  # type: ignore[attr-defined]
@@ -60,16 +60,23 @@ class StepMonitor(Callback):
         if stopped_early or self._is_done(trainer):
             trainer.should_stop = True
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock again after a validation."""
+        if self._stopped:
+            self._mark, self._stopped = time.perf_counter(), False
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation is not training time: stop the clock."""
+        """Validation is not training time, nor are the sample and the checkpoint that follow it:
+        stop the clock."""
         if self._tokens is not None:
             int(self._tokens)  # waits for the device
         self._elapsed += time.perf_counter() - self._mark
         self._stopped = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock again; a model whose validation gives no number is not to be saved."""
-        self._mark, self._stopped = time.perf_counter(), False
+        """A model whose validation gives no number is not to be saved."""
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not math.isfinite(loss):
             self._raise(f"validation loss is {float(loss)}", trainer.global_step)

@@ -196,7 +196,8 @@ def test_training_time_is_all_steps_and_no_validation(tmp_path: Path) -> None:
 
 
 def test_the_clock_stands_still_in_a_validation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also for a run that is saved and stopped in the middle of one."""
+    """Until the next step, as a sample and a checkpoint follow it; also for a run that is saved and
+    stopped in the middle of one."""
     now = 100.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     task, trainer = (
@@ -210,5 +211,8 @@ def test_the_clock_stands_still_in_a_validation(monkeypatch: pytest.MonkeyPatch)
     now += 50
     assert monitor.state_dict()["seconds"] == 7
     monitor.on_validation_end(trainer, task)
+    now += 30
+    assert monitor.state_dict()["seconds"] == 7
+    monitor.on_train_batch_start(trainer, task, None, 0)
     now += 2
     assert monitor.state_dict()["seconds"] == 9
