@@ -5,6 +5,7 @@ Hydra's own answers to a broken command line are a parser's; those given here na
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 
 from gptlit.cli.checking import empty, nearest
 from gptlit.errors import UserError
@@ -177,7 +178,7 @@ def _check_value(arg: str, for_hydra: str, *, sweeps: bool) -> None:
 def quote(arg: str, free_text: Collection[str], text_lists: Collection[str] = ()) -> str:
     """Quote values for Hydra's grammar where they are plain text: those of free-text keys, names
     of options, which may look like numbers or booleans (debug=true), and what its grammar has no
-    word for (data.path=Bücher)."""
+    word for (data.path=Bücher, data.path=~/books)."""
     name, equals, value = arg.partition("=")
     ends, key = value[:1] + value[-1:], name.lstrip("+")
     if not equals or not value:
@@ -191,10 +192,19 @@ def quote(arg: str, free_text: Collection[str], text_lists: Collection[str] = ()
         return f"~{key}"  # Hydra's way to choose no option
     if is_group and not set(value) & set("'\"[](){}"):
         return f"{name}={','.join(map(_option, value.split(',')))}"
-    values = value.split(",")
-    if all(map(PLAIN.fullmatch, values)):
-        return f"{name}={','.join(quoted(v) if UNKNOWN_TO_HYDRA.search(v) else v for v in values)}"
-    return arg
+    is_list = ends == "[]"
+    values = [v.strip() for v in value[1:-1].split(",")] if is_list else value.split(",")
+    if not all(map(PLAIN.fullmatch, values)):
+        return arg
+    plain = ",".join(map(_plain, values))
+    return f"{name}=[{plain}]" if is_list else f"{name}={plain}"
+
+
+def _plain(value: str) -> str:
+    """A value that is no list, with the home folder that a shell leaves as ~ after `key.key=`."""
+    if value == "~" or value.startswith("~/"):
+        value = str(Path.home()) + value[1:]
+    return quoted(value) if value[:1] == "~" or UNKNOWN_TO_HYDRA.search(value) else value
 
 
 def _several(arg: str, free_text: Collection[str]) -> str | None:

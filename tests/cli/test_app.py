@@ -107,6 +107,10 @@ def test_choice_sweeps_over_texts() -> None:
         ("data.path=Bücher", "data.path='Bücher'"),
         ("data.path=Bücher,b", "data.path='Bücher',b"),
         ("data.path=[a,b]", "data.path=[a,b]"),
+        ("data.path=[Bücher,b]", "data.path=['Bücher',b]"),
+        ("data.path=~/b", "data.path=/home/me/b"),
+        ("data.path=~you/b", "data.path='~you/b'"),
+        ("data.path=[a, ~/b]", "data.path=[a,/home/me/b]"),
         ("experiment=null", "~experiment"),
         ("optimizer.lr=1e-3", "optimizer.lr=1e-3"),
         ("data.path=null", "data.path=null"),
@@ -116,7 +120,10 @@ def test_choice_sweeps_over_texts() -> None:
         ("-m", "-m"),
     ],
 )
-def test_names_of_options_are_no_booleans_and_no_numbers(typed: str, passed_on: str) -> None:
+def test_names_of_options_are_no_booleans_and_no_numbers(
+    monkeypatch: pytest.MonkeyPatch, typed: str, passed_on: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
     assert quote(typed, ["prompt"]) == passed_on
 
 
