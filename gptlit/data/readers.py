@@ -92,6 +92,8 @@ def _existing(path: str | Path, key: str) -> Path:
     while not absent.parent.exists():
         absent = absent.parent
     parent = absent.parent
+    if absent.is_symlink():
+        raise UserError(f"{key}={path}: {absent} is a link that leads to no file; mend it")
     names = [there.name for there in parent.iterdir()] if parent.is_dir() else []
     close = difflib.get_close_matches(absent.name, names, 1)
     cure = f"did you mean {key}={parent / close[0]}?" if close else "give one that exists"

@@ -82,9 +82,11 @@ def test_damaged_files_are_named_in_one_line(
 
 def test_a_path_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text("text\n")
+    (tmp_path / "moved.csv").symlink_to("gone.csv")
     assert existing(str(tmp_path), "input") == tmp_path
     for name, told in {
         "review.csv": r"review\.csv: there is no such file; did you mean input=.*/reviews\.csv\?",
+        "moved.csv": r"input=.*/moved\.csv: .*/moved\.csv is a link that leads to no file; mend it",
         "other": r"other: there is no such file; give one that exists",
         "folder/reviews.csv": r"there is no folder .*/folder; give one that exists",
     }.items():
