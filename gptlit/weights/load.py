@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -258,8 +259,12 @@ class _Weights:
         return tensor.squeeze(0) if tensor.dim() == 3 else tensor
 
     def _heads(self) -> list[str]:
-        """Names that a copy of the head may have."""
-        return [f"{p}{self.layout.head}" for p in (self.prefix, "")] if self.layout.head else []
+        """Names that a copy of the head may have: it stands beside the body, or in any module
+        around that, as DDP, torch.compile and Lightning's modules put them around."""
+        if self.layout.head is None:
+            return []
+        around = accumulate(f"{part}." for part in self.prefix.split(".")[:-1])
+        return [prefix + self.layout.head for prefix in ("", *around)]
 
     def _check_qkv_bias(self, cfg: GPTConfig) -> None:
         """A bias of zeros is none."""

@@ -283,6 +283,24 @@ def test_an_untied_head_takes_an_untied_model(folder: Path, theirs: GPT2LMHeadMo
     assert not head[TINY.vocab_size :].any()
 
 
+@pytest.mark.parametrize("around", ["module.", "_orig_mod.", "model._orig_mod."])
+def test_a_head_of_its_own_is_found_in_what_is_around_the_model(
+    tmp_path: Path, theirs: GPT2LMHeadModel, around: str
+) -> None:
+    state = {around + name: tensor for name, tensor in theirs.state_dict().items()}
+    assert f"{around}lm_head.weight" in state
+    torch.save(state, tmp_path / "tied.pth")
+    assert inspect(tmp_path / "tied.pth").config.tied_head
+    head = torch.randn(TINY.vocab_size, TINY.emb_dim)
+    torch.save(state | {f"{around}lm_head.weight": head}, tmp_path / "untied.pth")
+    model = GPTModel(dataclasses.replace(TINY, tied_head=False))
+    load_weights(model, tmp_path / "untied.pth")
+    assert model.out_head is not None
+    assert torch.equal(model.out_head.get_parameter("weight")[: TINY.vocab_size], head)
+    with pytest.raises(UserError, match=rf"own \({around}lm_head.weight\).*model.tied_head=false"):
+        load_weights(GPTModel(TINY), tmp_path / "untied.pth")
+
+
 def test_an_untied_model_starts_from_a_tied_file(tmp_path: Path, theirs: GPT2LMHeadModel) -> None:
     model = GPTModel(dataclasses.replace(TINY, tied_head=False))
     load_weights(model, saved_by_transformers(tmp_path, theirs))
