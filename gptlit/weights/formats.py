@@ -24,6 +24,10 @@ from gptlit.errors import UserError, in_one_line
 from gptlit.model import is_lora_parameter
 from gptlit.weights.lora import merged_lora
 
+TWO_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
+"""What transformers calls the classes of a classifier that names none; its config.json leaves them
+out."""
+
 
 @dataclass(frozen=True)
 class Hints:
@@ -260,7 +264,7 @@ def _hints_from_config(folder: Path) -> Hints:
             )
     labels = None
     if config.get("architectures") == ["GPT2ForSequenceClassification"]:
-        named = config.get("id2label")
+        named = config.get("id2label", TWO_LABELS)
         labels = [named.get(str(i)) for i in range(len(named))] if isinstance(named, dict) else None
     return Hints.of(config.get("n_head"), config.get("vocab_size"), labels=labels)
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GPT2Config,
     GPT2ForSequenceClassification,
     pipeline,
 )
@@ -145,6 +146,20 @@ def test_we_take_it_back(pair: tuple[ClassificationTask, Path], tmp_path: Path) 
     first, second = (load_file(path / "model.safetensors") for path in (folder, again))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_classes_without_names_are_called_as_transformers_calls_them(tmp_path: Path) -> None:
+    shape = {"n_positions": 16, "n_embd": 32, "n_head": 2, "n_layer": 1}
+    theirs = GPT2ForSequenceClassification(GPT2Config(**shape, pad_token_id=50256)).eval()
+    theirs.save_pretrained(tmp_path)
+    assert "id2label" not in json.loads((tmp_path / "config.json").read_text())
+    ours = gptlit.load(tmp_path, device="cpu", precision="fp32")
+    assert isinstance(ours, Classifier)
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ours.tokenizer.encode("hi there")])).logits[0].softmax(0)
+    found = ours.predict("hi there").probabilities
+    assert list(found) == ["LABEL_0", "LABEL_1"]
+    assert list(found.values()) == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_a_head_of_other_classes_is_refused(tmp_path: Path) -> None:
