@@ -3,6 +3,7 @@
 A file's kind is told by its bytes, never by its name.
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
 
 IN_RUNS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt")
 TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # ends the index of a TensorFlow checkpoint
+SHARD = re.compile(r"model-([0-9]+)-of-([0-9]+)\.safetensors")
 LONGEST_HEADER = 100_000_000  # bytes; what safetensors itself allows
 
 
 def find_files(path: Path) -> list[Path]:
-    """The files of one model: a file itself, or what a folder (a run's, Hugging Face's,
-    TensorFlow's, or one with a single file of weights in it) holds.
+    """The files of one model: a file itself, with the others where it is one of several parts; or
+    what a folder (a run's, Hugging Face's, TensorFlow's, or one with a single file of weights in
+    it) holds.
 
     Raises:
         UserError: there is none, or it is not clear which.
@@ -27,7 +30,7 @@ def find_files(path: Path) -> list[Path]:
         for name in (*IN_RUNS, "model.safetensors"):
             if (path / name).is_file():
                 return [path / name]
-        if shards := sorted(path.glob("model-*-of-*.safetensors")):
+        if shards := _shards(path):
             return shards
         files = [f for f in sorted(path.iterdir()) if f.is_file() and kind(f) and _is_whole(f)]
         if len(files) == 1:
@@ -41,10 +44,35 @@ def find_files(path: Path) -> list[Path]:
             f"{path} is a folder without {IN_RUNS[0]}, last.ckpt, model.safetensors"
             f" or model.ckpt.index{several}"
         )
+    if path.is_file() and SHARD.fullmatch(path.name):
+        return _shards(path.parent)
     index = path.with_name(path.name + ".index")  # TensorFlow names a checkpoint by its prefix
     if path.is_file() or not index.is_file():
         return [path]
     return [index]
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files of a model that was saved in parts; empty if a folder has none.
+
+    Raises:
+        UserError: a part is missing, or there are parts of two models.
+    """
+    parts = {path: match for path in folder.iterdir() if (match := SHARD.fullmatch(path.name))}
+    counts = {match[2] for match in parts.values()}
+    if len(counts) > 1:
+        raise UserError(
+            f"{folder} has the parts of models of {' and '.join(sorted(counts))} files: leave those"
+            " of one"
+        )
+    for count in counts:
+        for number in range(1, int(count) + 1):
+            name = f"model-{number:0{len(count)}}-of-{count}.safetensors"
+            if folder / name not in parts:
+                raise UserError(
+                    f"{folder} lacks {name}, one of the {int(count)} files of the model: fetch it"
+                )
+    return sorted(parts)
 
 
 def _is_whole(path: Path) -> bool:

@@ -172,6 +172,20 @@ def test_of_a_folder_of_runs_one_is_named(tmp_path: Path) -> None:
             find_files(folder)
 
 
+def test_a_model_in_parts_is_whole_or_says_which_part_is_missing(tmp_path: Path) -> None:
+    parts = [tmp_path / f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    for part in parts:
+        save_file({"x": torch.zeros(1)}, part)
+    assert find_files(tmp_path) == find_files(parts[1]) == parts
+    parts[1].unlink()
+    for named in (tmp_path, parts[0]):
+        with pytest.raises(UserError, match=r"lacks model-00002-of-00003.safetensors, one of"):
+            find_files(named)
+    parts[2].rename(tmp_path / "model-00002-of-00002.safetensors")
+    with pytest.raises(UserError, match=r"the parts of models of 00002 and 00003 files"):
+        find_files(tmp_path)
+
+
 def test_a_folder_says_what_it_lacks_or_which_to_choose(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"folder without checkpoints/best.ckpt, .*ckpt.index$"):
         find_files(tmp_path)
