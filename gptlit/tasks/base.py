@@ -87,7 +87,7 @@ class Task(LightningModule, ABC):
         all."""
         self.stats: StepStats | None = None
         """The newest optimiser step, for whoever logs it."""
-        self.final_splits: list[str] = []
+        self.final_splits = ["test"]
         """Splits of the data that are measured once training is over: those of the test loop's
         dataloaders, by number."""
         self.final_metrics: dict[str, float] = {}

@@ -58,6 +58,7 @@ class ClassificationTask(Task):
             "class_weights", None if weights is None else torch.tensor(weights), persistent=False
         )
         self._features: FeatureCache | None = None
+        self._features_of: Any = None  # the splits whose texts they are of
         self._first: dict[str, int] = {}  # of each split, the place of its first text there
         self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.predictions: dict[str, Predictions] = {}
@@ -110,12 +111,15 @@ class ClassificationTask(Task):
         return ""
 
     def cache_features(self) -> None:
-        """Keep what goes into the first trainable block, for every text of every split."""
+        """Keep what goes into the first trainable block, for every text of every split, unless the
+        Trainer has bare loaders alone."""
+        splits = self._drop_features_of_others()
         wanted = self.settings["cache_features"] and not self.why_not_cached
-        if self._features is not None or not wanted:
+        if self._features is not None or not wanted or splits is None:
             return
+        self._features_of = splits
         ids: list[np.ndarray] = []
-        for split, texts in self.trainer.datamodule.splits.items():  # type: ignore[attr-defined]
+        for split, texts in splits.items():
             self._first[split] = len(ids)
             ids += texts.ids
         whole = self.whole()
@@ -130,6 +134,13 @@ class ClassificationTask(Task):
                 self.global_rank,
                 self.trainer.world_size,
             )
+
+    def _drop_features_of_others(self) -> Any:
+        """Forget the features of a data module that is not the Trainer's; returns its splits."""
+        splits = getattr(self.trainer.datamodule, "splits", None)  # type: ignore[attr-defined]
+        if splits is not self._features_of:
+            self._features = self._features_of = None
+        return splits
 
     def _logits(self, batch: Any, split: str) -> Tensor:
         if self._features is None:
@@ -167,6 +178,10 @@ class ClassificationTask(Task):
         """Log what came out over all texts of all processes."""
         found = {f"val/{n}": v for n, v in self._measure("validation").items() if "/" not in n}
         self.log_dict({**found, "step": float(self.global_step)})
+
+    def on_test_start(self) -> None:
+        """Use no features of other texts."""
+        self._drop_features_of_others()
 
     on_test_epoch_start = on_validation_epoch_start
 

@@ -167,35 +167,44 @@ class Losses(Callback):
         self.losses.append(float(task.stats.loss))
 
 
-def run(table: Path, folder: Path, **given: Any) -> tuple[ClassificationTask, list[float]]:
-    data_options = {k: given.pop(k) for k in ("bucket", "balance") if k in given}
+def data_of(table: Path, folder: Path, seed: int = 0, **options: Any) -> LabelledDataModule:
     data = LabelledDataModule(
         tokenizer=get_tokenizer("byte"),
         context_length=40,
-        seed=0,
+        seed=seed,
         batch_size=8,
         path=str(table),
         cache_dir=folder / "cache",
-        **data_options,
+        **options,
     )
     data.prepare_data()
     data.setup("fit")
-    task = make_task(**data.for_task(), **given)
-    task.optimizer_factory = OptimizerFactory(
-        lr=1e-3, weight_decay=0.1, betas=(0.9, 0.99), eps=1e-8, schedule=Schedule("constant", 100)
-    )
-    losses = Losses()
-    trainer = Trainer(
+    return data
+
+
+def quiet_trainer(folder: Path, **options: Any) -> Trainer:
+    return Trainer(
         accelerator="cpu",
         max_epochs=2,
-        callbacks=[losses],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
+        **options,
     )
+
+
+def run(table: Path, folder: Path, **given: Any) -> tuple[ClassificationTask, list[float]]:
+    data_options = {k: given.pop(k) for k in ("bucket", "balance") if k in given}
+    data = data_of(table, folder, **data_options)
+    task = make_task(**data.for_task(), **given)
+    task.optimizer_factory = OptimizerFactory(
+        lr=1e-3, weight_decay=0.1, betas=(0.9, 0.99), eps=1e-8, schedule=Schedule("constant", 100)
+    )
+    losses = Losses()
+    trainer = quiet_trainer(folder, callbacks=[losses])
     trainer.fit(task, datamodule=data)
     loaders = data.final_loaders()
     task.final_splits = list(loaders)
@@ -225,6 +234,31 @@ def test_a_cache_on_disk_is_as_good(
     task, on_disk = run(table, tmp_path)
     assert task._features is not None and isinstance(task._features.store, np.memmap)
     assert on_disk == in_memory
+
+
+def test_features_are_of_the_texts_that_the_trainer_has(table: Path, tmp_path: Path) -> None:
+    task, plain = make_task(), make_task(cache_features=False)
+    first, other = (data_of(table, tmp_path, seed) for seed in (0, 1))
+    trainer = quiet_trainer(tmp_path)
+    trainer.validate(task, datamodule=first, verbose=False)
+    kept = task._features
+    trainer.validate(task, datamodule=first, verbose=False)
+    assert task._features is kept is not None
+    expected = quiet_trainer(tmp_path).validate(plain, datamodule=other, verbose=False)
+    found = quiet_trainer(tmp_path).validate(task, datamodule=other, verbose=False)
+    assert found[0] == pytest.approx(expected[0], abs=1e-4)
+    bare = quiet_trainer(tmp_path).validate(task, first.eval_loader("validation"), verbose=False)
+    expected = trainer.validate(plain, datamodule=first, verbose=False)
+    assert bare[0] == pytest.approx(expected[0], abs=1e-4)
+
+
+def test_a_trainer_tests_on_the_test_split(table: Path, tmp_path: Path) -> None:
+    task, data = make_task(), data_of(table, tmp_path)
+    quiet_trainer(tmp_path).validate(task, datamodule=data, verbose=False)
+    for source in ({"datamodule": data}, {"dataloaders": data.test_dataloader()}):
+        [found] = quiet_trainer(tmp_path).test(task, **source, verbose=False)
+        assert len(task.predictions["test"].rows) == len(data.splits["test"].texts)
+        assert found["test/loss"] == pytest.approx(task.final_metrics["test/loss"])
 
 
 def test_speed_counts_the_tokens_of_the_texts_without_padding() -> None:
