@@ -30,3 +30,8 @@ def visible(text: str) -> str:
     """A model's text for a terminal, to which control characters would be commands: in their place
     are Unicode's pictures of them. Line ends and tabs stay, carriage returns are left out."""
     return text.translate(_SEEN)
+
+
+def visible_line(text: str) -> str:
+    """The same in one line, for names of classes and the like."""
+    return visible(" ".join(text.split()))

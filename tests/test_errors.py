@@ -1,6 +1,6 @@
 """What is said of exceptions, and of what a model writes."""
 
-from gptlit.errors import in_one_line, visible
+from gptlit.errors import in_one_line, visible, visible_line
 
 
 def test_an_exception_is_said_in_one_line_and_by_its_type_where_it_says_nothing() -> None:
@@ -12,3 +12,4 @@ def test_an_exception_is_said_in_one_line_and_by_its_type_where_it_says_nothing(
 def test_what_would_be_a_command_to_a_terminal_is_seen() -> None:
     assert visible("one\ttwo\r\nthree é 語 \u2028") == "one\ttwo\nthree é 語 \u2028"
     assert visible("\x1b[2J\x07\x0e\x00\x7f\x9b3m") == "␛[2J␇␎␀␡\ufffd3m"
+    assert visible_line("one\r\n two\x1b[31m") == "one two␛[31m"

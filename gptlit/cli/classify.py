@@ -7,7 +7,7 @@ from gptlit.cli import app, schema
 from gptlit.cli.checking import check
 from gptlit.cli.conversation import typed
 from gptlit.cli.entry import large_imports
-from gptlit.errors import UserError
+from gptlit.errors import UserError, visible_line
 from gptlit.inference.lookup import check_ckpt
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def classify(config: dict[str, Any], _folder: Path) -> None:
         _classify_table(config)
         return
     classifier = _load(config)
-    given, classes = config["text"], ", ".join(classifier.labels)
+    given, classes = config["text"], ", ".join(map(visible_line, classifier.labels))
     invitation = f"Type a text, to hear which of {classes} it is; or quit."
     for text in typed(invitation) if given is None else [given]:
         print(_line(classifier, text))

@@ -14,7 +14,7 @@ from gptlit.data.labelled_saved import content_of, saved_splits
 from gptlit.data.labelled_splits import SPLITS, Balance, Splits, SplitSettings
 from gptlit.data.module import OnChange, ResumableDataModule
 from gptlit.data.readers import existing
-from gptlit.errors import UserError
+from gptlit.errors import UserError, visible_line
 from gptlit.files import default_cache_dir
 from gptlit.tokenizer import Tokenizer
 
@@ -242,7 +242,7 @@ class LabelledDataModule(ResumableDataModule):
         if counts.left_out:
             parts.append(f"{counts.left_out:,} left out to balance the classes")
         total = Counter(label for table in tables.values() for label in table.labels)
-        classes = [f"{total[label]:,} {label}" for label in self.labels[:8]]
+        classes = [f"{total[label]:,} {visible_line(label)}" for label in self.labels[:8]]
         if len(self.labels) > 8:
             classes.append(f"{len(self.labels) - 8} more classes")
         sizes = ", ".join(f"{len(tables[name].texts):,} {name}" for name in SPLITS)

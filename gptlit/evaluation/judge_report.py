@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gptlit.errors import visible
+from gptlit.errors import visible, visible_line
 from gptlit.evaluation.answers import ANSWER
 from gptlit.figures import new_figure, save_figure, set_title
 
@@ -136,7 +136,7 @@ def print_report(report: JudgeReport, console: Console | None = None) -> None:
 
 def _short(text: str) -> str:
     """The beginning of a text, in one line."""
-    text = visible(" ".join(text.split()))
+    text = visible_line(text)
     return text if len(text) <= 120 else text[:119] + "…"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gptlit.errors import visible_line
 from gptlit.inference.placement import place
 from gptlit.inference.trained import Trained
 from gptlit.tokenizer import get_tokenizer
@@ -30,7 +31,7 @@ class Prediction:
     def __str__(self) -> str:
         """The classes in one line, likeliest first: "spam 0.9731, ham 0.0269"."""
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
-        parts = [f"{label} {probability:.4f}" for label, probability in ranked[:5]]
+        parts = [f"{visible_line(label)} {probability:.4f}" for label, probability in ranked[:5]]
         more = [f"{len(ranked) - 5} more"] if len(ranked) > 5 else []
         return ", ".join([*parts, *more])
 

@@ -195,7 +195,7 @@ def test_the_data_are_told_in_one_line(path: str, tmp_path: Path) -> None:
         f"{tmp_path / 'twice.csv'}: 102 rows, 2 duplicates removed (1 had another label), 25 left "
         "out to balance the classes; 25 a + 25 b + 25 c; 52 train, 7 validation, 16 test"
     )
-    many = [(f"{text} {number}", f"kind {number}") for text in TEXTS for number in range(12)]
+    many = [(f"{text} {number}", f"kind\n{number}") for text in TEXTS for number in range(12)]
     pd.DataFrame(many, columns=["text", "label"]).to_csv(tmp_path / "many.csv")
     assert " + 100 kind 5 + 4 more classes; " in module(str(tmp_path / "many.csv")).describe()
 

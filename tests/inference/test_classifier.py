@@ -116,6 +116,8 @@ def test_a_prediction_reads_as_a_line() -> None:
     names = [f"class{i}" for i in range(7)]
     many = Prediction("class6", 0.4, dict(zip(names, [0.1] * 6 + [0.4], strict=True)), False)
     assert str(Prediction("b", 0.75, {"a": 0.25, "b": 0.75}, False)) == "b 0.7500, a 0.2500"
+    odd = {"two\nlines": 0.75, "\x1b[2J": 0.25}
+    assert str(Prediction("two\nlines", 0.75, odd, False)) == "two lines 0.7500, ␛[2J 0.2500"
     assert str(many).startswith("class6 0.4000, class0 0.1000, ") and str(many).endswith(", 2 more")
 
 
