@@ -15,6 +15,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar
 
 from hydra.conf import HydraConf
@@ -275,7 +276,7 @@ def _show(runs: list[Run], keys: list[str], sweep: Sweep) -> None:
     outcome += f", {stopped} stopped" if stopped else ""
     print(f"{outcome}; this table: {short_path(folder / RESULTS)}", flush=True)
     if math.isfinite(_rank(runs[0])[1]):
-        print(f"best: ckpt={short_path(runs[0].folder)}", flush=True)
+        print(f"best: ckpt={quote(str(short_path(runs[0].folder)))}", flush=True)
     if failed + stopped and not sweep.repeats:
         print("the same command goes on with the search, in another folder", flush=True)
     elif failed + stopped:

@@ -1,6 +1,7 @@
 """The end of a run: measured once more, its folder filled, the next commands said."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -80,13 +81,13 @@ def say_what_next(
         if name.startswith("test/") and name.count("/") == 1
     ]
     plots = folder / "plots"
-    shows = f"\n            tensorboard --logdir {config['output_root']}"
+    shows = f"\n            tensorboard --logdir {quote(config['output_root'])}"
     console.print(
         f"done in {seconds:,.0f} s{measured}\n"
         + (f"test:       {' · '.join(tested)}\n" if tested else "")
         + f"checkpoint: {best}\n"
         + (f"plots:      {plots}\n" if plots.exists() else "")
-        + f"next:       python {task.command} ckpt={folder}"
+        + f"next:       python {task.command} ckpt={quote(str(folder))}"
         + (shows if config["logger"]["tensorboard"] else ""),
         highlight=False,
         markup=False,

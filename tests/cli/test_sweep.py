@@ -108,6 +108,11 @@ def test_the_best_run_is_that_of_the_best_checkpoint(capsys: pytest.CaptureFixtu
     assert "best val/loss" in text and "best: ckpt=sweep/0\n" in text
 
 
+def test_the_best_run_is_named_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    done(started("lr 1", "x=1"), 1.0)
+    assert "best: ckpt='sweep/lr 1'\n" in report(capsys)[1]
+
+
 def test_without_a_score_no_run_is_the_best(capsys: pytest.CaptureFixture[str]) -> None:
     done(started("0", "x=1"), None)
     done(started("1", "x=2"), float("nan"))

@@ -1,0 +1,27 @@
+"""What is said at the end of a run can be typed."""
+
+import io
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rich.console import Console
+
+from gptlit.training.ending import say_what_next
+
+
+def test_the_next_commands_survive_the_shell() -> None:
+    folder = Path("my runs/pretrain/one")
+    config = {"output_root": "my runs", "logger": {"tensorboard": True}}
+    task: Any = SimpleNamespace(command="generate.py", final_metrics={"test/loss": 0.5})
+    files: Any = SimpleNamespace(
+        best=folder / "best.ckpt", last=folder / "last.ckpt", best_score=0.25, monitor="val/loss"
+    )
+    written = io.StringIO()
+    say_what_next(config, folder, task, files, 7, Console(file=written, width=20, soft_wrap=True))
+    text = written.getvalue()
+    assert text.startswith("done in 7 s, best val/loss 0.25\ntest:       loss 0.5\n")
+    *_, use, show = text.splitlines()
+    assert shlex.split(use) == ["next:", "python", "generate.py", f"ckpt={folder}"]
+    assert shlex.split(show) == ["tensorboard", "--logdir", "my runs"]
