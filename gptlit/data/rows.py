@@ -167,7 +167,7 @@ def _delimited_rows(file: Path, suffix: str, lines: Iterator[str], wanted: Wante
             if fields and len(fields) != len(header):
                 raise UserError(
                     f"{file}:{reader.line_num} has {len(fields)} fields, but the first line names "
-                    f"{len(header)} columns: {cure}"
+                    f"{len(header)} columns: {_other_separator(header) or cure}"
                 )
             if fields:
                 yield f"{file}:{reader.line_num}", {name: fields[i] for name, i in at.items()}
@@ -198,7 +198,17 @@ def check_columns(place: object, names: Collection[str], wanted: Wanted) -> None
     for name, key in wanted:
         if name not in names:
             there = ", ".join(map(repr, names)) or "none"
-            raise UserError(f"{place}: no column {name!r}; there are: {there}; set {key}=…")
+            cure = _other_separator(names) or f"set {key}=…"
+            raise UserError(f"{place}: no column {name!r}; there are: {there}; {cure}")
+
+
+def _other_separator(names: Collection[str]) -> str:
+    """What to do about a table whose only column seems to be all of them; else empty."""
+    only = next(iter(names), "") if len(names) == 1 else ""
+    for mark, said in ((";", "semicolons"), ("\t", "tabs")):
+        if mark in only:
+            return f"{said} are between its columns: use commas in a .csv file, tabs in a .tsv file"
+    return ""
 
 
 def check_distinct(file: Path, names: Sequence[str]) -> None:

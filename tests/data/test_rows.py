@@ -144,6 +144,8 @@ def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
         ),
         ("a.jsonl", b'{"text": null}\n', r"a\.jsonl:1: column 'text' holds None"),
         ("a.csv", b"id,text\n1,x\n2\n", r"a\.csv:3 has 1 fields, .* names 2 columns"),
+        ("a.csv", b"text;id\nx;1\n", r"there are: 'text;id'; semicolons are .* commas in a \.csv"),
+        ("a.csv", b"text\tid\nx\t1\n", r"there are: .*; tabs are .*, tabs in a \.tsv file"),
         ("a.csv", b'text\nfine\n"never ends\nhere\n', r"a\.csv:4 cannot be read as \.csv"),
         ("a.parquet", b"no parquet", r"a\.parquet cannot be read as Parquet"),
     ],

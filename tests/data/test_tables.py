@@ -200,6 +200,7 @@ BAD = {
     "quote": ("a.csv", 'text\n"a\n', r"a.csv:2 cannot be read as .csv"),
     "twice": ("a.csv", "text,text\na,b\n", r"a.csv has two columns 'text'"),
     "no column": ("a.tsv", "txt\na\n", r"a.tsv:2: no column 'text'; there are: 'txt'; set column="),
+    "semicolons": ("a.csv", "text;x\nA, b;1\n", r"a.csv:2 has 2 fields, .* 1 columns: semicolons"),
     "json": ("a.jsonl", '{"text": "a"}\n{"text"\n', r"a.jsonl:2 is not JSON"),
     "no object": ("a.jsonl", "[1]\n", r"a.jsonl:1 is no JSON object"),
     "one row without": ("a.jsonl", '{"text": "a"}\n{"x": 1}\n', r"a.jsonl:2: no column 'text'"),
