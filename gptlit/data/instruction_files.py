@@ -1,7 +1,7 @@
 """Files of instructions and responses: read, checked entry by entry, and split."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -62,11 +62,11 @@ def read_entries(
 ) -> tuple[list[Entry], list[Broken]]:
     """The entries of a .json, .jsonl or .parquet file, and what is wrong with the others.
 
-    An entry has `instruction`, `output` and perhaps `input`; or `messages`, which are a chat of
-    user and assistant in turn that ends with the assistant, perhaps with a system message before
-    them. That one is put before the first instruction, with a blank line between. An answer whose
-    `weight` is 0 is not learned; nor is anything behind the last answer that is, which is left out.
-    .json and .jsonl may be packed (.gz, .zst).
+    An entry has `instruction`, `output` and perhaps `input`; or `messages`, see `is_chat`, which
+    are a chat of user and assistant in turn that ends with the assistant, perhaps with a system
+    message before them. That one is put before the first instruction, with a blank line between.
+    An answer whose `weight` is 0 is not learned; nor is anything behind the last answer that is,
+    which is left out. .json and .jsonl may be packed (.gz, .zst).
 
     Args:
         path: the file.
@@ -200,12 +200,19 @@ def _entry(record: Any) -> Entry:
     """Raises ValueError that says what is wrong with the record."""
     if not isinstance(record, dict):
         raise ValueError(f"it is {_kind(record)}, expected an object with named fields")
-    if "instruction" not in record and record.get("messages") is not None:
+    if is_chat(record):
         return _chat(record)
     instruction, output = _text(record, "instruction"), _text(record, "output")
     there = record.get("input")
     given = "" if there is None else _text(record, "input", may_be_empty=True)
     return Entry(instruction, given if given.strip() else "", output, record)
+
+
+def is_chat(record: Mapping[str, Any]) -> bool:
+    """Whether a record is read by its messages: they count before an instruction that stands
+    beside them, as in files of answers, where it is their transcript."""
+    there = record.get("messages")
+    return bool(isinstance(there, list) and there) if "instruction" in record else there is not None
 
 
 def _chat(record: dict[str, Any]) -> Entry:

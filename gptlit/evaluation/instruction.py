@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gptlit.data.instruction_files import is_chat
 from gptlit.evaluation.answers import ANSWER, write_answers
 from gptlit.evaluation.text_scores import score_answers
 from gptlit.inference.api import LanguageModel
@@ -68,7 +69,7 @@ def _with_parts(entry: Any) -> dict[str, Any]:
     """An entry as it stood in its file; of a chat also the parts that its messages are, so that a
     judge can read them: the instruction is all that was said before the last answer."""
     raw: dict[str, Any] = entry.raw
-    if "instruction" in raw:
+    if "instruction" in raw and not is_chat(raw):
         return raw
     parts = {"instruction": _transcript(entry), "input": entry.input, "output": entry.output}
     return {**raw, **parts}

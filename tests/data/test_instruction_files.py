@@ -60,6 +60,15 @@ def messages(*turns: tuple[str, Any]) -> dict[str, Any]:
 HI = [("user", "Hi"), ("assistant", "Hello")]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_messages_count_before_an_instruction_beside_them(tmp_path: Path, name: str) -> None:
+    chat = {"instruction": "User: Hi", "output": "Hello", **messages(*HI, *HI)}
+    rows = [chat, {**GOOD, "messages": None}, {**GOOD, "messages": []}]
+    entries, _ = read_entries(write(tmp_path / name, rows))
+    assert parts(entries) == [("Hi", "", "Hello"), ("a", "", "b"), ("a", "", "b")]
+    assert entries[0].history == (("Hi", "Hello"),)
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet"])
 def test_chats_of_several_turns(tmp_path: Path, name: str) -> None:
     more = [("user", " Who? "), ("assistant", "I\n"), ("user", "Bye"), ("assistant", "Bye")]

@@ -78,3 +78,16 @@ def test_the_reference_of_a_chat_is_its_answer_whatever_else_it_has(
     [entry], _ = read_entries(tmp_path / "a.json")
     parts = {"instruction": "Hi", "input": "", "output": "Hello"}
     assert instruction._with_parts(entry) == {"messages": messages, **parts}
+
+
+def test_answers_to_chats_may_be_answered_again(tmp_path: Path) -> None:
+    """Their file is read by the messages, not by the transcript that stands beside them."""
+    said = [("user", "Hi"), ("assistant", "Hello"), ("user", "Who?"), ("assistant", "I")]
+    row = {"messages": [{"role": role, "content": content} for role, content in said]}
+    (tmp_path / "a.json").write_text(json.dumps([row]))
+    [entry], _ = read_entries(tmp_path / "a.json")
+    answered = instruction._with_parts(entry)
+    (tmp_path / "b.json").write_text(json.dumps([{**answered, ANSWER: "You"}]))
+    [again], _ = read_entries(tmp_path / "b.json")
+    assert again == entry
+    assert instruction._with_parts(again) == {**answered, ANSWER: "You"}
