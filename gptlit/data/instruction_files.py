@@ -1,6 +1,7 @@
 """Files of instructions and responses: read, checked entry by entry, and split."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +18,6 @@ from gptlit.errors import UserError
 from gptlit.prompts import with_system
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
-FIELDS = ("instruction", "input", "output", "messages")
 NAMED = 10  # faults that are told in words; of entries with others, only the numbers
 
 
@@ -189,10 +189,7 @@ def _parsed(line: str) -> Any:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
-    def fields(names: list[str]) -> list[str]:
-        return [name for name in FIELDS if name in names] or names
-
-    for number, (_, row) in enumerate(parquet_rows(path, fields), 1):
+    for number, (_, row) in enumerate(parquet_rows(path, lambda names: names), 1):
         yield "row", number, row
 
 
@@ -268,4 +265,7 @@ def _text(record: dict[str, Any], name: str, *, may_be_empty: bool = False) -> s
 
 def _kind(value: Any) -> str:
     kinds = {dict: "an object", list: "a list", str: "text", type(None): "null"}
+    kinds |= {bool: "true or false", int: "a number", float: "a number"}
+    if isinstance(value, float) and math.isnan(value):  # a missing text, to pandas
+        return "NaN"
     return kinds.get(type(value)) or f"{value!r:.40}"

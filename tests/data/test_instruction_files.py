@@ -1,5 +1,6 @@
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,10 @@ def test_entries_read_the_same_from_every_kind_of_file(tmp_path: Path, name: str
     assert broken == []
 
 
-def test_the_input_may_be_missing_and_other_fields_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_the_input_may_be_missing_and_other_fields_are_kept(tmp_path: Path, name: str) -> None:
     row = {**GOOD, "id": 7}
-    [entry] = read_entries(write(tmp_path / "a.jsonl", [row]))[0]
+    [entry] = read_entries(write(tmp_path / name, [row]))[0]
     assert parts([entry]) == [("a", "", "b")]
     assert entry.raw == row
 
@@ -140,7 +142,9 @@ def test_chats_of_one_turn(tmp_path: Path, name: str) -> None:
         ({**GOOD, "output": ""}, "output is empty"),
         ({**GOOD, "output": " \n"}, "output is empty"),
         ({**GOOD, "instruction": ""}, "instruction is empty"),
-        ({**GOOD, "output": 3}, "output is 3, expected text"),
+        ({**GOOD, "output": 3}, "output is a number, expected text"),
+        ({**GOOD, "output": True}, "output is true or false, expected text"),
+        ({**GOOD, "output": math.nan}, "output is NaN, expected text"),
         ({**GOOD, "output": None}, "output is null, expected text"),
         ({**GOOD, "instruction": ["x"]}, "instruction is a list, expected text"),
         ({**GOOD, "input": {"x": 1}}, "input is an object, expected text"),
@@ -161,7 +165,7 @@ def test_chats_of_one_turn(tmp_path: Path, name: str) -> None:
         (messages(*[("system", "a")] * 2, *HI), "message 2: role is 'system', expected 'user'"),
         (messages(*HI, ("tool", "42"), *HI[1:]), "message 3: role is 'tool', expected 'user'"),
         (messages(("a\nb" * 99, "x"), *HI), r"message 1: role is 'a\\nba.*, expected 'user'"),
-        (messages((3, "x"), *HI), "message 1: role is 3, expected text"),
+        (messages((3, "x"), *HI), "message 1: role is a number, expected text"),
         (messages(*HI, ("user", "a"), ("assistant", None)), "message 4: content is null, expected"),
         (messages(*HI, ("user", "a"), ("assistant", "")), "message 4: content is empty"),
         (messages(("user", " "), *HI[1:]), "message 1: content is empty"),
@@ -208,6 +212,9 @@ def test_rows_of_parquet_are_numbered(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [GOOD, {"instruction": "a", "output": None}])
     with pytest.raises(UserError, match=r"1 of 2 .*: row 2: output is null"):
         read_entries(path)
+    path = write(tmp_path / "a.parquet", [{"instruction": "a", "answer": "b"}])
+    with pytest.raises(UserError, match=r"output' \(there are: 'instruction', 'answer'\)"):
+        read_entries(path)
 
 
 def test_all_broken_entries_are_numbered(tmp_path: Path) -> None:
@@ -219,7 +226,10 @@ def test_all_broken_entries_are_numbered(tmp_path: Path) -> None:
         f"{path}: 6 of 8 entries cannot be used: entries 1, 8: output is empty; entries 2, 4-6: no"
         " field 'instruction' (there are: none); mend them, or leave them out: data.on_error=skip"
     )
-    lines = [json.dumps({**GOOD, "output": number}) for number in range(13)]
+    path = write(tmp_path / "a.json", [{**GOOD, "output": n / 2} for n in range(13)])
+    with pytest.raises(UserError, match="used: entries 1-13: output is a number, expected text; m"):
+        read_entries(path)
+    lines = [json.dumps({"instruction": "a", f"{number}": ""}) for number in range(13)]
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join([json.dumps(GOOD), *lines]))
     with pytest.raises(UserError, match=r"13 of 14 .*line 11: [^;]*; lines 12-14: other faults; m"):
