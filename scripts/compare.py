@@ -58,6 +58,11 @@ NAMED_INSIDE, LONGEST_INSIDE = 8, 45
 """So many names, if they are no longer, stand among the curves; else beside them."""
 LETTER_INCHES = 0.07
 """Of a name beside the curves."""
+SETTLED, FEW = 1 / 5, 5
+"""Share of a curve's steps after which all of it is shown; one of few points is shown whole. Higher
+losses before may lie above the picture, as those of random weights would flatten all the rest."""
+CUT_FROM = 1.5
+"""Where the whole range is at least so many times that of the settled curves, it is cut."""
 WIDEST = 5
 """Runs that stand beside each other; more stand below each other."""
 
@@ -246,14 +251,20 @@ def write_csv(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
 
 def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
     """The validation loss of all runs over their optimiser steps, in one picture that grows with
-    the names in it.
+    the names in it. Runs without a curve are told.
 
     Raises:
-        UserError: no run has written its metrics.
+        UserError: there is no curve to draw.
     """
     curves = [_curve(run.folder / "metrics.csv") for run in runs]
+    missing = ", ".join(run.name for run, curve in zip(runs, curves, strict=True) if not curve)
     if not any(curves):
-        raise UserError(f"no run has {SCORE} in a metrics.csv: train with logger.csv=true")
+        raise UserError(
+            f"nothing to draw: no run has a {SCORE} that is a number in its metrics.csv (none is"
+            " written with logger.csv=false)"
+        )
+    if missing:
+        print(f"no curve of {printable(missing)}: no {SCORE} that is a number in metrics.csv")
     labels = _labels(runs, rows)
     longest = max(map(len, labels[:NAMED]))
     inside = len(runs) <= NAMED_INSIDE and longest <= LONGEST_INSIDE
@@ -267,6 +278,11 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
         elif points:
             axes.plot(*zip(*points, strict=True), color="lightgrey", zorder=1)
     over_steps(axes, "validation cross entropy (nats per target token)")
+    if limits := _limits(curves):
+        axes.set_ylim(*limits)
+        highest = max(loss for curve in curves for loss in _numbers(curve))
+        told = f"above the picture, at first: up to {highest:.3g}"
+        axes.set_title(told, loc="left", fontsize="small")
     title = f"the best {NAMED} of {len(runs)}" if len(runs) > NAMED else None
     if inside:
         axes.legend(fontsize="small")
@@ -289,8 +305,29 @@ def _labels(runs: list[Run], rows: dict[str, list[Any]]) -> list[str]:
 
 
 def _curve(metrics: Path) -> list[tuple[int, float]]:
+    """Steps and losses; none where no loss is a number."""
     rows = read_metrics(metrics)[1]
-    return [(int(row["step"]), float(row[SCORE])) for row in rows if row.get(SCORE)]
+    curve = [(int(row["step"]), float(row[SCORE])) for row in rows if row.get(SCORE)]
+    return curve if _numbers(curve) else []
+
+
+def _numbers(curve: list[tuple[int, float]]) -> list[float]:
+    return [loss for _, loss in curve if math.isfinite(loss)]
+
+
+def _limits(curves: list[list[tuple[int, float]]]) -> tuple[float, float] | None:
+    """Of the loss axis, where curves begin far above what they come to; else None."""
+    settled: list[float] = []
+    for curve in filter(None, curves):
+        steps = [step for step, _ in curve]
+        start = steps[0] + (SETTLED * (steps[-1] - steps[0]) if len(curve) > FEW else 0)
+        settled += _numbers([point for point in curve if point[0] >= start])
+    losses = [loss for curve in curves for loss in _numbers(curve)]
+    low, top = min(losses), max(settled, default=math.inf)
+    if low == top or max(losses) - low < CUT_FROM * (top - low):
+        return None
+    margin = 0.05 * (top - low)
+    return low - margin, top + margin
 
 
 if __name__ == "__main__":

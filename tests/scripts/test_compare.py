@@ -2,15 +2,18 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import compare as script
 import pytest
 import yaml
 from commands import run
+from matplotlib.figure import Figure
 from PIL import Image
 
 from gptlit.training import reuse
@@ -154,6 +157,7 @@ def test_one_picture_has_all_curves(tmp_path: Path) -> None:
     done = compare(tmp_path, "a", "b", "c", "--out", "curves.png", "--out", "curves.pdf")
     assert done.returncode == 0, done.stderr
     assert "written: curves.png" in done.stdout and done.stderr == ""
+    assert done.stdout.count("no curve of c, b: no val/loss that is a number") == 2
     with Image.open(tmp_path / "curves.png") as image:
         image.load()
         assert min(image.size) > 300
@@ -258,8 +262,51 @@ def test_a_damaged_run_is_told_in_one_line(
     assert len(done.stderr.splitlines()) == 1 and line in done.stderr
 
 
-def test_without_a_curve_there_is_no_picture(tmp_path: Path) -> None:
-    (make(tmp_path / "a", 1.0) / "metrics.csv").unlink()
+@pytest.mark.parametrize("loss", [1.0, math.nan])
+def test_without_a_curve_there_is_no_picture(tmp_path: Path, loss: float) -> None:
+    folder = make(tmp_path / "a", loss)
+    if loss == 1:
+        (folder / "metrics.csv").unlink()
     done = compare(tmp_path, "a", "--out", "x.png")
-    assert done.returncode == 2 and "logger.csv=true" in done.stderr
+    assert done.returncode == 2 and "no run has a val/loss that is a number" in done.stderr
     assert not (tmp_path / "x.png").exists()
+
+
+def falling(start: float, end: float, *, steps: int = 400) -> list[tuple[int, float]]:
+    """A curve whose first points are far above the others."""
+    return [(s, end + (start - end) * math.exp(-20 * s / steps)) for s in range(0, steps + 1, 10)]
+
+
+def test_high_losses_at_first_do_not_flatten_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [script.Run(tmp_path, name, {}, None, {}, set(), None) for name in "ab"]
+    curves = iter([falling(11, 2.0), falling(11, 2.1)])
+    drawn: list[Figure] = []
+    monkeypatch.setattr(script, "_curve", lambda _: next(curves))
+    monkeypatch.setattr(script, "save_figure", lambda figure, _: drawn.append(figure))
+    script.draw(tmp_path / "x.png", runs, {})
+    [axes] = drawn[0].axes
+    low, top = axes.get_ylim()
+    assert 1.9 < low < 2 and 2.1 < top < 2.4
+    assert axes.get_title("left") == "above the picture, at first: up to 11"
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [
+        pytest.param([[(s, 3 - s / 400) for s in range(0, 400, 10)]], id="an even fall"),
+        pytest.param([[(0, 11.0), (2, 3.0), (4, 2.9)]], id="few points"),
+        pytest.param([falling(11, 2), [(s, 12.0) for s in range(0, 400, 10)]], id="one stays high"),
+        pytest.param([falling(3, 3), []], id="a flat line, and none"),
+        pytest.param([[(s, math.nan if s else 3.0) for s in range(9)]], id="NaN but for one"),
+    ],
+)
+def test_other_curves_are_shown_whole(curves: list[list[tuple[int, float]]]) -> None:
+    assert script._limits(curves) is None
+
+
+def test_what_rises_in_the_end_is_shown() -> None:
+    rising = [(s, 2 + 9 * math.exp(-s / 10) + s / 100) for s in range(0, 400, 10)]
+    limits = script._limits([rising, falling(11, 2, steps=100)])
+    assert limits is not None and rising[-1][1] < limits[1] < 6.5
