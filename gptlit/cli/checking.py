@@ -77,11 +77,12 @@ def empty(name: str, meaning: str) -> str:
 
 
 def _check_value(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any]) -> None:
-    if is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, dict):
-            raise UserError(f"{name}={value} is a group: choose one of its options by name")
-        return check(value, hint, f"{name}.")
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    nodes = [option for option in options if is_dataclass(option) and isinstance(option, type)]
+    if nodes and not (value is None and types.NoneType in options):
+        if not isinstance(value, dict):
+            raise UserError(_no_node(name, value, nodes[0]))
+        return check(value, nodes[0], f"{name}.")
     if not any(_is(value, option) for option in options):
         wanted = " or ".join(_type_name(option) for option in options)
         raise UserError(f"{name}={_show(value)}: expected {wanted} ({metadata['meaning']})")
@@ -96,6 +97,14 @@ def _check_value(name: str, value: Any, hint: Any, metadata: typing.Mapping[str,
         if isinstance(item, int | float) and not isinstance(item, bool):
             _check_bounds(name, item, metadata)
     return None
+
+
+def _no_node(name: str, value: Any, schema: type) -> str:
+    """The line for a value in the place of keys: those of a group's option, or of a node in one."""
+    if "." not in name:
+        return f"{name}={_show(value)} is a group: choose one of its options by name"
+    keys = ", ".join(f"{name}.{inner.name}=..." for inner in fields(schema))
+    return f"{name}={_show(value)}: it has keys of its own, which are given instead: {keys}"
 
 
 def _check_bounds(name: str, number: float, metadata: typing.Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ class Sample:
 @dataclass
 class PretrainTask:
     name: str = key("task")
-    sample: Sample = key("text samples while training")
+    sample: Sample | None = key("text samples while training; null: none")
 
 
 @dataclass
@@ -53,7 +53,7 @@ class InstructionTask:
     trainable: str = key("what trains", choices=("all", "lora"))
     lora: LoRA = key("what trainable=lora adds")
     adapter_only: bool = key("checkpoints without the weights that trainable=lora leaves alone")
-    sample: Sample = key("answers while training")
+    sample: Sample | None = key("answers while training; null: none")
     answers: Answers = key("answers to the test split")
 
 

@@ -12,8 +12,15 @@ from gptlit.errors import UserError
 
 
 @dataclass
+class Inmost:
+    depth: int = key("in cm", ge=1)
+    width: int = key("in cm", ge=1)
+
+
+@dataclass
 class Inner:
     size: int = key("edge in cm", ge=1, le=9)
+    more: Inmost | None = key("what it holds")
 
 
 @dataclass
@@ -46,7 +53,7 @@ GOOD: dict[str, Any] = {
     "note": "b",
     "numbers": [0.5, 0],
     "anything": {"x": 1},
-    "inner": {"size": 2},
+    "inner": {"size": 2, "more": {"depth": 1, "width": 2}},
 }
 
 
@@ -62,7 +69,7 @@ GOOD: dict[str, Any] = {
         {"note": ""},
         {"numbers": []},
         {"anything": {}},
-        {"inner": {"size": 9}},
+        {"inner": {"size": 9, "more": None}},
     ],
     ids=str,
 )
@@ -98,6 +105,12 @@ def test_what_fits_passes(change: dict[str, Any]) -> None:
         ({"numbers": 0.5}, "numbers=0.5: expected a list of numbers (moments)"),
         ({"anything": [1]}, "anything=[1]: expected a group of keys (options)"),
         ({"inner": 3}, "inner=3 is a group"),
+        ({"inner": None}, "inner=null is a group"),
+        (
+            {"inner": {"size": 1, "more": 3}},
+            "inner.more=3: it has keys of its own, which are given instead: inner.more.depth=...,",
+        ),
+        ({"inner": {"size": 1, "more": {"depth": 0, "width": 1}}}, "inner.more.depth=0: must be"),
         ({"inner": {"size": 10}}, "inner.size=10: must be >= 1 and <= 9 (edge in cm)"),
         ({"inner": {}}, "inner.size is missing (edge in cm)"),
         ({"inner": {"size": 1, "sise": 1}}, "unknown key 'inner.sise': did you mean 'inner.size'?"),
