@@ -68,10 +68,10 @@ def say_what_next(
     folder: Path,
     task: Task,
     checkpoints: Checkpoints,
-    seconds: float,
+    ended: str,
     console: Console,
 ) -> None:
-    """What came out, where it lies, and what to type next."""
+    """What came out, where it lies, and what to type next; `ended` says after how long, and why."""
     best = checkpoints.best if checkpoints.best.exists() else checkpoints.last
     score = checkpoints.best_score
     measured = f", best {checkpoints.monitor} {score:.4g}" if score is not None else ""
@@ -83,7 +83,7 @@ def say_what_next(
     plots = folder / "plots"
     shows = f"\n            tensorboard --logdir {quote(config['output_root'])}"
     console.print(
-        f"done in {seconds:,.0f} s{measured}\n"
+        f"done in {ended}{measured}\n"
         + (f"test:       {' · '.join(tested)}\n" if tested else "")
         + f"checkpoint: {best}\n"
         + (f"plots:      {plots}\n" if plots.exists() else "")

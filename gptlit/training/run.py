@@ -117,7 +117,8 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             tokens_per_second=round(tokens / max(training_seconds, 1e-9), 1),
             best_checkpoint=str(checkpoints.best) if checkpoints.best.exists() else None,
         )
-        say_what_next(config, folder, task, checkpoints, seconds, console)
+        ended = f"{seconds:,.0f} s{_told_of_early_end(settings, steps, total_steps)}"
+        say_what_next(config, folder, task, checkpoints, ended, console)
     return checkpoints.best_score
 
 
@@ -156,6 +157,14 @@ def _take_over(
         if fresh:
             checkpoints.clear()
     reuse.begin(config, folder)
+
+
+def _told_of_early_end(settings: dict[str, Any], steps: int, total_steps: int) -> str:
+    patience = settings["early_stopping"]
+    if steps >= total_steps or not patience:
+        return ""
+    why = f"trainer.early_stopping={patience} validations without a better one"
+    return f" at step {steps:,} of {total_steps:,}, after {why}"
 
 
 def _has_finished(folder: Path, step: int, total_steps: int, console: Console) -> bool:

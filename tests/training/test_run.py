@@ -120,11 +120,15 @@ def test_a_run_that_no_server_takes_leaves_the_folder_as_it_was(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_early_stopping_counts_validations_without_a_better_one() -> None:
+def test_early_stopping_counts_validations_without_a_better_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     options = ("trainer.max_steps=50", "trainer.val_interval=2", "trainer.early_stopping=3")
     folder = fit("run", *options, "optimizer.lr=1e-30", "trainer.val_at_start=false")
     assert list(measured(folder, "val/loss")) == [2, 4, 6, 8]
     assert summary(folder)["steps"] == 8
+    early = " s at step 8 of 50, after trainer.early_stopping=3 validations without a better one, "
+    assert early in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("val_interval", ["null", "3"])
