@@ -28,6 +28,10 @@ TWO_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
 """What transformers calls the classes of a classifier that names none; its config.json leaves them
 out."""
 
+GPT2_VOCABULARY = 50257, {"\u0120the": 262, "\u0120gazed": 50255}
+"""How many ids GPT-2's vocabulary has, and two of them, an early and the last merge. Published
+models of other languages have as many ids, for other tokens."""
+
 
 @dataclass(frozen=True)
 class Hints:
@@ -244,7 +248,8 @@ def _hints_from_config(folder: Path) -> Hints:
     """What Hugging Face's config.json says, if one lies in the folder.
 
     Raises:
-        UserError: it describes a network that computes something else than GPT-2.
+        UserError: it describes a network that computes something else than GPT-2, or a vocabulary
+            beside it has other tokens.
     """
     config = _read_json(folder / "config.json")
     if "model_type" not in config:
@@ -262,11 +267,36 @@ def _hints_from_config(folder: Path) -> Hints:
                 f"{folder / 'config.json'} says {key}={config[key]}, but GPT-2 has"
                 f" {' or '.join(map(str, allowed))}: this model computes something else"
             )
+    _check_vocabulary(folder, config.get("vocab_size"))
     labels = None
     if config.get("architectures") == ["GPT2ForSequenceClassification"]:
         named = config.get("id2label", TWO_LABELS)
         labels = [named.get(str(i)) for i in range(len(named))] if isinstance(named, dict) else None
     return Hints.of(config.get("n_head"), config.get("vocab_size"), labels=labels)
+
+
+def _check_vocabulary(folder: Path, size: Any) -> None:
+    """Refuse tokens that GPT-2's tokenizer would take for others, if the folder has a list of them.
+
+    Raises:
+        UserError: they are others.
+    """
+    same_size, known = GPT2_VOCABULARY
+    if size != same_size:
+        return
+    file = folder / "vocab.json"
+    vocabulary: Any = _read_json(file)
+    if not vocabulary:
+        file = folder / "tokenizer.json"
+        model = _read_json(file).get("model")
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not vocabulary:
+        return
+    if not isinstance(vocabulary, dict) or any(vocabulary.get(t) != i for t, i in known.items()):
+        raise UserError(
+            f"{file} has as many tokens as GPT-2, but others, which no tokenizer of gptlit has:"
+            " what this model reads and writes would be taken for other words"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

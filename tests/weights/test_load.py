@@ -318,6 +318,27 @@ def test_a_network_that_computes_something_else_is_refused(
         load_weights(GPTModel(TINY), path)
 
 
+@pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json"])
+def test_as_many_tokens_of_another_language_are_refused(
+    tmp_path: Path, theirs: GPT2LMHeadModel, name: str
+) -> None:
+    path = saved_by_transformers(tmp_path, theirs)
+    spelled = [""] * TINY.vocab_size
+    spelled[262], spelled[50255] = "\u0120the", "\u0120gazed"
+
+    def write(tokens: list[str]) -> None:
+        ids = {token: i for i, token in enumerate(tokens)}
+        content = ids if name == "vocab.json" else {"model": {"type": "BPE", "vocab": ids}}
+        (path / name).write_text(json.dumps(content))
+
+    write(spelled)
+    assert inspect(path).tokenizer == "gpt2"
+    write(spelled[::-1])
+    with pytest.raises(UserError, match=rf"{name} has as many tokens as GPT-2, but others") as told:
+        load_weights(GPTModel(TINY), path)
+    assert "\n" not in str(told.value)
+
+
 def test_importing_gptlit_never_imports_tensorflow() -> None:
     code = """
 import pkgutil, importlib, sys
