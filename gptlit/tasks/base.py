@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gptlit.errors import UserError
 from gptlit.model import GPTConfig, GPTModel, TextClassifier, blank_parameters
 from gptlit.prompts import PromptFormat
 from gptlit.tasks.sharding import local, shard, whole_state
@@ -46,6 +47,10 @@ class Task(LightningModule, ABC):
         seed: seeds dropout; together with the step it fixes every random number.
         settings: the task's own options, saved as they are.
         token_bytes: (vocab_size,) int64, UTF-8 bytes of each token, for bits per byte.
+        task: what a checkpoint's hyperparameters say it is of, for `load_from_checkpoint`.
+
+    Raises:
+        ValueError: the checkpoint is of another task.
     """
 
     name: ClassVar[str]
@@ -65,8 +70,11 @@ class Task(LightningModule, ABC):
         seed: int = 0,
         settings: dict[str, Any] | None = None,
         token_bytes: Tensor | None = None,
+        task: str | None = None,
     ) -> None:
         super().__init__()
+        if task not in (None, self.name):
+            raise ValueError(f"{type(self).__name__} is for task={self.name}, not for task={task}")
         self.save_hyperparameters(
             {
                 "task": self.name,
@@ -218,9 +226,8 @@ class Task(LightningModule, ABC):
         return self._copy(state) if state else None
 
     def _copy(self, state: dict[str, Any]) -> "Task":
-        arguments = {name: value for name, value in self.hparams.items() if name != "task"}
         with blank_parameters():
-            copy = task_class(self.name)(**arguments)
+            copy = task_class(self.name)(**self.hparams)
         copy.load_state_dict(state, assign=True)
         return copy.eval()
 
@@ -233,8 +240,17 @@ class Task(LightningModule, ABC):
             checkpoint["base"] = self.base
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Fill in what was left out: it is in the model already."""
+        """Fill in what was left out: it is in the model already.
+
+        Raises:
+            UserError: it is not.
+        """
         if "base" in checkpoint:
+            if self.base is None:
+                raise UserError(
+                    "the checkpoint holds a LoRA adapter alone: gptlit.load puts it together with"
+                    " the weights that it changes"
+                )
             checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
 
     def reduce_sum(self, sums: Tensor) -> Tensor:

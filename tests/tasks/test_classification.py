@@ -15,6 +15,7 @@ from gptlit.data.batch import LabelledBatch
 from gptlit.data.labelled import LabelledDataModule
 from gptlit.model import GPTConfig
 from gptlit.tasks.classification import ClassificationTask
+from gptlit.tasks.pretrain import PretrainTask
 from gptlit.tokenizer import get_tokenizer
 from gptlit.training.optim import OptimizerFactory, Schedule
 
@@ -294,8 +295,12 @@ def test_every_text_is_predicted_once_and_all_metrics_are_there(
 
 def test_the_checkpoint_stands_alone(tmp_path: Path) -> None:
     task = make_task(trainable="lora", labels=["a", "b", "c"])
-    again = ClassificationTask(**{k: v for k, v in task.hparams.items() if k != "task"})
-    again.load_state_dict(task.state_dict())
+    content = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
+    path = tmp_path / "one.ckpt"
+    torch.save({**content, "pytorch-lightning_version": "2.6.0"}, path)
+    again = ClassificationTask.load_from_checkpoint(path, weights_only=True)
+    with pytest.raises(ValueError, match="PretrainTask is for task=pretrain, not for task=classif"):
+        PretrainTask.load_from_checkpoint(path, weights_only=True)
     ids, lengths = batch_of([[1, 2, 3], [4]])
     assert again.labels == ["a", "b", "c"]
     got = again.eval().classifier.logits(ids, lengths)

@@ -92,6 +92,9 @@ def test_to_resume_the_weights_of_the_run_are_filled_in(
     content = torch.load(save_adapter(task, tmp_path / "a.ckpt"), weights_only=True)
     other = make_task(kind)
     load_weights(other.model, base)
+    with pytest.raises(UserError, match=r"a LoRA adapter alone: gptlit\.load puts it together"):
+        other.on_load_checkpoint(content)  # as in load_from_checkpoint
+    other.base = task.base
     other.on_load_checkpoint(content)
     other.load_state_dict(content["state_dict"])
     for name, tensor in task.state_dict().items():
