@@ -135,7 +135,8 @@ def _verdict(judge: Judge, prompt: str, stopped: Event) -> Verdict:
         reply = judge.ask(question, stopped)
         if (score := parse_score(reply)) is not None:
             return Verdict(score)
-    return Verdict(None, f"no score in the reply: {judge.shown(reply)}")
+    shown = judge.shown(reply)
+    return Verdict(None, f"no score in the reply: {shown}" if shown else "the reply is empty")
 
 
 def _hash(entry: Mapping[str, Any], settings: JudgeSettings) -> str:

@@ -23,6 +23,8 @@ BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
 MAX_WAIT_S = 600.0
 """A server that asks to wait longer is not waited for."""
+OPTIONAL = ("temperature", "seed")
+"""Settings that some models refuse."""
 MAX_TEXT = 200
 """Characters of a server's text that are shown."""
 
@@ -79,6 +81,8 @@ class Judge(ABC):
     """
 
     path: str
+    example: str
+    """A `base_url` such as servers have."""
 
     def __init__(self, settings: JudgeSettings) -> None:
         self.settings = settings
@@ -89,7 +93,7 @@ class Judge(ABC):
         if host is None:
             raise UserError(
                 f"judge.base_url={self.shown_url} is no URL of a server; give one such as"
-                " http://localhost:11434"
+                f" {self.example}"
             )
         self.url = settings.base_url.rstrip("/") + self.path
         if "{response}" not in settings.prompt:
@@ -125,10 +129,13 @@ class Judge(ABC):
             return JudgeError(f"the judge at {self.shown_url} refuses {key}: {text}", fatal=True)
         if code == 404 or 300 <= code < 400:
             return JudgeError(
-                f"nothing to ask at {self.shown_url}: {text}; check judge.base_url and judge.model",
+                f"nothing to ask at {self.shown_url}{self.path}: {text}; check judge.base_url,"
+                f" which is such as {self.example}, and judge.model",
                 fatal=True,
             )
-        text = f"the judge at {self.shown_url} answers {text}"
+        refused = (f"judge.{name}=null" for name in OPTIONAL if code == 400 and name in text)
+        cures = "".join(f"; {cure} leaves that to the server" for cure in refused)
+        text = f"the judge at {self.shown_url} answers {text}{cures}"
         if after_s > MAX_WAIT_S:
             return JudgeError(f"{text}; it asks to wait {after_s:,.0f} s", fatal=True)
         retry, full = code in (408, 429) or code >= 500, code == 429
@@ -225,12 +232,17 @@ class Judge(ABC):
             return JudgeError(reason, retry=True)
         told = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
         why = self.shown(told[-1]) if told else "no connection"
+        if isinstance(error, requests.exceptions.ProxyError):
+            reason = (
+                f"cannot reach {self.shown_url} through the proxy in HTTP_PROXY, HTTPS_PROXY or"
+                f" ALL_PROXY ({why}): unset it, or name the server's host in NO_PROXY"
+            )
+            return JudgeError(reason, retry=self._was_reached, fatal=True)
         if any(isinstance(cause, NewConnectionError) for cause in causes):
             # A server that was there may come back; one that never was is not waited for.
             reason = f"no judge answers at {self.shown_url} ({why}): {self.cure}"
             return JudgeError(reason, retry=self._was_reached, fatal=True)
-        lasting = requests.exceptions.SSLError | requests.exceptions.ProxyError
-        if isinstance(error, lasting | requests.exceptions.InvalidURL):
+        if isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL):
             return JudgeError(f"cannot connect to {self.shown_url}: {why}", fatal=True)
         return JudgeError(f"{self.shown_url} broke off", retry=True)
 

@@ -18,6 +18,7 @@ class OllamaJudge(Judge):
     """Ollama's own API; the reply comes in pieces, one JSON object a line."""
 
     path = "/api/chat"
+    example = "http://localhost:11434"
 
     @property
     def cure(self) -> str:
@@ -35,18 +36,20 @@ class OllamaJudge(Judge):
         }
 
     def reply(self, response: requests.Response) -> str:
-        reply = ""
+        reply = thoughts = ""
         for line in response.iter_lines():
             piece = json.loads(line or b"{}")
             if "error" in piece:
                 raise self.failure(piece["error"])
-            reply += piece.get("message", {}).get("content", "")
+            message = piece.get("message", {})
+            reply += message.get("content", "")
+            thoughts += message.get("thinking") or ""
             if piece.get("done") or len(reply) > MAX_REPLY:
-                return reply
+                return reply or _unspoken(thoughts)
         raise JudgeError(f"{self.shown_url} broke off", retry=True)
 
     def http_error(self, code: int, text: str, after_s: float) -> JudgeError:
-        if code == 404:
+        if code == 404 and "model" in text:
             return JudgeError(
                 f"{self.shown_url} has no model {self.settings.model} ({text}): fetch it with"
                 f" `ollama pull {self.settings.model}`, or choose another with judge.model=NAME",
@@ -59,6 +62,7 @@ class OpenAIJudge(Judge):
     """OpenAI's chat completions, which many servers speak."""
 
     path = "/chat/completions"
+    example = "http://localhost:8000/v1"
 
     @property
     def cure(self) -> str:
@@ -74,7 +78,10 @@ class OpenAIJudge(Judge):
         content = json.loads(response.content)
         if content.get("error"):
             raise self.failure(content["error"])
-        return str(content["choices"][0]["message"]["content"] or "")
+        message = content["choices"][0]["message"]
+        # Both names of the field are in use.
+        thoughts = message.get("reasoning_content") or message.get("reasoning") or ""
+        return str(message["content"] or _unspoken(thoughts))
 
 
 _JUDGES: dict[str, type[Judge]] = {"ollama": OllamaJudge, "openai": OpenAIJudge}
@@ -87,6 +94,12 @@ def open_judge(settings: JudgeSettings) -> Judge:
         UserError: a setting cannot be right, or the key is missing.
     """
     return _JUDGES[settings.name](settings)
+
+
+def _unspoken(thoughts: str) -> str:
+    """The reply of a model that had no room for one behind its thoughts, which servers tell apart;
+    it is written as by those that do not."""
+    return f"<think>{thoughts}" if thoughts else ""
 
 
 def _without_none(options: dict[str, Any]) -> dict[str, Any]:

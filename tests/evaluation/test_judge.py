@@ -267,7 +267,8 @@ def test_a_reply_that_is_no_score_is_asked_again(
     assert questions[1][0]["content"] == questions[0][0]["content"] + "\n\n" + REMINDER
     content = json.loads(path.read_text())
     assert content["unscored"] == 1
-    assert content["scores"][1]["reason"] == f"no score in the reply: {reply}"
+    told = f"no score in the reply: {reply}" if reply else "the reply is empty"
+    assert content["scores"][1]["reason"] == told
     assert content["mean"] == 87.5
     judged(settings, path, ENTRIES[:3])  # the judge has spoken
     assert server.asked.total() == 5
@@ -324,7 +325,39 @@ def test_a_model_that_ollama_does_not_have(server: Server, path: Path) -> None:
     assert 'HTTP 404: model "llama3" not found' in line
     assert server.asked.total() == 1
     line = error_of(server.settings("openai"), path)
-    assert "check judge.base_url and judge.model" in line
+    assert "check judge.base_url, which is such as http://localhost:8000/v1, and judge.mod" in line
+
+
+@BOTH
+def test_a_url_with_another_path_is_told_with_what_was_asked(
+    server: Server, path: Path, name: str
+) -> None:
+    server.scripts[""] = [Reply(status=404, body=b"404 page not found")]
+    url = f"{server.root}/{'v1' if name == 'ollama' else ''}"
+    line = error_of(server.settings(name, base_url=url), path)
+    assert line.startswith(f"nothing to ask at {server.root}{server.requests[0][0]}: HTTP 404")
+    assert "ollama pull" not in line and "check judge.base_url" in line
+
+
+def test_a_setting_that_a_model_refuses_may_be_left_out(server: Server, path: Path) -> None:
+    error = {"message": "Unsupported value: 'temperature' does not support 0 with this model."}
+    server.scripts[""] = [Reply(status=400, error=error)]
+    line = error_of(server.settings("openai"), path)
+    assert "with this model.; judge.temperature=null leaves that to the server;" in line
+    assert "judge.seed" not in line
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_a_judge_that_came_to_no_end_of_its_thoughts_is_told_so(
+    server: Server, path: Path, field: str
+) -> None:
+    thought: dict[str, Any] = {"content": "", "thinking": "40? ", field: "40?"}
+    body = {"choices": [{"message": {**thought, "content": None}}]}
+    lines = [{"message": thought, "done": done} for done in (False, True)]
+    for name, written in (("openai", [body]), ("ollama", lines)):
+        server.scripts["0"] = [Reply(body="\n".join(map(json.dumps, written)).encode())]
+        report = judge_answers(ENTRIES[:1], server.settings(name), path)
+        assert report.verdicts[0].reason.startswith("no score in the reply: <think>40?")
 
 
 @BOTH
@@ -461,6 +494,17 @@ def test_a_server_on_this_machine_is_not_sought_behind_a_proxy(
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     assert judged(server.settings(), path, ENTRIES[:1]) == [85]
+
+
+def test_a_proxy_that_does_not_answer_is_not_taken_for_the_server(
+    server: Server, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for scheme in ("http", "https"):
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{free_port()}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        line = error_of(server.settings(base_url=f"{scheme}://judge.invalid"), path)
+        assert line.startswith(f"cannot reach {scheme}://judge.invalid through the proxy in HTTP_")
+        assert "(Connection refused): unset it, or name the server's host in NO_PROXY;" in line
 
 
 @BOTH
