@@ -1,5 +1,6 @@
 """python evaluate.py with an instruction-tuned model: its answers, and a judge's scores."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,17 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
                 f"{path} is there already and holds no answers to the entries of {source}: give"
                 " output=FILE, or move or delete it"
             )
-        answered, scores = answer_entries(model, entries, path, ckpt, settings)
-        print(f"answers:        {path} ({len(answered):,})")
-        for name, value in scores.items():
-            print(f"{name + ':':<23} {value:.4g}")
-        write_json(scored, scores)
-        if config["judge"]["name"] != "none":
-            _judge(answered, JudgeSettings(**config["judge"]), path, judged)
+        try:
+            answered, scores = answer_entries(model, entries, path, ckpt, settings)
+            print(f"answers:        {path} ({len(answered):,})")
+            for name, value in scores.items():
+                print(f"{name + ':':<23} {value:.4g}")
+            write_json(scored, scores)
+            if config["judge"]["name"] != "none":
+                _judge(answered, JudgeSettings(**config["judge"]), path, judged)
+        except KeyboardInterrupt:
+            print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+            raise
 
 
 def _file(path: str | list[str], *, skip_broken: bool) -> tuple[list[Any], Path]:

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -189,3 +190,17 @@ def test_two_commands_do_not_write_the_same_answers(
             evaluate("x.json", "out.json")
         evaluate("x.json", "other.json")
     evaluate("x.json", "out.json")
+
+
+def test_who_interrupts_is_told_that_the_same_command_goes_on(
+    tmp_path: Path,
+    evaluate: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(ENTRIES[:2]))
+    stop = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr("gptlit.evaluation.answers.generate_text", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("x.json")
+    assert capsys.readouterr().err == "interrupted: the same command goes on where it stopped\n"
