@@ -21,25 +21,28 @@ ROC_NAMES = 12
 """Curves that are named."""
 
 
-def write_classification_report(task: ClassificationTask, data: Any, folder: Path) -> None:
+def write_classification_report(task: ClassificationTask, data: Any, folder: Path) -> Path | None:
     """Write `test-predictions.csv`, and the confusion matrix and ROC curves of the test split.
 
     Args:
         task: with the `predictions` of its last evaluation.
         data: has the texts of the splits in `splits`.
         folder: the run folder.
+
+    Returns:
+        the CSV, if there is a test split.
     """
     found = task.predictions.get("test")
     if found is None:
-        return
-    write_predictions(
-        folder / "test-predictions.csv", data.splits["test"].texts, task.labels, found
-    )
+        return None
+    table = folder / "test-predictions.csv"
+    write_predictions(table, data.splits["test"].texts, task.labels, found)
     title = f"{task.name}, {folder.name}, test split"
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     plot_confusion(plots, title, task.labels, found)
     plot_roc(plots, title, task.labels, found)
+    return table
 
 
 def write_predictions(

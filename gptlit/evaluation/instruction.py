@@ -84,7 +84,7 @@ def _transcript(entry: Any) -> str:
     return "\n\n".join([*said, f"User: {instruction}"])
 
 
-def write_instruction_report(task: Any, data: Any, folder: Path, device: str) -> None:
+def write_instruction_report(task: Any, data: Any, folder: Path, device: str) -> Path | None:
     """Write the best checkpoint's answers to the test split, and add their scores to the metrics.
 
     Args:
@@ -92,14 +92,19 @@ def write_instruction_report(task: Any, data: Any, folder: Path, device: str) ->
         data: has the entries of the splits in `splits`.
         folder: the run folder.
         device: to answer on. The task itself has left it: the Trainer moves it to the CPU.
+
+    Returns:
+        the file of the answers, if there are any.
     """
     from gptlit.inference.checkpoint import load_trained
     from gptlit.inference.lookup import find_checkpoint
 
     settings = task.settings["answers"]
     if not settings["max_new_tokens"] or not data.splits["test"]:
-        return
+        return None
     checkpoint = find_checkpoint(str(folder), task.name)
     model = LanguageModel(load_trained(checkpoint), device)
-    _, scores = answer_entries(model, data.splits["test"], folder / ANSWERS, checkpoint, settings)
+    path = folder / ANSWERS
+    _, scores = answer_entries(model, data.splits["test"], path, checkpoint, settings)
     task.final_metrics.update({f"test/{name}": value for name, value in scores.items()})
+    return path

@@ -26,9 +26,9 @@ def last_measured(trainer: Trainer, monitor: StepMonitor, csv: Path) -> dict[str
 
 def measure_at_the_end(
     trainer: Trainer, task: Task, data: Any, checkpoints: Checkpoints, device: str
-) -> None:
+) -> Path | None:
     """Where the data has splits to be measured once at the end, add what the best checkpoint
-    reaches on them to `task.final_metrics`; then write the task's report."""
+    reaches on them to `task.final_metrics`; then write the task's report, see `write_report`."""
     loaders: dict[str, Any] = getattr(data, "final_loaders", dict)()
     if loaders:
         task.final_splits = list(loaders)
@@ -41,8 +41,9 @@ def measure_at_the_end(
             verbose=False,
         )
     stopping.let_go()
-    if trainer.is_global_zero:
-        write_report(task, data, Path(trainer.default_root_dir), device)
+    if not trainer.is_global_zero:
+        return None
+    return write_report(task, data, Path(trainer.default_root_dir), device)
 
 
 def fill_folder(config: dict[str, Any], folder: Path, task: Task, **figures: Any) -> None:
@@ -68,10 +69,12 @@ def say_what_next(
     folder: Path,
     task: Task,
     checkpoints: Checkpoints,
+    details: Path | None,
     ended: str,
     console: Console,
 ) -> None:
-    """What came out, where it lies, and what to type next; `ended` says after how long, and why."""
+    """What came out, where it lies, and what to type next. `details` is the table of the report, if
+    there is one; `ended` says after how long the run was over, and why."""
     best = checkpoints.best if checkpoints.best.exists() else checkpoints.last
     score = checkpoints.best_score
     measured = f", best {checkpoints.monitor} {score:.4g}" if score is not None else ""
@@ -85,6 +88,7 @@ def say_what_next(
     console.print(
         f"done in {ended}{measured}\n"
         + (f"test:       {' · '.join(tested)}\n" if tested else "")
+        + (f"details:    {details}\n" if details else "")
         + f"checkpoint: {best}\n"
         + (f"plots:      {plots}\n" if plots.exists() else "")
         + f"next:       python {task.command} ckpt={quote(str(folder))}"

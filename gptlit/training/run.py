@@ -103,7 +103,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         # The best checkpoint, which is loaded now, has its own counts.
         steps, tokens, training_seconds = trainer.global_step, monitor.tokens, monitor.seconds
         task.final_metrics = last_measured(trainer, monitor, folder / "metrics.csv")
-        measure_at_the_end(trainer, task, data, checkpoints, device)
+        details = measure_at_the_end(trainer, task, data, checkpoints, device)
     if trainer.is_global_zero:
         fill_folder(
             config,
@@ -118,7 +118,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
             best_checkpoint=str(checkpoints.best) if checkpoints.best.exists() else None,
         )
         ended = f"{seconds:,.0f} s{_told_of_early_end(settings, steps, total_steps)}"
-        say_what_next(config, folder, task, checkpoints, ended, console)
+        say_what_next(config, folder, task, checkpoints, details, ended, console)
     return checkpoints.best_score
 
 

@@ -112,6 +112,7 @@ def test_a_run_leaves_answers_metrics_plots_and_samples(folder: Path) -> None:
     told = "2 broken skipped (entry 4: output is empty; entry 66: no field 'instruction'"
     assert told in console
     assert console.count("sample: it's {so}, [or] not\n") == 3
+    assert f"details:    {found.relative_to(folder.resolve()) / ANSWERS}\n" in console
     answered = json.loads((found / ANSWERS).read_text())
     assert all(isinstance(entry.pop("model_response"), str) for entry in answered)
     assert answered == ENTRIES[48:60]

@@ -19,9 +19,10 @@ def test_the_next_commands_survive_the_shell() -> None:
         best=folder / "best.ckpt", last=folder / "last.ckpt", best_score=0.25, monitor="val/loss"
     )
     written = io.StringIO()
-    say_what_next(config, folder, task, files, 7, Console(file=written, width=20, soft_wrap=True))
-    text = written.getvalue()
-    assert text.startswith("done in 7 s, best val/loss 0.25\ntest:       loss 0.5\n")
-    *_, use, show = text.splitlines()
+    console = Console(file=written, width=20, soft_wrap=True)
+    say_what_next(config, folder, task, files, folder / "table.csv", "7 s", console)
+    done, test, details, *_, use, show = written.getvalue().splitlines()
+    assert (done, test) == ("done in 7 s, best val/loss 0.25", "test:       loss 0.5")
+    assert details.endswith("my runs/pretrain/one/table.csv")
     assert shlex.split(use) == ["next:", "python", "generate.py", f"ckpt={folder}"]
     assert shlex.split(show) == ["tensorboard", "--logdir", "my runs"]
