@@ -22,7 +22,12 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
         model: the `LanguageModel` in it.
     """
     from gptlit.evaluation.answers import write_json
-    from gptlit.evaluation.instruction import ANSWERS, answer_entries, answers_others
+    from gptlit.evaluation.instruction import (
+        ANSWERS,
+        answer_entries,
+        answers_others,
+        wrap_entries,
+    )
 
     data = config["data"]
     if data["path"] is None:
@@ -42,6 +47,8 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
                 f"{path} is there already and holds no answers to the entries of {source}: give"
                 " output=FILE, or move or delete it"
             )
+        for line in model.told_of_cut(wrap_entries(model, entries, config["max_new_tokens"])):
+            print(f"warning: {line}", file=sys.stderr)
         try:
             answered, scores = answer_entries(model, entries, path, ckpt, settings)
             print(f"answers:        {path} ({len(answered):,})")

@@ -125,15 +125,8 @@ def without_effect(config: dict[str, Any]) -> list[str]:
 
 def cut_prompts(model: "LanguageModel", prompts: list[str], options: dict[str, Any]) -> list[str]:
     """A line about prompts of which the model sees the end alone, if there are such."""
-    from gptlit.inference.generation import encode_prompt
-
-    window = model.model.cfg.context_length
     given = {"input": options["input"], "system": options["system"]}
-    wrapped = (model.wrap_prompt(prompt, **given) for prompt in prompts)
-    cut = sum(len(encode_prompt(model.tokenizer, text)) > window for text in wrapped)
-    which = "the prompt is" if len(prompts) == 1 else f"{cut} of {len(prompts)} prompts are"
-    window_of = f"longer than the model's context of {window:,} tokens, which holds the last alone"
-    return [f"{which} {window_of}"] if cut else []
+    return model.told_of_cut([model.wrap_prompt(prompt, **given) for prompt in prompts])
 
 
 def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: int) -> str:

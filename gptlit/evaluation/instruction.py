@@ -8,6 +8,7 @@ from gptlit.data.instruction_files import is_chat
 from gptlit.evaluation.answers import ANSWER, write_answers
 from gptlit.evaluation.text_scores import score_answers
 from gptlit.inference.api import LanguageModel
+from gptlit.inference.generation import Prompt
 from gptlit.journal import digest
 
 ANSWERS = "instruction-data-with-response.json"
@@ -32,16 +33,7 @@ def answer_entries(
     answered = write_answers(
         model.model,
         model.tokenizer,
-        [
-            model.wrap_prompt(
-                entry.instruction,
-                entry.input,
-                entry.history,
-                settings["max_new_tokens"],
-                entry.system,
-            )
-            for entry in entries
-        ],
+        wrap_entries(model, entries, settings["max_new_tokens"]),
         [_with_parts(entry) for entry in entries],
         path,
         fingerprint=digest([state.st_size, state.st_mtime_ns, model.device, model.precision]),
@@ -50,6 +42,16 @@ def answer_entries(
         **settings,
     )
     return answered, score_answers(answered)
+
+
+def wrap_entries(model: LanguageModel, entries: list[Any], max_new_tokens: int) -> list[Prompt]:
+    """What the model is to continue, of each entry."""
+    return [
+        model.wrap_prompt(
+            entry.instruction, entry.input, entry.history, max_new_tokens, entry.system
+        )
+        for entry in entries
+    ]
 
 
 def answers_others(path: Path, entries: list[Any]) -> bool:

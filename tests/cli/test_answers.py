@@ -112,6 +112,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
         model=None,
         tokenizer=get_tokenizer("byte"),
         wrap_prompt=lambda text, *_: text,
+        told_of_cut=lambda prompts: ["too long"] * any(len(text) > 20 for text in prompts),
         trained=SimpleNamespace(stop=[]),
         device="cpu",
         precision="fp32",
@@ -204,3 +205,13 @@ def test_who_interrupts_is_told_that_the_same_command_goes_on(
     with pytest.raises(KeyboardInterrupt):
         evaluate("x.json")
     assert capsys.readouterr().err == "interrupted: the same command goes on where it stopped\n"
+
+
+def test_prompts_that_are_cut_are_told(
+    tmp_path: Path, evaluate: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, instruction in (("x", "short"), ("y", "long " * 9)):
+        entry = {"instruction": instruction, "output": "b"}
+        (tmp_path / f"{name}.json").write_text(json.dumps([entry]))
+        evaluate(f"{name}.json")
+        assert capsys.readouterr().err == ("warning: too long\n" if name == "y" else "")
