@@ -242,9 +242,10 @@ class LabelledDataModule(ResumableDataModule):
         if counts.left_out:
             parts.append(f"{counts.left_out:,} left out to balance the classes")
         total = Counter(label for table in tables.values() for label in table.labels)
-        classes = [f"{total[label]:,} {visible_line(label)}" for label in self.labels[:8]]
-        if len(self.labels) > 8:
-            classes.append(f"{len(self.labels) - 8} more classes")
+        told = self.labels if len(self.labels) <= 9 else self.labels[:8]
+        classes = [f"{total[label]:,} {visible_line(label)}" for label in told]
+        if len(told) < len(self.labels):
+            classes.append(f"{len(self.labels) - len(told)} more classes")
         sizes = ", ".join(f"{len(tables[name].texts):,} {name}" for name in SPLITS)
         line = f"{tables['train'].name}: {', '.join(parts)}; {' + '.join(classes)}; {sizes}"
         if cut := sum(split.n_cut for split in self.splits.values()):

@@ -21,7 +21,7 @@ def trained_blocks(trainable: str, n_layers: int) -> int:
     Raises:
         ValueError: there is no such choice.
     """
-    match = re.fullmatch(r"last_(?:block|([0-9]+)_blocks)", trainable)
+    match = re.fullmatch(r"last_(?:block|([1-9][0-9]*)_blocks)", trainable)
     named = {"head": 0, "all": n_layers, "lora": n_layers}
     blocks = int(match[1] or 1) if match else named.get(trainable, -1)
     if not 0 <= blocks <= n_layers:

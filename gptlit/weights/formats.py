@@ -28,6 +28,9 @@ TWO_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
 """What transformers calls the classes of a classifier that names none; its config.json leaves them
 out."""
 
+ONE_OF_SEVERAL = "single_label_classification"
+"""What transformers calls the only problem that a `Classifier` is for."""
+
 GPT2_VOCABULARY = 50257, {"\u0120the": 262, "\u0120gazed": 50255}
 """How many ids GPT-2's vocabulary has, and two of them, an early and the last merge. Published
 models of other languages have as many ids, for other tokens."""
@@ -272,6 +275,12 @@ def _hints_from_config(folder: Path) -> Hints:
     if config.get("architectures") == ["GPT2ForSequenceClassification"]:
         named = config.get("id2label", TWO_LABELS)
         labels = [named.get(str(i)) for i in range(len(named))] if isinstance(named, dict) else None
+        problem = config.get("problem_type") or ONE_OF_SEVERAL
+        if problem != ONE_OF_SEVERAL or (labels is not None and len(labels) < 2):
+            raise UserError(
+                f"{folder / 'config.json'} describes a model of {len(labels or ())} labels for"
+                f" {problem}: a classifier of gptlit says which one of two or more a text is of"
+            )
     return Hints.of(config.get("n_head"), config.get("vocab_size"), labels=labels)
 
 

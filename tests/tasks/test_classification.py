@@ -130,7 +130,7 @@ def test_lora_trains_its_own_and_the_head() -> None:
     assert names and all("lora" in name or name == "head.weight" for name in names)
 
 
-@pytest.mark.parametrize("trainable", ["last_4_blocks", "last_0_block", "first_block", "", "Head"])
+@pytest.mark.parametrize("trainable", ["last_4_blocks", "last_0_blocks", "first_block", "", "Head"])
 def test_an_unknown_choice_names_the_known_ones(trainable: str) -> None:
     with pytest.raises(ValueError, match=r"task.trainable=.*head, last_block.*last_3_blocks, all"):
         make_task(trainable=trainable)

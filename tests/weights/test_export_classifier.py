@@ -162,6 +162,21 @@ def test_two_classes_without_names_are_called_as_transformers_calls_them(tmp_pat
     assert list(found.values()) == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "given", [{"problem_type": "multi_label_classification"}, {"id2label": {"0": "score"}}], ids=str
+)
+def test_a_classifier_that_does_not_choose_one_of_several_is_refused(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    folder = exported(make_task(), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | given))
+    # Without our header, as transformers writes it.
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"config.json describes a model of . labels for .*_cla"):
+        gptlit.load(folder)
+
+
 def test_a_head_of_other_classes_is_refused(tmp_path: Path) -> None:
     folder = exported(make_task(), tmp_path)
     task = make_task(labels=["a", "b", "c"])
