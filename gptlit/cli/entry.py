@@ -3,6 +3,7 @@ it is."""
 
 import gc
 import io
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -54,7 +55,24 @@ def _run(command: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What a model writes may have signs that the encoding lacks, which must not end a run.
         sys.stdout.reconfigure(errors="replace")
-    import_module(f"gptlit.cli.{command}").main()
+    try:
+        import_module(f"gptlit.cli.{command}").main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        sys.exit(1)  # as Rich does in what it prints
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads the output any more, as behind `| head`; then the rest of it is dropped,
+    which Python would complain about on its way out."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 # Of the scripts, and of the commands that the wheel installs.

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from commands import run as run_command
@@ -21,6 +23,7 @@ from yaml import YAMLError
 import gptlit
 from gptlit.cli import app
 from gptlit.cli.arguments import overrides_by_key, quote, quoted, read, unquoted
+from gptlit.cli.entry import generate
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
 from gptlit.training.stopping import INTERRUPTED, stoppable
@@ -395,3 +398,28 @@ def test_ctrl_c_that_a_library_made_an_error_is_ctrl_c(
     with pytest.raises(SystemExit if key else ImportError) as caught:
         app.run("generate", lambda _: None, lambda *_: None, rewrite=importing)
     assert not key or caught.value.code == INTERRUPTED
+
+
+@pytest.mark.parametrize("buffering", [-1, 1])
+def test_output_that_nobody_reads_any_more_ends_a_command_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, buffering: int
+) -> None:
+    main = SimpleNamespace(main=lambda: print("a line\n" * 9))
+    monkeypatch.setattr("gptlit.cli.entry.import_module", lambda _: main)
+    monkeypatch.setattr("gptlit.cli.entry.quiet_ctrl_c", lambda: None)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering) as out:
+        monkeypatch.setattr("sys.stdout", out)
+        with pytest.raises(SystemExit) as it:
+            generate()
+        assert it.value.code == 1
+        monkeypatch.undo()
+
+
+def test_other_broken_pipes_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = SimpleNamespace(main=Mock(side_effect=BrokenPipeError("of a worker")))
+    monkeypatch.setattr("gptlit.cli.entry.import_module", lambda _: main)
+    monkeypatch.setattr("gptlit.cli.entry.quiet_ctrl_c", lambda: None)
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        generate()
