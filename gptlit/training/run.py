@@ -87,7 +87,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     progress.total_steps = monitor.total_steps = total_steps
     if trainer.is_global_zero:
         about = (
-            f"{task.name}: {config['model']['name']}, {task.model.num_parameters():,} parameters,"
+            f"{task.name}: {config['model']['name']}, {told_size(task)},"
             f" on {device_name(device)}, {precision}\n{weights}data: {data.describe()}\n"
             f"run: {folder}, {total_steps:,} steps"
         )
@@ -120,6 +120,15 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         ended = f"{seconds:,.0f} s{_told_of_early_end(settings, steps, total_steps)}"
         say_what_next(config, folder, task, checkpoints, details, ended, console)
     return checkpoints.best_score
+
+
+def told_size(task: Task) -> str:
+    """How many parameters there are, and how many train where others are frozen. What LoRA adds
+    is no part of the first."""
+    total = f"{task.model.num_parameters():,} parameters"
+    if all(p.requires_grad for p in task.parameters()):
+        return total
+    return f"{total} ({sum(p.numel() for p in task.parameters() if p.requires_grad):,} train)"
 
 
 def _set_up_data(

@@ -11,6 +11,7 @@ from gptlit.data.instructions import InstructionDataModule
 from gptlit.model import IGNORE_INDEX
 from gptlit.tasks.instruction import InstructionTask, block_causal_mask
 from gptlit.tokenizer import get_tokenizer
+from gptlit.training.run import told_size
 
 SHAPE = {
     "vocab_size": 257,
@@ -169,6 +170,10 @@ def test_only_what_lora_added_trains() -> None:
     task = make_task(trainable="lora", lora={"rank": 2, "alpha": 4.0, "targets": ["q", "v"]})
     names = [name for name, p in task.named_parameters() if p.requires_grad]
     assert names and all(".lora_" in name for name in names)
+    trained = sum(task.get_parameter(name).numel() for name in names)
+    total = f"{task.model.num_parameters():,} parameters"
+    assert told_size(task) == f"{total} ({trained:,} train)"
+    assert told_size(make_task()) == total
 
 
 def test_prompts_are_wrapped_as_in_training() -> None:
