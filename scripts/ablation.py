@@ -31,6 +31,9 @@ from gptlit.training.stopping import INTERRUPTED
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 SPLITS = ("train", "val", "test")
+CHANCE = 50
+"""Per cent that are right without a look at the messages, where the plot begins unless a row is
+worse."""
 OURS = ("task", "output_root", "hydra.run.dir", "skip_if_trained", "resume")
 """Keys that are given to every row here."""
 SAME_RUN, OTHER_RUN = "add resume=auto", "run of another config"
@@ -181,17 +184,21 @@ def _write_table(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
 
 def _plot(path: Path, results: list[tuple[Row, dict[str, Any]]]) -> None:
     figure, axes = new_figure(8, 0.45 * len(results) + 1.8)
+    lowest: float = CHANCE
     for place, (row, found) in enumerate(results):
         test = _accuracies(found)[2]
+        lowest = min(lowest, CHANCE if test is None else test // 10 * 10)
         if test is not None:
             axes.barh(place - 0.2, test, 0.4, color="tab:blue", label="here")
         axes.barh(place + 0.2, row.published[2], 0.4, color="tab:gray", label="the book")
     labels = [f"{row.number}: {row.change}" for row, _ in results]
     axes.set_yticks(range(len(results)), labels)
     axes.invert_yaxis()
-    axes.set(xlabel="test accuracy (per cent)", xlim=(50, 100), title="What changes the classifier")
+    axes.set(
+        xlabel="test accuracy (per cent)", xlim=(lowest, 100), title="What changes the classifier"
+    )
     handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    axes.legend(handles.values(), handles.keys(), loc="lower left")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ablation
 import pytest
+from matplotlib.figure import Figure
 
 from gptlit.errors import UserError
 from gptlit.training import reuse
@@ -138,3 +139,14 @@ def test_mistakes_end_in_one_line_before_anything_is_trained(
     assert error.startswith("error: ") and error.count("\n") == 1
     assert said in error
     assert not out.exists()
+
+
+def test_a_row_that_is_worse_than_chance_has_its_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(ablation, "save_figure", lambda figure, _: drawn.append(figure))
+    for accuracy in (0.93, 0.43):
+        found = {"metrics": {"test/accuracy": accuracy}}
+        ablation._plot(tmp_path / "x.png", [(ablation.ROWS[0], found), (ablation.ROWS[1], {})])
+    assert [figure.axes[0].get_xlim() for figure in drawn] == [(50, 100), (40, 100)]
