@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping
@@ -89,9 +88,6 @@ def run(
             sys.exit(0)  # all processes have found the same, and the first one says it
         print(f"error: {arguments.printable(line)}", file=sys.stderr)
         sys.exit(2)
-    finally:
-        # Python would tell where it was on its way out.
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     if code:
         sys.exit(code)
 

@@ -62,6 +62,9 @@ def _run(command: str) -> None:
         if not _reader_has_gone():
             raise
         sys.exit(1)  # as Rich does in what it prints
+    finally:
+        # Python would tell where it was on its way out.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 
 
 def _reader_has_gone() -> bool:

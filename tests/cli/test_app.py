@@ -245,7 +245,6 @@ def ending(
         raise error
 
     monkeypatch.setattr("sys.argv", ["generate.py", *args])
-    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(SystemExit) as caught:
         app.run(of, lambda _: None, lambda *_: None, short={}, rewrite=failing)
@@ -339,7 +338,6 @@ def test_the_version_is_that_of_the_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["generate.py", "--version"])
-    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     app.run("generate", lambda _: None, lambda *_: None, short={})
     assert capsys.readouterr().out == f"gptlit {gptlit.__version__}\n"
@@ -354,6 +352,16 @@ def test_ctrl_c_while_a_command_is_imported_is_quiet(made: str) -> None:
     code = f"import signal\nfrom gptlit.cli import entry\n{importing}entry.train()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_while_python_ends_is_quiet_after_a_training_too() -> None:
+    """Which puts the handlers back that it found."""
+    code = "import atexit, signal\nfrom types import SimpleNamespace\n"
+    code += "from gptlit.cli import entry\nfrom gptlit.training.stopping import stoppable\n"
+    code += "def main():\n  with stoppable(): pass\n  atexit.register(signal.raise_signal, 2)\n"
+    code += "entry.import_module = lambda _: SimpleNamespace(main=main)\nentry.train()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "")
 
 
 @pytest.mark.parametrize(
@@ -393,7 +401,6 @@ def test_ctrl_c_that_a_library_made_an_error_is_ctrl_c(
         raise ImportError("initialization failed") from (KeyboardInterrupt() if key else KeyError())
 
     monkeypatch.setattr("sys.argv", ["generate.py"])
-    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(SystemExit if key else ImportError) as caught:
         app.run("generate", lambda _: None, lambda *_: None, rewrite=importing)
@@ -407,6 +414,7 @@ def test_output_that_nobody_reads_any_more_ends_a_command_without_a_traceback(
     main = SimpleNamespace(main=lambda: print("a line\n" * 9))
     monkeypatch.setattr("gptlit.cli.entry.import_module", lambda _: main)
     monkeypatch.setattr("gptlit.cli.entry.quiet_ctrl_c", lambda: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w", buffering) as out:
@@ -421,5 +429,6 @@ def test_other_broken_pipes_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch
     main = SimpleNamespace(main=Mock(side_effect=BrokenPipeError("of a worker")))
     monkeypatch.setattr("gptlit.cli.entry.import_module", lambda _: main)
     monkeypatch.setattr("gptlit.cli.entry.quiet_ctrl_c", lambda: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(BrokenPipeError, match="of a worker"):
         generate()
