@@ -8,17 +8,21 @@ from gptlit.errors import UserError
 
 
 def output_file(typed: str) -> Path:
-    """The file that is meant.
+    """The file that is meant; of a link, what it leads to, as a new file takes the old one's place.
 
     Raises:
-        UserError: it is a folder, or in none.
+        UserError: it is a folder, or in none, or a device or pipe.
     """
     try:
         path = Path(typed).expanduser()
+        is_special = path.exists() and not path.is_file() and not path.is_dir()
+        path = path.resolve() if path.is_symlink() else path
         fits = path.parent.is_dir() and not path.is_dir()
     except (OSError, RuntimeError) as error:  # a name that is too long, or a home that is nobody's
         why = getattr(error, "strerror", None) or error
         raise UserError(f"output={typed} cannot be written: {why}; choose another file") from error
+    if is_special:
+        raise UserError(f"output={typed} is a device or a pipe; give a file")
     if not fits:
         raise UserError(f"output={typed}: give a file in a folder that exists")
     return path

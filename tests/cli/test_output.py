@@ -32,6 +32,21 @@ def test_what_cannot_be_written_is_told(typed: str, line: str) -> None:
         output_file(typed)
 
 
+def test_a_device_or_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "out").symlink_to("pipe")
+    for name in ("pipe", "out"):
+        with pytest.raises(UserError, match=f"output=.*/{name} is a device or a pipe; give a file"):
+            output_file(str(tmp_path / name))
+
+
+def test_what_a_link_leads_to_is_written_not_the_link(tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to("large.json")
+    for _ in range(2):
+        assert output_file(str(tmp_path / "link.json")) == tmp_path / "large.json"
+        (tmp_path / "large.json").touch()
+
+
 def test_a_file_by_another_name_is_the_same(tmp_path: Path) -> None:
     read = tmp_path / "read.json"
     read.touch()
