@@ -11,8 +11,9 @@ from gptlit.training.monitor import StepMonitor
 
 
 class StepProgress(ProgressBar):
-    """One bar over the optimiser steps, with loss, tokens per second and time left; a line for
-    each validation stays on the screen. Without a terminal only those lines are printed.
+    """One bar over the optimiser steps, with loss, tokens per second and time left, or how far a
+    validation has come; a line for each validation stays on the screen. Without a terminal only
+    those lines are printed.
 
     Args:
         monitor: where the newest figures are.
@@ -26,7 +27,7 @@ class StepProgress(ProgressBar):
         """Optimiser steps of the whole run; set once the data is known."""
         self._enabled = True
         self._bar = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
@@ -55,15 +56,34 @@ class StepProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar."""
+        self._show_training(trainer)
+
+    def _show_training(self, trainer: Trainer) -> None:
         if not self._bar.disable:
             new, figures = self.monitor.newest, ""
             if new:
                 rate = new["train/tokens_per_second"]
                 figures = f"loss {new['train/loss']:.3f} · {rate:,.0f} tok/s"
-            self._bar.update(self._row, completed=trainer.global_step, figures=figures)
+            done = trainer.global_step
+            self._bar.update(self._row, completed=done, description="training", figures=figures)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show that the bar stands still for a while."""
+        if not self._bar.disable:
+            figures = f"batch {batch_idx + 1:,} of {trainer.num_val_batches[dataloader_idx]:,}"
+            self._bar.update(self._row, description="validating", figures=figures)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One line with what was measured."""
+        self._show_training(trainer)
         if trainer.sanity_checking or not self._enabled:
             return
         measured = [
