@@ -181,7 +181,7 @@ def _has_finished(folder: Path, step: int, total_steps: int, console: Console) -
     finished = step >= total_steps and (folder / "summary.json").exists()
     if finished and first_process():
         console.print(
-            f"{folder}: the run has finished at step {total_steps:,} already;"
+            f"{folder}: the run has finished at step {step:,} already;"
             " to train on, give more than that as trainer.max_steps=...",
             highlight=False,
             markup=False,

@@ -167,8 +167,9 @@ def test_a_finished_run_can_be_made_longer(capsys: pytest.CaptureFixture[str]) -
     assert measured(folder, "train/lr")[4] < 0.5e-3
     resume = "resume=run/checkpoints/last.ckpt"
     before = (folder / "summary.json").read_bytes()
-    fit("run", *base, "trainer.max_steps=4", resume)
-    assert "finished at step 4 already; to train on, give more" in capsys.readouterr().out
+    for steps in (3, 4):
+        fit("run", *base, f"trainer.max_steps={steps}", resume)
+        assert "finished at step 4 already; to train on, give more" in capsys.readouterr().out
     assert (folder / "summary.json").read_bytes() == before
     fit("run", *base, "trainer.max_steps=8", "optimizer.lr=2e-3", resume)
     rates = measured(folder, "train/lr")
