@@ -145,7 +145,10 @@ class TextDataModule(ResumableDataModule):
         return source, val_source
 
     def prepare_data(self) -> None:
-        """Tokenize the corpus, unless the cache holds it or it has been prepared."""
+        """Tokenize the corpus, unless the cache holds it or it has been prepared. Once: the Trainer
+        asks for it again, when what is in the files may be other text."""
+        if self._corpus is not None:
+            return
         if is_prepared(self.path):
             self._open_prepared(self.path)
             return

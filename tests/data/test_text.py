@@ -64,6 +64,14 @@ def test_an_epoch_covers_the_windows_without_replacement(path: str, tmp_path: Pa
     assert orders[0] != orders[1] != windows
 
 
+def test_a_file_that_changes_after_it_was_read_changes_no_run(path: str, tmp_path: Path) -> None:
+    data = module(path, tmp_path)
+    before = ids(data)
+    Path(path).write_text(TEXT[::-1])
+    data.prepare_data()
+    assert ids(data) == before
+
+
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(
     length=st.integers(20, 90),
