@@ -3,9 +3,14 @@
 import signal
 
 import pytest
+from hypothesis import settings
 
 # A shell starts background jobs with Ctrl-C ignored, and so would be all commands that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says what else the machine does.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -231,7 +231,7 @@ def test_without_hash_mirrors_are_not_mixed(mirror: Mirror, other: Mirror, targe
     assert target.read_bytes() == CONTENT[::-1]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cuts=st.lists(st.integers(0, 12_000), max_size=8), hashed=st.booleans())
 def test_any_cuts_cost_no_byte_twice(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int], hashed: bool

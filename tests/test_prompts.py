@@ -57,7 +57,7 @@ def test_prompts_are_as_published(name: str, input: str, prompt: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 @given(instruction=asked, input=texts)
 def test_no_text_is_read_as_a_template(name: str, instruction: str, input: str) -> None:
     prompt = format_of(name)
@@ -145,7 +145,7 @@ FORMATS = [
 
 
 @pytest.mark.parametrize("prompt", FORMATS, ids=lambda prompt: prompt.name)
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(derandomize=True, max_examples=30)
 @given(question=asked, answer=texts)
 def test_transformers_chats_look_the_same(prompt: PromptFormat, question: str, answer: str) -> None:
     one = prompt.format_prompt(question)
@@ -157,7 +157,7 @@ def test_transformers_chats_look_the_same(prompt: PromptFormat, question: str, a
 
 
 @pytest.mark.parametrize("prompt", FORMATS, ids=lambda prompt: prompt.name)
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(derandomize=True, max_examples=30)
 @given(question=asked, input=texts, answer=texts)
 def test_a_user_message_may_have_an_input(
     prompt: PromptFormat, question: str, input: str, answer: str

@@ -45,7 +45,7 @@ def published() -> tiktoken.Encoding:
     )
 
 
-@settings(deadline=None, derandomize=True, max_examples=400)
+@settings(derandomize=True, max_examples=400)
 @given(text=texts)
 def test_gpt2_ids_are_those_of_the_published_files(published: tiktoken.Encoding, text: str) -> None:
     assert get_tokenizer("gpt2").encode(text) == published.encode(text, disallowed_special=())
@@ -76,7 +76,7 @@ def test_gpt2_ids_of_known_texts(text: str, ids: list[int]) -> None:
 
 
 @both
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=200)
 @given(text=texts)
 def test_decoding_gives_the_text_back(name: str, text: str) -> None:
     tokenizer = get_tokenizer(name)
@@ -89,7 +89,7 @@ def test_decoding_gives_the_text_back(name: str, text: str) -> None:
 
 
 @both
-@settings(deadline=None, derandomize=True, max_examples=10)
+@settings(derandomize=True, max_examples=10)
 @given(text=texts)
 def test_token_bytes_add_up_to_the_length_in_utf8(name: str, text: str) -> None:
     tokenizer = get_tokenizer(name)
@@ -97,7 +97,7 @@ def test_token_bytes_add_up_to_the_length_in_utf8(name: str, text: str) -> None:
 
 
 @both
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(parts=st.lists(st.one_of(texts, st.characters(categories=["Cs"]))))
 def test_surrogates_are_no_error(name: str, parts: list[str]) -> None:
     tokenizer = get_tokenizer(name)

@@ -56,8 +56,8 @@ DATA = {
     rf"'instruction', 'inptu'\); {MEND}",
     "no-response.json": rf"4 of 6 entries cannot be used: entries 3-6: output is empty; {MEND}",
     "no-instruction.json": rf"entry 2: instruction is empty; {MEND}",
-    "types.json": r"4 of 5 .*: entry 1: output is 5, expected text; entry 3: input is a list, "
-    rf"expected text; entry 4: it is text, .*; entry 5: it is null, .*; {MEND}",
+    "types.json": r"4 of 5 .*: entry 1: output is a number, expected text; entry 3: input is a "
+    rf"list, expected text; entry 4: it is text, .*; entry 5: it is null, .*; {MEND}",
     "broken.jsonl": rf"1 of 3 .*: line 3: not JSON \(.*column .*\); {MEND}",
     "chat.json": r"2 of 3 .*: entry 2: its last message is by the user; expected an answer by the "
     rf"assistant; entry 3: message 2: role is 'tool', expected 'assistant'; {MEND}",

@@ -55,7 +55,7 @@ sizes = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(sizes=sizes)
 def test_an_epoch_reads_every_sample_once_on_equally_many_batches(sizes: dict[str, Any]) -> None:
     n, batch_size, world_size = sizes["n"], sizes["batch_size"], sizes["world_size"]
@@ -164,7 +164,7 @@ def test_fewer_samples_than_processes_are_named() -> None:
         SortedLoader(Numbers(3), 2, LENGTHS[:3], world_size=4, what="test texts")
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(n=st.integers(1, 60), batch_size=st.integers(1, 7), world_size=st.integers(1, 5))
 def test_evaluation_reads_every_sample_exactly_once(
     n: int, batch_size: int, world_size: int

@@ -22,7 +22,7 @@ words = st.sampled_from(
 fragments = spaces | words | st.just("<|endoftext|>")
 
 
-@settings(deadline=None, derandomize=True, max_examples=500)
+@settings(derandomize=True, max_examples=500)
 @given(
     chunks=st.lists(st.lists(fragments, max_size=12).map("".join) | st.text(), max_size=8),
     size=st.integers(1, 12),

@@ -46,7 +46,7 @@ def ids(pair: tuple[str, str]) -> list[int]:
     return [*BYTES.encode(f"{pair[0]}>{pair[1]}"), EOT]
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(pairs=examples, mask_prompt=st.booleans())
 def test_responses_are_targets_and_prompts_only_on_demand(
     pairs: list[tuple[str, str]], mask_prompt: bool
@@ -100,7 +100,7 @@ def test_what_is_too_long_is_cut_or_dropped(
     assert (entries.cut, entries.dropped, entries.longest) == (n_cut, n_dropped, 10)
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(pairs=examples, room=st.integers(1, 20), cut=st.booleans())
 def test_every_kept_entry_fits_and_has_something_to_learn(
     pairs: list[tuple[str, str]], room: int, cut: bool
@@ -129,7 +129,7 @@ lengths_and_room = st.integers(1, 60).flatmap(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=200)
 @given(case=lengths_and_room, seed=st.integers(0, 5))
 def test_packing_keeps_every_entry_and_fills_rows(case: tuple[list[int], int], seed: int) -> None:
     lengths, room = np.array(case[0]), case[1]
@@ -170,7 +170,7 @@ def segments_of(batch: InstructionBatch) -> Counter[tuple[tuple[int, ...], tuple
     return found
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 @given(
     pairs=examples | beginnings,
     room=st.integers(20, 40),
@@ -212,7 +212,7 @@ def test_packed_entries_have_the_loss_of_those_apart() -> None:
         torch.testing.assert_close(loss, model.loss_sum(plain.input_ids, plain.targets))
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=200)
 @given(
     pairs=examples | beginnings,
     mask_prompt=st.booleans(),
@@ -252,7 +252,7 @@ def test_the_common_beginning_stands_once_in_a_row() -> None:
     assert BYTES.decode(same[np.arange(2)].input_ids[0].tolist()) == "c>x>x"
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=200)
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40), size=st.integers(1, 300))
 def test_joining_deals_entries_evenly(lengths: list[int], size: int) -> None:
     rows = join_rows(np.arange(len(lengths)) + 7, np.array(lengths), size)

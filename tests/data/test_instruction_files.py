@@ -278,7 +278,7 @@ def numbered(n: int) -> list[Entry]:
     return [Entry(str(i), "", str(i)) for i in range(n)]
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(
     n=st.integers(4, 3000),
     percent=st.tuples(st.integers(1, 40), st.integers(0, 40)),

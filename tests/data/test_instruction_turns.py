@@ -55,7 +55,7 @@ def expected(
     return ids[:-1], learned[1:]
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(chats=chats, mask_prompt=st.booleans())
 def test_every_answer_is_learned_with_its_end(chats: list[Turns], mask_prompt: bool) -> None:
     entries = tokenized(chats)
@@ -81,7 +81,7 @@ def apart(batch: InstructionBatch) -> list[tuple[list[int], list[int]]]:
     return found
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(chats=st.lists(turns, min_size=2, max_size=8), mask_prompt=st.booleans())
 def test_chats_that_share_rows_are_the_same_as_apart(chats: list[Turns], mask_prompt: bool) -> None:
     chats = [[("cab" + turns[0][0], turns[0][1]), *turns[1:]] for turns in chats]
@@ -95,7 +95,7 @@ def test_chats_that_share_rows_are_the_same_as_apart(chats: list[Turns], mask_pr
         assert sorted(apart(packed[packed.rows(0, 0)])) == there
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(chats=st.lists(turns, min_size=2, max_size=8), mask_prompt=st.booleans(), data=st.data())
 def test_answers_that_are_not_learned_are_read_but_no_targets(
     chats: list[Turns], mask_prompt: bool, data: st.DataObject

@@ -64,7 +64,7 @@ def check_batch(batch: LabelledBatch, split: LabelledSplit) -> list[int]:
     return rows
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(
     texts=st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=20),
     data=st.data(),

@@ -94,7 +94,7 @@ def test_what_labels_may_be(tmp_path: Path, labels: list[Any], names: list[str])
         assert class_names(table.labels) == names
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(rows=st.lists(st.tuples(st.text(), st.sampled_from("ab")), min_size=1))
 def test_whatever_json_holds_is_read_as_text(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]

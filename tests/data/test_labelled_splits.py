@@ -42,7 +42,7 @@ def numbered(**counts: int) -> Rows:
     return sorted(rows, key=lambda row: int(row[0].split()[1]))
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(
     counts=st.lists(st.integers(10, 60), min_size=2, max_size=4),
     seed=st.integers(0, 2**32),

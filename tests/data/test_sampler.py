@@ -42,14 +42,14 @@ def endless(loader: ResumableLoader) -> Iterator[Tensor]:
         yield from loader
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=200)
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**40), epoch=st.integers(0, 100))
 def test_a_permutation_is_a_bijection(n: int, seed: int, epoch: int) -> None:
     shuffled = Permutation(n, seed, epoch)(np.arange(n))
     assert sorted(shuffled.tolist()) == list(range(n))
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 @given(n=st.integers(1, 2**45), data=st.data())
 def test_any_part_of_a_permutation_is_that_part_of_the_whole(n: int, data: st.DataObject) -> None:
     positions = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=50)))
@@ -89,7 +89,7 @@ def test_an_epoch_reads_each_sample_at_most_once_in_whole_batches(n: int) -> Non
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(derandomize=True, max_examples=30)
 @given(n=st.integers(20, 200), batch_size=st.integers(1, 3), world_size=st.integers(1, 5))
 def test_ranks_together_read_what_one_process_reads(
     n: int, batch_size: int, world_size: int
@@ -174,7 +174,7 @@ def test_sequential_reading_is_in_order_and_complete(num_workers: int) -> None:
     assert taken(loader) == taken(loader) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(n=st.integers(1, 40), batch_size=st.integers(1, 5), world_size=st.integers(1, 5))
 def test_ranks_share_a_sequence_evenly_and_without_repeats(
     n: int, batch_size: int, world_size: int

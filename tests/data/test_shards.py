@@ -109,7 +109,7 @@ def test_one_document_is_split_by_position(tmp_path: Path, val_fraction: float) 
     assert (corpus.train.characters, corpus.validation.characters) == (cut, 999 - cut)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(
     n=st.integers(2, 60),
     val_fraction=st.sampled_from([0.01, 0.1, 0.25, 0.4, 0.5, 0.75, 0.95]),
@@ -331,7 +331,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     assert grown < 150
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(
     parts=st.lists(st.integers(0, 9), min_size=1, max_size=6),
     shard_tokens=st.integers(1, 12),

@@ -57,7 +57,7 @@ def test_any_format_becomes_any_other(tmp_path: Path, suffix: str, output: str) 
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(texts=st.lists(text, min_size=1, max_size=5))
 def test_text_of_any_kind_survives(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
@@ -165,7 +165,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(rows=st.lists(st.dictionaries(st.sampled_from("ab") | st.text(), values), min_size=1))
 @example(rows=[{"a": 2**70}, {"a": 1}])
 @example(rows=[{"a": {}}, {"a": [{}]}, {"a": {"b": {}}}])

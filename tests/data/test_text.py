@@ -72,7 +72,7 @@ def test_a_file_that_changes_after_it_was_read_changes_no_run(path: str, tmp_pat
     assert ids(data) == before
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(
     length=st.integers(20, 90),
     context_length=st.integers(1, 9),

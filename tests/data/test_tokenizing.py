@@ -102,7 +102,7 @@ texts = st.lists(pieces, max_size=3)
 FILES = st.lists(st.lists(texts, max_size=4), min_size=3, max_size=6)
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(derandomize=True, max_examples=150)
 @given(files=FILES, stops=st.lists(st.integers(0, 9), max_size=4), n_sources=st.integers(1, 2))
 def test_however_often_it_stops_the_result_is_that_of_one_go(
     tmp_path_factory: pytest.TempPathFactory, files: Files, stops: list[int], n_sources: int

@@ -46,7 +46,7 @@ def one_by_one(model: GPTModel, tokens: np.ndarray, context_of: list[int]) -> fl
     return sum(losses) / len(losses)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(n=st.integers(0, 200), context=st.integers(1, 40), data=st.data())
 def test_each_token_but_the_first_is_scored_once_with_enough_context(
     n: int, context: int, data: st.DataObject
@@ -60,7 +60,7 @@ def test_each_token_but_the_first_is_scored_once_with_enough_context(
         assert first - start == first or first - start > context - stride
 
 
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(derandomize=True, max_examples=25)
 @given(n=st.integers(2, len(TEXT)), stride=st.integers(1, CONTEXT), batch_size=st.integers(1, 7))
 def test_it_is_the_loss_of_tokens_predicted_one_by_one(
     model: GPTModel, n: int, stride: int, batch_size: int

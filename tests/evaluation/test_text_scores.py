@@ -16,7 +16,7 @@ def by_hand(a: Sequence[str], b: Sequence[str]) -> int:
     return max(n for n in range(len(a) + 1) for part in combinations(a, n) if part in parts_of_b)
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(WORDS, WORDS)
 def test_the_common_subsequence_is_the_longest_there_is(a: list[str], b: list[str]) -> None:
     assert longest_common_subsequence(a, b) == by_hand(a, b)

@@ -77,7 +77,7 @@ def same(a: Prediction, b: Prediction, atol: float) -> bool:
     return a.cut == b.cut and all(abs(x - y) <= atol for x, y in pairs)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     texts=st.lists(st.text(max_size=60) | st.sampled_from(TEXTS), min_size=1, max_size=9),
     batch_size=st.integers(1, 10),

@@ -56,7 +56,7 @@ def passes(
 few_tokens = st.lists(st.integers(0, 3), min_size=1, max_size=60)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(prompt=few_tokens, new=st.integers(1, 40), seed=st.integers(0, 9), hot=st.booleans())
 def test_the_tokens_are_those_without_guesses(
     model: GPTModel, prompt: list[int], new: int, seed: int, hot: bool

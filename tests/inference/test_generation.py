@@ -35,7 +35,7 @@ def book_loop(model: GPTModel, prompt: list[int], steps: int) -> list[int]:
     return ids[len(prompt) :]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=20), min_size=1, max_size=4))
 def test_batched_generation_equals_one_by_one_past_the_window(
     model: GPTModel, prompts: list[list[int]]
@@ -92,7 +92,7 @@ def test_samples_follow_the_filtered_distribution() -> None:
     assert (measured[expected == 0] == 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @example(logits=[0.0, 2.0**-52], top_k=1, top_p=1.0)  # the same probability for both
 @example(logits=[0.0, 2.0**-52], top_k=0, top_p=0.5)
 @given(
@@ -147,7 +147,7 @@ def test_an_empty_prompt_is_the_start_of_a_document(model: GPTModel) -> None:
     assert text == expected.split("<|endoftext|>")[0]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(max_size=30), stop=st.lists(st.text(min_size=1, max_size=3), max_size=3))
 def test_streamed_text_is_cut_at_the_first_stop_string(text: str, stop: list[str]) -> None:
     tokenizer = get_tokenizer("byte")

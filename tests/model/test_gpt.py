@@ -56,7 +56,7 @@ def test_the_head_is_tied_and_padding_rows_are_never_in_logits_or_loss() -> None
     assert model.tok_emb.weight.grad[70:].abs().max() == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(1, 8), min_size=1, max_size=5), seed=st.integers(0, 99))
 def test_the_cache_gives_what_the_whole_sequence_gives(cuts: list[int], seed: int) -> None:
     torch.manual_seed(seed)

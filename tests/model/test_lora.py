@@ -116,7 +116,7 @@ def test_training_moves_the_answers_and_no_weight_of_the_model(targets: tuple[st
     assert set(state) - set(start) == lora_names(model)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rank=st.integers(1, 16), alpha=st.floats(0.5, 64), targets=some_targets)
 def test_merged_weights_are_those_of_the_equation_and_answer_the_same(
     rank: int, alpha: float, targets: tuple[str, ...]
@@ -349,7 +349,7 @@ def test_a_wrong_value_is_refused_by_its_key(node: dict[str, Any], message: str)
         LoRAConfig.from_dict(node)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rank=st.integers(1, 99), alpha=st.floats(0.5, 64), targets=some_targets)
 def test_a_config_survives_json(rank: int, alpha: float, targets: tuple[str, ...]) -> None:
     config = LoRAConfig(rank=rank, alpha=alpha, dropout=0.1, targets=targets)

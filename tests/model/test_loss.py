@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gptlit.model import cross_entropy_sum, loss
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(0, 23),
     vocab=st.integers(2, 60),

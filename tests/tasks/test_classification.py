@@ -89,7 +89,7 @@ TASKS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.lists(st.integers(0, 256), min_size=1, max_size=20), min_size=1, max_size=5),
     padding=st.integers(0, 12),

@@ -41,7 +41,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(run=runs, data=st.data())
 def test_a_cut_anywhere_and_a_resume_lose_and_double_nothing(
     run: list[tuple[int, dict[str, float]]], data: st.DataObject
@@ -157,7 +157,6 @@ def test_a_damaged_file_is_told_before_a_run_goes_on_with_it_and_left(
     assert path.read_bytes() == content
 
 
-@settings(deadline=None)
 @given(content=st.one_of(st.binary(), st.text('step,a\n\r";0123.-einf\0').map(str.encode)))
 def test_whatever_is_in_the_file_it_is_read_or_told(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
