@@ -29,7 +29,7 @@ def typed(invitation: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise UserError(
                 f"what is read from the standard input is not {error.encoding} text"
-                f" ({error.reason}); convert it, for instance with iconv -t utf-8"
+                f" ({error.reason}); convert it, for instance with iconv -f latin1 -t utf-8"
             ) from None
         if text.strip() == "quit":
             return

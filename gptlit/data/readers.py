@@ -110,6 +110,10 @@ def read_text(path: Path, kind: FileKind, seen: Seen = lambda done: None) -> Ite
     offset = 0
     first = True
     for chunk in _chunks(path, kind, seen):
+        if first and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UserError(
+                f"{path} is not UTF-8 text but UTF-16; convert it with iconv -f utf-16 -t utf-8"
+            )
         if (nul := chunk.find(b"\0")) >= 0:
             raise UserError(
                 f"{path} is a binary file: NUL byte at offset {offset + nul}; "
@@ -122,7 +126,7 @@ def read_text(path: Path, kind: FileKind, seen: Seen = lambda done: None) -> Ite
             place = offset - held + error.start
             raise UserError(
                 f"{path} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset "
-                f"{place} ({error.reason}); convert it, for instance with iconv -t utf-8"
+                f"{place} ({error.reason}); convert it, for instance with iconv -f latin1 -t utf-8"
             ) from None
         offset += len(chunk)
         if text:

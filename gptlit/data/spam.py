@@ -120,7 +120,7 @@ def _decoded(content: bytes, place: Path) -> str:
     except UnicodeDecodeError as error:
         raise UserError(
             f"{place} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset "
-            f"{error.start}; get it anew, or convert it, for instance with iconv -t utf-8"
+            f"{error.start}; get it anew, or convert it, for instance with iconv -f latin1 -t utf-8"
         ) from None
     if (nul := text.find("\0")) >= 0:
         raise UserError(f"{place} is a binary file: NUL at character {nul}; give the text file")

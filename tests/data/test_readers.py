@@ -41,7 +41,7 @@ def test_a_zst_file_of_several_frames_is_read_to_its_end(tmp_path: Path) -> None
     ("data", "told"),
     [
         (b"fine until \xff here", r"t\.txt is not UTF-8 text: byte 0xff at offset 11"),
-        (b"caf\xe9", r"byte 0xe9 at offset 3"),
+        (b"caf\xe9", r"byte 0xe9 at offset 3 .*iconv -f latin1 -t utf-8$"),
         ("naïve 😀".encode()[:-1], r"offset 7 \(unexpected end of data\)"),
         (b"PK\x03\x04\x00", r"t\.txt is a binary file: NUL byte at offset 4"),
     ],
@@ -54,6 +54,14 @@ def test_no_text_is_refused_with_its_place(
     path = tmp_path / "t.txt"
     path.write_bytes(data)
     with pytest.raises(UserError, match=told):
+        text(path)
+
+
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_what_windows_calls_unicode_is_told_as_utf_16(tmp_path: Path, order: str) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes("\ufeffThe cat".encode(f"utf-16-{order}"))
+    with pytest.raises(UserError, match=r"not UTF-8 text but UTF-16; .* iconv -f utf-16 -t utf-8$"):
         text(path)
 
 
