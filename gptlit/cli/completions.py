@@ -74,19 +74,19 @@ def complete_file(
                 if done.keys() >= set(numbers):
                     continue
                 texts = model.generate(batch, **options, seed=config["seed"] + start)
-                done.update(zip(numbers, texts, strict=True))
                 rows = zip(numbers, batch, texts, strict=True)
                 journal.add(
                     {"number": number, "prompt": prompt, "completion": text}
                     for number, prompt, text in rows
                 )
+                done.update(zip(numbers, texts, strict=True))
             _write(output, [(prompt, done[number]) for number, prompt in enumerate(jobs)])
         except BaseException as error:
             told = (
-                f"{len(journal.rows)} of {len(jobs)} completions are kept in {kept}, and the same"
+                f"{len(done)} of {len(jobs)} completions are kept in {kept}, and the same"
                 " command goes on with them"
             )
-            if not journal.rows and not journal.shared:
+            if not done and not journal.shared:
                 kept.unlink(missing_ok=True)
             elif isinstance(error, UserError):
                 raise UserError(f"{error}; {told}") from error

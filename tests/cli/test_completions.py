@@ -91,6 +91,17 @@ def test_the_same_command_goes_on(interrupted: Path, size: int, batches: list[st
     assert list(interrupted.parent.iterdir()) == [interrupted]
 
 
+def test_what_is_kept_is_counted_once(
+    interrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a batch that was done in part, all is done again."""
+    model = Model(KeyboardInterrupt())
+    model.batches = [""]
+    with pytest.raises(KeyboardInterrupt):
+        complete(model, interrupted, "abcdefg", batch_size=3)  # has abc, does def, ends at g
+    assert "interrupted: 6 of 7 completions are kept" in capsys.readouterr().err
+
+
 def test_other_commands_begin_anew_and_leave_it_what_it_has(interrupted: Path) -> None:
     others: list[dict[str, Any]] = [{"prompts": "abcdefh"}, {"seed": 1}, {"ckpt": "gpt2-medium"}]
     for given in others:
