@@ -217,14 +217,36 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Find out whether the step is still to be validated, even if it was the last."""
+        """Count micro-batches as they are now, and find out whether the step is still to be
+        validated, even if it was the last."""
+        if trainer.state.fn != "fit":
+            return
         state = checkpoint["callbacks"][self.state_key]
-        if trainer.state.fn == "fit" and state.get("validate_first"):
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        _recount(batches, checkpoint["global_step"], trainer.accumulate_grad_batches)
+        if state.get("validate_first"):
             self._validate_first = True
             self._after_step = checkpoint["loops"]["fit_loop"]
             # After the last step `fit` would return at once.
             self._max_steps = trainer.fit_loop.epoch_loop.max_steps
             trainer.fit_loop.epoch_loop.max_steps = -1
+
+
+def _recount(batches: dict[str, Any], step: int, accumulate: int) -> None:
+    """Turn Lightning's counts of micro-batches into what they would be had all steps so far taken
+    `accumulate` of them, which may be more or fewer than before the resume: by these counts it
+    finds the end of a step and the next validation.
+
+    Args:
+        batches: a checkpoint's progress, changed in place.
+        step: optimiser steps done.
+        accumulate: micro-batches of a step from now on.
+    """
+    before = batches["total"]["ready"]
+    for counts in (batches["total"], batches["current"]) if before else ():
+        change = counts["ready"] * step // before * accumulate - counts["ready"]
+        for name in counts:
+            counts[name] += change
 
 
 def stop_is_asked(trainer: Trainer) -> bool:

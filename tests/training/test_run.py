@@ -179,6 +179,21 @@ def test_a_finished_run_can_be_made_longer(capsys: pytest.CaptureFixture[str]) -
     assert (summary(folder)["steps"], summary(folder)["tokens"]) == (8, 8 * 64)
 
 
+@pytest.mark.parametrize(
+    ("val_interval", "validated"), [("5", [0, 5, 7, 10, 12]), ("null", [0, 7, EPOCH, 12])]
+)
+def test_steps_of_other_micro_batches_are_counted_on(
+    val_interval: str, validated: list[int]
+) -> None:
+    interval = f"trainer.val_interval={val_interval}"
+    fit("run", interval, "trainer.max_steps=7")
+    smaller = ("data.batch_size=2", "trainer.accumulate_grad_batches=2")  # the same steps
+    resume = "resume=run/checkpoints/last.ckpt"
+    folder = fit("run", interval, "trainer.max_steps=12", *smaller, resume)
+    assert list(measured(folder, "val/loss")) == validated
+    assert summary(folder)["tokens"] == 12 * 64
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_one_process_says_that_the_run_has_finished(
     rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
