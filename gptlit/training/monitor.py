@@ -42,17 +42,15 @@ class StepMonitor(Callback):
         """Seconds spent in training steps; validation, and what follows it, left out."""
         self.newest: dict[str, float] = {}
         """What was logged last, of the steps of this part of the run."""
-        self._mark = 0.0
+        self._since: float | None = None  # when the clock was started; None: it stands still
         self._elapsed = 0.0
-        self._stopped = False  # the clock
         self._peak = 0.0
         self._unread: deque[tuple[int, StepStats]] = deque(maxlen=1000)  # since the last look
         self._tokens: torch.Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the peak rate, start the clock; end a resumed run that has nothing left to do."""
+        """Find the peak rate; end a resumed run that has nothing left to do."""
         self._peak = peak_flops(self.device, self.precision) * trainer.world_size
-        self._mark, self._elapsed, self._stopped = time.perf_counter(), 0.0, False
         stopped_early = any(
             isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
             for callback in trainer.callbacks  # type: ignore[attr-defined]
@@ -63,17 +61,15 @@ class StepMonitor(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock again after a validation."""
-        if self._stopped:
-            self._mark, self._stopped = time.perf_counter(), False
+        """Start the clock: what a task computes before its first step is not training time, nor is
+        a validation, nor are the sample and the checkpoint that follow it."""
+        if self._since is None:
+            self._since = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation is not training time, nor are the sample and the checkpoint that follow it:
-        stop the clock."""
-        if self._tokens is not None:
-            int(self._tokens)  # waits for the device
-        self._elapsed += time.perf_counter() - self._mark
-        self._stopped = True
+        """Stop the clock."""
+        _, self._elapsed = self._pending()
+        self._since = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A model whose validation gives no number is not to be saved."""
@@ -145,13 +141,15 @@ class StepMonitor(Callback):
 
     def _pending(self) -> tuple[int, float]:
         """Tokens and seconds since the last count."""
-        tokens = 0 if self._tokens is None else int(self._tokens)
-        running = 0.0 if self._stopped else time.perf_counter() - self._mark
+        tokens = 0 if self._tokens is None else int(self._tokens)  # waits for the device
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
         return tokens, self._elapsed + running
 
     def _count(self) -> tuple[int, float]:
         tokens, seconds = self._pending()
-        self._tokens, self._elapsed, self._mark = None, 0.0, time.perf_counter()
+        self._tokens, self._elapsed = None, 0.0
+        if self._since is not None:
+            self._since = time.perf_counter()
         self.tokens += tokens
         self.seconds += seconds
         return tokens, seconds

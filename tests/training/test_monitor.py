@@ -197,7 +197,8 @@ def test_training_time_is_all_steps_and_no_validation(tmp_path: Path) -> None:
 
 def test_the_clock_stands_still_in_a_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the next step, as a sample and a checkpoint follow it; also for a run that is saved and
-    stopped in the middle of one."""
+    stopped in the middle of one. Nor does it run before the first step, when a task computes what
+    is frozen."""
     now = 100.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     task, trainer = (
@@ -206,6 +207,8 @@ def test_the_clock_stands_still_in_a_validation(monkeypatch: pytest.MonkeyPatch)
     )
     monitor = StepMonitor("cpu", "fp32", 1)
     monitor.on_train_start(trainer, task)
+    now += 20
+    monitor.on_train_batch_start(trainer, task, None, 0)
     now += 7
     monitor.on_validation_start(trainer, task)
     now += 50
