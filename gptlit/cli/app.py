@@ -55,7 +55,7 @@ def run(
     In a sweep of trainings neither ends the process before all runs have had their turn: see
     `gptlit.cli.sweep`.
     """
-    debug = any(arg in ("debug=true", "debug=True") for arg in sys.argv)
+    debug = any(arg.lower() == "debug=true" for arg in sys.argv)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to us
     try:
         args = arguments.read(

@@ -255,7 +255,14 @@ def printable(line: str) -> str:
 
 def _written_out(args: list[str], short: Mapping[str, str]) -> list[str]:
     """Short names replaced by their keys. debug= is left out, being read already: to Hydra it
-    would choose an option."""
+    would choose an option.
+
+    Raises:
+        UserError: debug is neither true nor false.
+    """
+    for arg in args:
+        if arg.startswith("debug=") and arg.lower() not in ("debug=true", "debug=false"):
+            raise UserError(f"{_cut(arg)}: give debug=true or debug=false")
     split = [arg.partition("=") for arg in args if not arg.startswith("debug=")]
     return [short.get(name, name) + equals + value for name, equals, value in split]
 

@@ -86,6 +86,12 @@ def test_a_list_of_texts_is_a_list(typed: str, value: object) -> None:
     assert as_seen(typed, text_lists=["prompt"]) == value
 
 
+def test_debug_of_a_command_without_options_for_it_is_true_or_false() -> None:
+    assert read(["debug=True", "a=1"], short={}) == ["a=1"]
+    with pytest.raises(UserError, match=r"^debug=yes: give debug=true or debug=false$"):
+        read(["debug=yes"], short={})
+
+
 def test_choice_sweeps_over_texts() -> None:
     several = "weights.path=choice(a,'b, c')"
     assert read(["-m", several], free_text=["weights.path"]) == [
@@ -264,7 +270,7 @@ def test_debug_adds_the_traceback_of_what_pytorch_could_not_do(
 ) -> None:
     error = UserError("out of memory")
     error.__cause__ = RuntimeError("allocate")
-    assert ending(monkeypatch, error, f"debug={str(debug).lower()}") == 2
+    assert ending(monkeypatch, error, f"debug={str(debug).upper()}") == 2
     said = capsys.readouterr().err
     assert said.endswith("error: out of memory\n")
     assert ("RuntimeError: allocate" in said) == debug == (said.count("\n") > 1)
