@@ -196,6 +196,8 @@ class _CachedFile:
         have = self._have() if etag or self.sha256 else 0
         with self._get(url, have, etag) as response:
             have, self.total = self._extent(response, have, etag)
+            if have and have == self.total:
+                return  # the part was whole, and the answer has nothing to add
             if have == 0:
                 self.part.unlink(missing_ok=True)
                 etag = _etag(response.headers)
@@ -242,9 +244,11 @@ class _CachedFile:
         """Where an answer starts in the file, and how many bytes the file has (None: not told)."""
         code, headers = response.status_code, response.headers
         if code in (206, 416):
-            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))
+            # Behind the last byte no range starts: the total stands there alone.
+            told = headers.get("Content-Range", "")
+            span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", told)
             same = not etag or _etag(headers) in ("", etag)
-            if not span or int(span[1]) != asked or not same:
+            if not span or int(span[1] or span[2]) != asked or not same:
                 self.part.unlink(missing_ok=True)
                 raise _AttemptError("does not resume", retry=True)
             total: int | None = int(span[2])

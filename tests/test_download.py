@@ -89,8 +89,9 @@ class Mirror:
         handler.send_response(status)
         if reply.etag:
             handler.send_header("ETag", reply.etag)
-        if status == 206:
-            handler.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        if status in (206, 416):
+            span = f"{start}-{total - 1}" if status == 206 else "*"
+            handler.send_header("Content-Range", f"bytes {span}/{total}")
         if reply.content_length:
             handler.send_header("Content-Length", str(len(body)))
         for name, value in reply.headers.items():
@@ -303,6 +304,18 @@ def test_another_range_than_asked_is_not_appended(mirror: Mirror, target: Path) 
     mirror.script = [Reply(cut_after=20_000), Reply(early=100, cut_after=1_000), Reply()]
     get(mirror.url, target=target, sha256=None, size=None)
     assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("sha256", [SHA256, None])
+def test_complete_part_of_unknown_size_is_kept(
+    mirror: Mirror, target: Path, sha256: str | None
+) -> None:
+    target.parent.mkdir()
+    part_of(target).write_bytes(CONTENT)
+    target.with_name(target.name + ".etag").write_text('"v1"')
+    get(mirror.url, target=target, sha256=sha256, size=None)
+    assert target.read_bytes() == CONTENT
+    assert [request.range for request in mirror.requests] == [f"bytes={SIZE}-"]
 
 
 def test_complete_part_costs_no_request(target: Path) -> None:
