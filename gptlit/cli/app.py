@@ -133,11 +133,10 @@ def _run_hydra(
                 _remove_if_unused(folder)
 
     def checked_job(cfg: DictConfig, folder: Path) -> Any:
-        container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-        assert isinstance(container, dict)
-        config = {str(name): value for name, value in container.items()}
+        config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         check_config(config)
-        return _with_enough_memory(job, config, folder)
+        with enough_memory(config):
+            return job(config, folder)
 
     try:
         with composed_once():
@@ -155,11 +154,6 @@ def _run_hydra(
     if failures:
         raise failures[0]
     return code
-
-
-def _with_enough_memory(job: Job, config: dict[str, Any], folder: Path) -> Any:
-    with enough_memory(config):
-        return job(config, folder)
 
 
 def _look_at_what_is_for_hydra(error: Exception) -> str | None:

@@ -1,6 +1,6 @@
 """python train.py: compose, build, fit."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +142,11 @@ def train_once(config: dict[str, Any], folder: Path) -> float | None:
             where = short_path(found.folder)
             print(f"skipped, being trained already: {where}{score}", flush=True)
         return found.score
-    with stoppable(), only_run_in(folder), explained(config, short_path(folder)):
+    alone = locked(folder) if first_process() else nullcontext()  # the first locks it for all
+    with stoppable(), alone, explained(config, short_path(folder)):
         best = train(config, folder)
         reuse.finish(folder, best)
     return best
-
-
-def only_run_in(folder: Path) -> AbstractContextManager[None]:
-    """Lock the run folder; the run's first process does it for all."""
-    return locked(folder) if first_process() else nullcontext()
 
 
 def train(config: dict[str, Any], folder: Path) -> float | None:
