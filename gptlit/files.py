@@ -12,8 +12,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write a file, a link or a new folder under, which takes its place
     once all is written.
 
-    What an exception leaves unfinished is removed; what a killed process leaves is hidden by the
-    dot that its name begins with, and ends with .tmp.
+    An exception removes what is unfinished. What a killed process leaves has a name that begins
+    with a dot and ends with .tmp.
 
     Raises:
         OSError: it cannot be renamed.

@@ -12,10 +12,10 @@ from gptlit.errors import UserError
 class Journal:
     """Rows in a file beside the result.
 
-    The file has one JSON object a line. Rows stand below a line that says what they belong to,
-    which each addition begins with: commands that do other work with the same file, be it at the
-    same time, take nothing from one another. A line that was cut short, or is damaged, is left out
-    with the rows that follow it up to the next such line.
+    The file has one JSON object a line. Each addition begins with a line that says what its rows
+    belong to, so commands that do other work with the same file, even at the same time, take no
+    rows from one another. A line that was cut short, or is damaged, is left out with the rows below
+    it, up to the next addition.
 
     Args:
         path: the file; its folder is made.

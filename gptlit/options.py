@@ -22,7 +22,7 @@ def option_names(group: str) -> list[str]:
 
 
 def options_with(key: str) -> list[str]:
-    """The options of a key's group that have it; those alone that want it, if there are such:
+    """The options of a key's group that have the key; if some of them require it, these alone:
     `options_with("data.path")` has "text"."""
     group, _, inner = key.partition(".")
     values: dict[str, Any] = {}

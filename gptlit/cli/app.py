@@ -157,7 +157,8 @@ def _run_hydra(
 
 
 def _look_at_what_is_for_hydra(error: Exception) -> str | None:
-    """Where the command says something to Hydra itself, or to its launcher."""
+    """The line for an error of Hydra's where the command sets keys of Hydra itself, or chooses its
+    launcher: these are named. None where it does not."""
     starts = ("hydra.", "hydra/", "launcher=")
     given = [arg for arg in sys.argv[1:] if arg.lstrip("+~").startswith(starts)]
     what = f"Hydra ends with {type(error).__name__}: {error}"
@@ -191,8 +192,8 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _own_error(error: Exception) -> Exception:
-    """What an object raised while Hydra built it, without Hydra's wrapping; that stays where the
-    object does not exist or does not know a key, which the config has wrong."""
+    """What a class raised while Hydra built an object of it. Hydra's own error stays where there
+    is no such class, or it does not take a key: then the config is wrong, and that says how."""
     from hydra.errors import InstantiationException
 
     cause = error.__cause__
@@ -202,8 +203,8 @@ def _own_error(error: Exception) -> Exception:
 
 
 def _traceback_helps(error: Exception) -> bool:
-    """Whether it says more than the line: where PyTorch ran out of memory, or what it could not
-    load. What was typed wrong stands in the line."""
+    """Whether a traceback adds something to the line: where PyTorch ran out of memory, say, or
+    what it could not load. Of a mistake in what was typed the line says all."""
     return isinstance(error.__cause__, RuntimeError | MemoryError)
 
 

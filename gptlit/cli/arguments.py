@@ -40,7 +40,7 @@ MEANS_A_SWEEP = ("hydra.mode=", "launcher=", "hparams_search=")
 MADE_FIRST = ("output_root", "hydra.run.dir", "hydra.sweep.dir")
 """Folders that Hydra makes before the config is checked."""
 NOTHING = (None, "", "null")
-"""What `overrides_by_key` has of a key that is given no value, or none at all."""
+"""What `overrides_by_key` holds for a key that was not given, or was given without a value."""
 KEY = re.compile(r"[A-Za-z_$][\w$-]*(?:[./][\w$-]+)*(?:@[\w.$-]*(?::[\w.$-]*)?)?", re.ASCII)
 PLAIN = re.compile(r"""[^'"\[\]{}(),\\$=]*""")
 """A value that is no list, quotation, sweep, function or interpolation."""

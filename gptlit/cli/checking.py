@@ -11,7 +11,7 @@ from typing import Any
 from gptlit.errors import UserError
 
 MOST_MEANT = 3
-"""So many keys with the same last name are told."""
+"""A message lists the keys that have the same last name, if there are no more of them."""
 
 
 def key(

@@ -37,7 +37,8 @@ def lock(node: DictConfig) -> None:
 
 
 def refuse(line: str) -> NoReturn:
-    """End the process with the line: of an exception in one of its hooks Hydra makes a warning."""
+    """Print the line and end the process: an exception in one of its hooks Hydra turns into a mere
+    warning."""
     print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 

@@ -18,8 +18,8 @@ MOST_CPU_PROCESSES = 8
 
 
 def check_start(config: dict[str, Any]) -> None:
-    """Loggers, files that are named, the device, the precision, the shape of the model, and the
-    weights that are to fill it.
+    """Check the loggers, the named files, the device, the precision, the model's shape and its
+    initial weights.
 
     Args:
         config: the checked config.
@@ -66,8 +66,8 @@ def _check_files(config: dict[str, Any]) -> None:
 
 
 def _find_weights(config: dict[str, Any]) -> Path | None:
-    """The file or folder that has them, None where there is none, or none yet; they are published
-    for the model."""
+    """The local file or folder of the initial weights; None where they are random, or are to be
+    downloaded: then they are published for this model."""
     from gptlit.data.readers import existing
     from gptlit.weights.fetch import needed, published
     from gptlit.weights.files import find_files, identify

@@ -164,7 +164,7 @@ class Generate:
     )
     seed: int = key("of the draws", ge=0, lt=2**62)
     num_samples: int = key("continuations of each prompt", ge=1)
-    debug: bool = key("tracebacks of what PyTorch could not do")
+    debug: bool = key("show the traceback where PyTorch fails")
 
 
 @dataclass
@@ -184,7 +184,7 @@ class Classify:
     output: str | None = key("file for its rows with their labels")
     column: str = key("column with the texts")
     batch_size: int = key("texts at once", ge=1)
-    debug: bool = key("tracebacks of what PyTorch could not do")
+    debug: bool = key("show the traceback where PyTorch fails")
 
 
 @dataclass
@@ -202,7 +202,7 @@ class Export:
     output_root: str = key("folder of all runs")
     format: str = key("who shall read it", choices=("huggingface", "safetensors"))
     out: str = key("folder or file to write")
-    debug: bool = key("tracebacks of what PyTorch could not do")
+    debug: bool = key("show the traceback where PyTorch fails")
 
 
 @dataclass
@@ -239,7 +239,7 @@ class Evaluate:
     stride: int | None = key("tokens between the starts of two windows; null: half", ge=1)
     batch_size: int = key("windows at once", ge=1)
     output: str | None = key("JSON file for the result")
-    debug: bool = key("tracebacks of what PyTorch could not do")
+    debug: bool = key("show the traceback where PyTorch fails")
 
 
 def check_judge(node: dict[str, Any]) -> None:

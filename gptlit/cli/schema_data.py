@@ -53,7 +53,7 @@ class PrepareCorpus:
     seed: int = key("of the draw of documents that validate", ge=0, lt=2**32)
     shard_tokens: int = key("tokens per file at most", ge=1)
     workers: int | None = key("processes that tokenize; null: one for each core", ge=1)
-    debug: bool = key("tracebacks of what PyTorch could not do")
+    debug: bool = key("show the traceback where PyTorch fails")
 
 
 @dataclass

@@ -40,8 +40,8 @@ ERROR = "error.txt"
 RESULTS = "results.csv"
 COMMAND = "multirun.yaml"
 SCORE = "best val/loss"
-"""As the table calls the lowest of a run's validations, that of its best checkpoint; the best run
-has the lowest of all."""
+"""The table's name for the lowest validation loss of a run, that of its best checkpoint. The best
+run has the lowest of all."""
 SHOWN = ("val/loss", "val/accuracy", "test/accuracy")
 """Metrics of the table, as they were at the end; the file has all of validation and test."""
 GO_ON = "resume=auto skip_if_trained=true"

@@ -264,9 +264,9 @@ def saved_best_score(content: dict[str, Any]) -> float | None:
 
 
 class _PiecewiseFile(FileIO):
-    """A file for writing of which no more than a piece is held in the kernel's memory: a checkpoint
-    will hardly be read soon, and where memory has to be asked of a hypervisor, getting as much as
-    all of it takes several times as long as the writing."""
+    """A file for writing of which the kernel caches no more than a piece. A checkpoint is hardly
+    read again soon, and where a hypervisor hands out the memory, getting enough for all of it takes
+    several times as long as writing it."""
 
     _held = 0
 

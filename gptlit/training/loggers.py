@@ -90,9 +90,9 @@ class TensorBoard(TensorBoardLogger):
 
 @contextmanager
 def keeping_runs(trainer: Trainer, folder: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Begin the runs that W&B and MLflow have of this one, and note in the run folder which they
-    are, for a resume to go on with; tell all loggers the settings. That of W&B ends with the
-    training: it belongs to the process, and another training in it would be added.
+    """Begin this run on the servers of W&B and MLflow, and note in the run folder under which ids,
+    so that a resume goes on with the same ones; tell all loggers the settings. W&B's run is closed
+    after the training: it belongs to the process, and the next training in it would be added to it.
 
     Once a run has begun, a server that fails costs what it would have got, but not the training.
 
@@ -119,8 +119,8 @@ def keeping_runs(trainer: Trainer, folder: Path, settings: dict[str, Any]) -> It
 
 
 def _begin(logger: Any, folder: Path) -> bool:
-    """Begin the run that a server has, and note which it is; whether it is that of an earlier part
-    of this one."""
+    """Begin the run on the logger's server, and note its id; returns whether it is the one that an
+    earlier part of this run began."""
     kind = type(logger)
     with _explained(kind):
         _ = logger.experiment
@@ -144,8 +144,8 @@ def _end(logger: Logger, failure: type[BaseException] | None, *_: object) -> Non
 
 
 class _Outliving:
-    """Makes of calls that reach a server such that end nothing when they fail: the run goes on
-    without it for a while.
+    """Wraps calls to a server: one that fails does not end the run, which goes on without that
+    server for a while.
 
     Args:
         key: of the config's `logger` node.
@@ -189,7 +189,8 @@ def _extra(kind: Any, arguments: dict[str, Any]) -> Logger:
 
 @contextmanager
 def _explained(kind: type[Logger]) -> Iterator[None]:
-    """Whatever a logger's library raises, keys and servers being what they are, as a UserError."""
+    """Turn whatever a logger's library raises into a UserError: wrong keys, a server that is not
+    there."""
     try:
         yield
     except ModuleNotFoundError as error:

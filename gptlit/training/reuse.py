@@ -71,8 +71,8 @@ def check_free(config: dict[str, Any], folder: Path) -> None:
 
 
 def told_of_changes(config: dict[str, Any], folder: Path) -> str:
-    """A line with what a run that goes on has other than when it began, or nothing; its config must
-    not have been noted yet."""
+    """A line that says how the config of a resumed run differs from that which it began with, or
+    nothing. To be called before `begin` notes the new one."""
     before = _began(folder)
     if config["resume"] is None or before is None:
         return ""
@@ -165,8 +165,9 @@ def drop_draft(folder: Path) -> None:
 
 
 def list_in_sweep(folder: Path) -> None:
-    """The same in a sweep, whose table has a row for each folder with new overrides; there the
-    draft stays beside the configs of the run before, for `newest_overrides`."""
+    """In place of `drop_draft` in a sweep, whose table has a row for each folder with new
+    overrides: the draft becomes the folder's configs, or stays beside those of an earlier run, for
+    `newest_overrides`."""
     if not first_process() or not (folder / DRAFT).is_dir():
         return
     if (folder / OVERRIDES).is_file():

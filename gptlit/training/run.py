@@ -190,7 +190,8 @@ def _has_finished(folder: Path, step: int, total_steps: int, console: Console) -
 
 
 def _validate_at_start(trainer: Trainer, task: Task, data: Any) -> None:
-    """Of all there is to validate on, unless the config limits it, as much as the data say."""
+    """Validate before the first step, on as many batches as the config limits it to, or else as
+    the data module says are enough."""
     limit = trainer.limit_val_batches
     if isinstance(limit, float) and limit == 1.0:
         trainer.limit_val_batches = getattr(data, "batches_at_start", limit)

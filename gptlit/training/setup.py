@@ -97,7 +97,8 @@ def make_trainer(
 
 
 def saved_dtype(config: dict[str, Any], device: str, precision: str) -> torch.dtype | None:
-    """In which type the blocks keep what the backward pass needs, where it is not as it comes."""
+    """The type in which the blocks keep what the backward pass needs; None: that of what they
+    compute."""
     return None if _products(config, device, precision) == precision else torch.bfloat16
 
 
@@ -127,14 +128,13 @@ def count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[i
 
 
 def told_of_warmup(config: dict[str, Any], total_steps: int) -> str:
-    """A line for a learning rate that never comes to its peak, or nothing; a run to see that all is
-    in place has no use for it."""
+    """A warning where the learning rate never reaches its peak; nothing otherwise, or in debug."""
     warmup = config["scheduler"]["warmup_steps"]
     if warmup < total_steps or config["debug"]:
         return ""
     return (
         f"\nwarning: all {total_steps:,} steps are warm-up (scheduler.warmup_steps={warmup}): the"
-        " learning rate never comes to optimizer.lr"
+        " learning rate never reaches optimizer.lr"
     )
 
 
