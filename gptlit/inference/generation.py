@@ -62,6 +62,9 @@ class Sampler:
         noise = torch.empty_like(probabilities)
         for row, generator in zip(noise, self.generators, strict=True):
             row.exponential_(generator=generator)
+        # Apple's GPUs draw a 0 now and then (PyTorch's issue 192577). 0 / 0, of a token that is
+        # filtered out, would be NaN, which argmax prefers to any number.
+        noise.masked_fill_(noise <= torch.finfo(noise.dtype).tiny, torch.inf)
         return (probabilities / noise).argmax(dim=-1)
 
 

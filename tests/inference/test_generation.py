@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
 from gptlit.inference.generation import (
+    Sampler,
     Sampling,
     TextStream,
     filtered_probabilities,
@@ -80,8 +81,6 @@ def test_a_token_is_waited_for_once(
 
 
 def test_samples_follow_the_filtered_distribution() -> None:
-    from gptlit.inference.generation import Sampler
-
     sampling = Sampling(temperature=0.7, top_k=4, top_p=0.9, seed=3)
     logits = torch.tensor([[2.0, 1.0, 0.5, 0.2, 0.1, -1.0]])
     expected = filtered_probabilities(logits, sampling)[0]
@@ -90,6 +89,17 @@ def test_samples_follow_the_filtered_distribution() -> None:
     measured = torch.bincount(draws, minlength=6) / 4000
     torch.testing.assert_close(measured, expected, atol=0.03, rtol=0)
     assert (measured[expected == 0] == 0).all()
+
+
+def test_noise_of_zero_draws_no_token_that_is_filtered_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apple's GPUs draw one of 30 million as 0, or, in other versions, the smallest number."""
+
+    def drawn(row: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return row.copy_(torch.tensor([0.5, -0.0, torch.finfo(row.dtype).tiny, 0.4, 0.0]))
+
+    monkeypatch.setattr(torch.Tensor, "exponential_", drawn)
+    sampler = Sampler(Sampling(temperature=1.0, top_k=3), 1, torch.device("cpu"))
+    assert sampler(torch.tensor([[2.0, 0.0, 1.5, 1.5, 0.0]])).tolist() == [0]
 
 
 @settings(max_examples=60)
