@@ -50,9 +50,10 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop_rate: floa
     if mask is None:
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
     bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -torch.inf)
-    if bias.dim() > 2:
-        one_for_all = bias.shape[:-2].numel() == 1
-        bias = bias.view(T, S) if one_for_all else bias.expand(B, H, T, S).reshape(B * H, T, S)
+    if bias.shape[:-2].numel() == 1:
+        bias = bias.reshape(bias.shape[-2:])  # one for all, as baddbmm takes it
+    else:
+        bias = bias.expand(B, H, T, S).reshape(B * H, T, S)
     q, k, v = (x.reshape(B * H, -1, D) for x in (q, k, v))
     weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=D**-0.5).softmax(dim=-1)
     return (F.dropout(weights, drop_rate) @ v).view(B, H, T, D)

@@ -8,6 +8,22 @@ from gptlit.model import GPTConfig, GPTModel
 from gptlit.model.attention import F, attention
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [(20, 20), (1, 20), (1, 1, 1, 20), (1, 1, 20, 20), (3, 1, 1, 20), (3, 2, 20, 20)],
+    ids=str,
+)
+def test_products_in_bf16_take_every_shape_of_mask_that_the_kernel_takes(
+    shape: tuple[int, ...],
+) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 3, 2, 20, 8)
+    mask = (torch.rand(shape) < 0.7) | (torch.arange(20) == 0)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    got = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
+    torch.testing.assert_close(got.float(), expected, atol=0.03, rtol=0)
+
+
 class OnApple(Tensor):
     """Says that it lies on an Apple GPU."""
 
