@@ -19,18 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
 from gptlit.data.corpus import Source
 from gptlit.errors import UserError
 from gptlit.model import IGNORE_INDEX, GPTModel
 from gptlit.tokenizer import Tokenizer
-
-LOGITS_AT_ONCE = 2**24
-"""Logits held at once: 64 MB in fp32."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +107,15 @@ def perplexity(
     *,
     show_progress: bool = False,
 ) -> Perplexity:
-    """Score every token of a text but the first, once, through `model.logits`.
+    """Score every token of a text but the first, once.
 
-    Runs where the model is, in its number format or that of an autocast around the call; softmax
-    and sums are in fp32 and above. Memory does not grow with the text, whose `tokens` may be
-    mapped from a file.
+    Runs where the model is, in its number format or that of an autocast around the call, as
+    validation does; softmax and sums are in fp32 and above. Memory does not grow with the text,
+    whose `tokens` may be mapped from a file.
 
     Args:
-        model: in any mode; it is left in the mode it came in.
+        model: in any mode; it is left in the mode it came in. Not with packed weights, which are
+            for decoding alone.
         tokens: (n,) of an integer type, the ids of the text.
         stride: tokens between the starts of two windows, from 1 (each token sees all that the
             model can see) to the context length (no overlap, fastest); None: half the context.
@@ -152,8 +148,8 @@ def perplexity(
                 if token_bytes is not None:
                     n_bytes += int(token_bytes[targets[targets != IGNORE_INDEX]].sum())
                 # As a Python number, in 64 bits: sums over a long text outgrow fp32.
-                loss_sum += _loss_sum(
-                    model, torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device)
+                loss_sum += model.loss_sum(
+                    torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device)
                 ).item()
                 progress.update(bar, completed=batch[-1].stop - 1)
     finally:
@@ -183,21 +179,6 @@ def _cut(tokens: np.ndarray, batch: list[Window]) -> tuple[np.ndarray, np.ndarra
         ids[row, : stop - start - 1] = tokens[start : stop - 1]
         targets[row, first - start - 1 : stop - start - 1] = tokens[first:stop]
     return ids, targets
-
-
-def _loss_sum(model: GPTModel, ids: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy in nats, summed over the targets that are not -100 (scalar, fp32).
-
-    Unlike `GPTModel.loss_sum`, which trains the tied weight, it goes through the model's head,
-    whatever that is.
-    """
-    keep = targets != IGNORE_INDEX
-    hidden, targets = model.hidden(ids)[keep], targets[keep]  # (N, C), (N,)
-    loss = torch.zeros((), device=ids.device)
-    rows = max(1, LOGITS_AT_ONCE // model.cfg.vocab_size)
-    for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
-        loss += F.cross_entropy(model.logits(h).float(), target, reduction="sum")
-    return loss
 
 
 def tokenize_text(
