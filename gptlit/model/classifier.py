@@ -80,8 +80,9 @@ class TextClassifier:
                 x = model.run_blocks(x, start=last, mask=mask)
             if self.pool == "mean":
                 real = (columns < lengths[:, None])[..., None]
-                x = (model.final_norm(x) * real).sum(dim=1) / lengths[:, None]
-                return self._classes(x)
+                # A thousand tokens' sum may be more than fp16 can hold.
+                x = (model.final_norm(x) * real).sum(dim=1, dtype=torch.float32)
+                return self._classes(x / lengths[:, None])
             x = x[torch.arange(len(x), device=x.device), positions]
         return self._classes(model.final_norm(x))
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 import gptlit
 from gptlit import Classifier, LanguageModel, Prediction
 from gptlit.errors import UserError
+from gptlit.inference.classifier import _to_fp32
 from gptlit.inference.packed import pack_linears
+from gptlit.inference.placement import convert
 from gptlit.model import LoRAConfig, LoRALinear, add_lora
 from gptlit.model.config import GPTConfig
 from gptlit.model.gpt import GPTModel
@@ -164,6 +166,17 @@ def test_16_bits_say_nearly_the_same(choice: dict[str, Any], packed_precision: s
     expected, found = exact.predict(TEXTS), rounded.predict(TEXTS, batch_size=2)
     assert all(map(same, found, expected, [0.05] * len(TEXTS)))
     assert all(map(same, found, map(rounded.predict, TEXTS), [0.02] * len(TEXTS)))
+
+
+def test_a_mean_whose_sum_fp16_cannot_hold_is_a_number() -> None:
+    task = make_task(pool="mean", model={"context_length": 1024})
+    with torch.no_grad():
+        task.model.final_norm.bias[0] = 80
+    ids, lengths = torch.arange(1024)[None] % 257, torch.tensor([1024])
+    expected = task.classifier.logits(ids, lengths)
+    convert(task.model, "cpu", torch.float16)
+    task.head.register_forward_pre_hook(_to_fp32)
+    torch.testing.assert_close(task.classifier.logits(ids, lengths), expected, atol=0.05, rtol=0)
 
 
 def test_packing_a_model_keeps_what_lora_changed(packed_precision: str) -> None:
