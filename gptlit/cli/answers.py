@@ -22,12 +22,7 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
         model: the `LanguageModel` in it.
     """
     from gptlit.evaluation.answers import write_json
-    from gptlit.evaluation.instruction import (
-        ANSWERS,
-        answer_entries,
-        answers_others,
-        wrap_entries,
-    )
+    from gptlit.evaluation.instruction import ANSWERS, answer_entries, answers_others
 
     data = config["data"]
     if data["path"] is None:
@@ -47,10 +42,8 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
                 f"{path} is there already and holds no answers to the entries of {source}: give"
                 " output=FILE, or move or delete it"
             )
-        for line in model.told_of_cut(wrap_entries(model, entries, config["max_new_tokens"])):
-            print(f"warning: {line}", file=sys.stderr)
         try:
-            answered, scores = answer_entries(model, entries, path, ckpt, settings)
+            answered, scores = answer_entries(model, entries, path, ckpt, settings, _warn)
             print(f"answers:        {path} ({len(answered):,})")
             for name, value in scores.items():
                 print(f"{name + ':':<23} {value:.4g}")
@@ -60,6 +53,10 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
         except KeyboardInterrupt:
             print("interrupted: the same command goes on where it stopped", file=sys.stderr)
             raise
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def _file(path: str | list[str], *, skip_broken: bool) -> tuple[list[Any], Path]:

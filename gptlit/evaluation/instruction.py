@@ -1,6 +1,7 @@
 """The report on an instruction-tuned model: its answers to the test split."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,18 @@ from gptlit.data.instruction_files import is_chat
 from gptlit.evaluation.answers import ANSWER, write_answers
 from gptlit.evaluation.text_scores import score_answers
 from gptlit.inference.api import LanguageModel
-from gptlit.inference.generation import Prompt
 from gptlit.journal import digest
 
 ANSWERS = "instruction-data-with-response.json"
 
 
 def answer_entries(
-    model: LanguageModel, entries: list[Any], path: Path, checkpoint: Path, settings: dict[str, int]
+    model: LanguageModel,
+    entries: list[Any],
+    path: Path,
+    checkpoint: Path,
+    settings: dict[str, int],
+    warn: Callable[[str], object] = lambda _: None,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Answer entries, and say how good the answers are.
 
@@ -25,15 +30,23 @@ def answer_entries(
         path: the JSON file to write; what is in the journal beside it is not done again.
         checkpoint: whose answers they are.
         settings: `max_new_tokens` and `batch_size`.
+        warn: is given a line, before the work, if prompts are too long.
 
     Returns:
         the entries with their answers, and scores such as "exact_match", see `score_answers`.
     """
+    most = settings["max_new_tokens"]
+    prompts = [
+        model.wrap_prompt(one.instruction, one.input, one.history, most, one.system)
+        for one in entries
+    ]
+    for line in model.told_of_cut(prompts):
+        warn(line)
     state = checkpoint.stat()
     answered = write_answers(
         model.model,
         model.tokenizer,
-        wrap_entries(model, entries, settings["max_new_tokens"]),
+        prompts,
         [_with_parts(entry) for entry in entries],
         path,
         fingerprint=digest([state.st_size, state.st_mtime_ns, model.device, model.precision]),
@@ -42,16 +55,6 @@ def answer_entries(
         **settings,
     )
     return answered, score_answers(answered)
-
-
-def wrap_entries(model: LanguageModel, entries: list[Any], max_new_tokens: int) -> list[Prompt]:
-    """What the model is to continue, of each entry."""
-    return [
-        model.wrap_prompt(
-            entry.instruction, entry.input, entry.history, max_new_tokens, entry.system
-        )
-        for entry in entries
-    ]
 
 
 def answers_others(path: Path, entries: list[Any]) -> bool:

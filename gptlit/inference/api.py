@@ -81,11 +81,11 @@ class LanguageModel:
         return ids
 
     def told_of_cut(self, prompts: Sequence[Prompt]) -> list[str]:
-        """A line about wrapped prompts of which the model sees the end alone, if there are such."""
+        """A line that says so if the model sees only the end of some wrapped prompts."""
         window = self.model.cfg.context_length
         cut = sum(len(encode_prompt(self.tokenizer, prompt)) > window for prompt in prompts)
         which = "the prompt is" if len(prompts) == 1 else f"{cut} of {len(prompts)} prompts are"
-        seen = f"longer than the model's context of {window:,} tokens, which holds the last alone"
+        seen = f"longer than the model's context: only the last {window:,} tokens are read"
         return [f"{which} {seen}"] if cut else []
 
     def generate(
