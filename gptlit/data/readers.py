@@ -7,7 +7,7 @@ import codecs
 import difflib
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -106,10 +106,16 @@ def read_text(path: Path, kind: FileKind, seen: Seen = lambda done: None) -> Ite
 
     Line ends stay as they are. Raises UserError for a file that is damaged or no text.
     """
+    return decoded(path, _chunks(path, kind, seen))
+
+
+def decoded(path: Path, chunks: Iterable[bytes]) -> Iterator[str]:
+    """The text of the file called `path`, as `read_text` gives it, out of its unpacked bytes, which
+    end in an empty chunk."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     first = True
-    for chunk in _chunks(path, kind, seen):
+    for chunk in chunks:
         if first and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise UserError(
                 f"{path} is not UTF-8 text but UTF-16; convert it with iconv -f utf-16 -t utf-8"

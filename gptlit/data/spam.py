@@ -13,7 +13,7 @@ from typing import Any
 from gptlit.data.labelled import LabelledDataModule
 from gptlit.data.labelled_files import LabelledTable
 from gptlit.data.labelled_splits import Balance
-from gptlit.data.readers import existing, file_kind
+from gptlit.data.readers import decoded, existing, file_kind
 from gptlit.data.tables import SUFFIXES
 from gptlit.errors import UserError
 
@@ -88,7 +88,8 @@ def read_messages(place: Path) -> LabelledTable:
         ) from None
     except OSError as error:
         raise UserError(f"{place} cannot be read: {error.strerror}") from None
-    for number, line in enumerate(_decoded(content, place).split("\n"), 1):
+    lines = "".join(decoded(place, (content, b""))).split("\n")
+    for number, line in enumerate(lines, 1):
         if not line:
             continue
         label, tab, text = line.removesuffix("\r").partition("\t")
@@ -112,16 +113,3 @@ def _unzipped(place: Path) -> bytes:
                 return archive.read(name)
     listed = ", ".join(map(repr, names[:5])) or "nothing"
     raise UserError(f"{place} holds {listed}, but no {NAMES[0]}; give the zip that UCI publishes")
-
-
-def _decoded(content: bytes, place: Path) -> str:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{place} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset "
-            f"{error.start}; get it anew, or convert it, for instance with iconv -f latin1 -t utf-8"
-        ) from None
-    if (nul := text.find("\0")) >= 0:
-        raise UserError(f"{place} is a binary file: NUL at character {nul}; give the text file")
-    return text

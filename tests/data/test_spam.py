@@ -146,7 +146,8 @@ MISTAKES = [
     ("SMSSpamCollection", b"ham\tx\n\ty\n", r"SMSSpamCollection:2 is '\\ty'; .*data=csv"),
     ("SMSSpamCollection", b"label\ttext\nham\tx\n", r"SMSSpamCollection:1 is 'label\\ttext'"),
     ("SMSSpamCollection", b"ham\tcaf\xe9\n", r"is not UTF-8 text: byte 0xe9 at offset 7"),
-    ("SMSSpamCollection", b"ham\tx\0\n", r"is a binary file: NUL at character 5"),
+    ("SMSSpamCollection", b"ham\tx\0\n", r"is a binary file: NUL byte at offset 5"),
+    ("SMSSpamCollection", "ham\tx\n".encode("utf-16"), r"but UTF-16; convert it with iconv"),
 ]
 
 
