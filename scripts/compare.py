@@ -80,7 +80,6 @@ class Run:
     """Keys of the config that change the result, dotted."""
     given: set[str]
     """Keys that the command line gave."""
-
     best: float | None
     """The validation loss of the best checkpoint, if it is known."""
 
@@ -294,7 +293,8 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
 def _labels(runs: list[Run], rows: dict[str, list[Any]]) -> list[str]:
     """Each run's name, and in what it differs if that is not much. Of a long name, both ends."""
     half = LONGEST_SHOWN // 2
-    differ = {key: values for key, values in rows.items() if key in runs[0].settings}
+    settings = {key for run in runs for key in run.settings}
+    differ = {key: values for key, values in rows.items() if key in settings}
     labels = []
     for index, run in enumerate(runs):
         cut = f"{run.name[:half]}...{run.name[-half:]}"

@@ -185,6 +185,13 @@ def test_a_picture_of_many_runs_has_room_for_their_names(tmp_path: Path) -> None
     assert sizes == [(1200, 750), (1650, 1050), (1650, 1500)]
 
 
+def test_what_the_best_run_lacks_makes_a_difference_too(tmp_path: Path) -> None:
+    folders = [make(tmp_path / "a", 1.0), make(tmp_path / "b", 2.0, lora={"rank": 2})]
+    runs = script.read_runs([*folders, make(tmp_path / "c", 3.0, lora={"rank": 4})])
+    labels = script._labels(runs, script.compare(runs))
+    assert labels == ["a: lora.rank=-", "b: lora.rank=2", "c: lora.rank=4"]
+
+
 def test_long_names_stand_beside_the_curves_with_both_ends(tmp_path: Path) -> None:
     names = [f"{first}{60 * '-'}{last}" for first, last in (("a", "x"), ("a", "y"), ("b", "y"))]
     for seed, name in enumerate(names):
