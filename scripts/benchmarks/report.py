@@ -52,7 +52,8 @@ def _summary(rounds: Rounds, baseline: Rounds, peak: float) -> dict[str, Any]:
 def costs(
     results: Mapping[str, Rounds], pairs: Mapping[str, tuple[str, str]]
 ) -> dict[str, dict[str, float]]:
-    """How much less per second than a plain contestant ours does, for each pair of both."""
+    """How much more time ours takes than a plain contestant, for each pair of them; both measure
+    rates."""
     return {
         label: {name: r - 1 for name, r in ratios(results[plain], results[ours]).items()}
         for label, (ours, plain) in pairs.items()
