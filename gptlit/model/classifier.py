@@ -4,6 +4,7 @@ Shapes: B batch, T time (tokens), C emb_dim.
 """
 
 import re
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -65,37 +66,37 @@ class TextClassifier:
     def upper(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Residual stream before block `split` (B, T, C), lengths (B,) -> logits (B, classes)."""
         model, T = self.model, x.shape[1]  # noqa: N806
-        last, mask = model.cfg.n_layers - 1, self._mask(lengths, T)
-        one = self.pool != "mean" and self.split <= last
-        x = model.run_blocks(x, start=self.split, stop=last if one else None, mask=mask)
-        positions = lengths - 1 if self.pool == "last" else torch.zeros_like(lengths)
-        columns = torch.arange(T, device=x.device)
-        block = model.trf_blocks[last]
-        # A packed block, or one with LoRA, has no projection that could be cut in parts.
-        if one and isinstance(block, TransformerBlock) and type(block.att.qkv) is nn.Linear:
-            reach = positions + 1 if self.causal else lengths
-            x = block.at(x, positions, columns < reach[:, None])[:, 0]
+        mask, columns = self._mask(lengths, T), torch.arange(T, device=x.device)
+        if self.pool == "mean":
+            x = model.final_norm(model.run_blocks(x, start=self.split, mask=mask))
+            real = (columns < lengths[:, None])[..., None]
+            # A thousand tokens' sum may be more than fp16 can hold.
+            x = (x * real).sum(dim=1, dtype=torch.float32) / lengths[:, None]
         else:
-            if one:
-                x = model.run_blocks(x, start=last, mask=mask)
-            if self.pool == "mean":
-                real = (columns < lengths[:, None])[..., None]
-                # A thousand tokens' sum may be more than fp16 can hold.
-                x = (model.final_norm(x) * real).sum(dim=1, dtype=torch.float32)
-                return self._classes(x / lengths[:, None])
-            x = x[torch.arange(len(x), device=x.device), positions]
-        return self._classes(model.final_norm(x))
-
-    def _classes(self, x: Tensor) -> Tensor:
+            positions = lengths - 1 if self.pool == "last" else torch.zeros_like(lengths)
+            last = model.cfg.n_layers - 1
+            if self.split <= last and _can_be_cut(block := model.trf_blocks[last]):
+                x = model.run_blocks(x, start=self.split, stop=last, mask=mask)
+                reach = positions + 1 if self.causal else lengths
+                x = block.at(x, positions, columns < reach[:, None])[:, 0]
+            else:
+                x = model.run_blocks(x, start=self.split, mask=mask)
+                x = x[torch.arange(len(x), device=x.device), positions]
+            x = model.final_norm(x)
         logits: Tensor = self.head(x)
         return logits
 
     def _mask(self, lengths: Tensor, time: int) -> Tensor | None:
-        """None for causal attention, in which no text can see what is behind it; otherwise every
-        text sees the whole of itself: (B, 1, 1, T)."""
+        """None for causal attention, in which no text sees the padding behind it; otherwise every
+        position of a row, padding too, sees the whole text: (B, 1, T, T)."""
         if self.causal:
             return None
         columns = torch.arange(time, device=lengths.device)
         mask = columns < lengths[:, None]
-        # A query needs a key, or its softmax would be over nothing.
         return mask[:, None, None].expand(-1, 1, time, -1)
+
+
+def _can_be_cut(block: nn.Module) -> TypeGuard[TransformerBlock]:
+    """Whether a block can be computed at one position alone: a packed one, or one with LoRA, has no
+    projection that could be cut in parts."""
+    return isinstance(block, TransformerBlock) and type(block.att.qkv) is nn.Linear
