@@ -84,7 +84,7 @@ class PromptFormat:
         """Token ids of a prompt and, behind them, of its response with what ends it and the
         end-of-text, both (tokens,). In a chat of several turns these stand one after another.
 
-        They are tokenized apart, as a response is when it is written."""
+        The two are tokenized separately, as they are when a model writes the response."""
         asked = tokenizer.encode_to_numpy(self.format_prompt(instruction, input))
         answer = tokenizer.encode_to_numpy(self.format_response(response))
         return asked, np.concatenate([answer, np.array([tokenizer.eot_id], answer.dtype)])

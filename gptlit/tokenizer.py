@@ -48,8 +48,8 @@ class Tokenizer(ABC):
         return ids
 
     def encode_nonempty(self, text: str) -> np.ndarray:
-        """Token ids of a text that a model shall read, (tokens,) uint32: an empty one is the
-        end-of-text id alone, which every document starts behind."""
+        """Token ids of a text for a model to read, (tokens,) uint32, at least one: an empty text is
+        the end-of-text id, behind which every document starts."""
         return self.encode_to_numpy(text) if text else np.array([self.eot_id], dtype=np.uint32)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:

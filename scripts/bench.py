@@ -159,7 +159,7 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
 
 
 def told(contestants: Mapping[str, Contestant]) -> str:
-    """What each contestant is, as far as it says more than its name."""
+    """The docstrings of the contestants that have one."""
     docs = {
         name: " ".join((measure.__doc__ or "").split()) for name, measure in contestants.items()
     }
@@ -176,7 +176,7 @@ def _has_transformers() -> bool:
 
 
 def in_options(message: str) -> str:
-    """What is said of a command's keys, with the options of this one."""
+    """A message about a command's keys, such as data.path=, with the options of this script."""
     keys = "|".join(map(re.escape, OPTIONS))
     return re.sub(rf"(?<![\w.])({keys})=", lambda key: f"--{OPTIONS[key[1]]} ", message)
 

@@ -93,9 +93,9 @@ class TokenizedEntries:
 class InstructionDataset:
     """Batches of tokenized entries.
 
-    Joined entries stand in few rows, one after another behind what all prompts begin with, which
-    is so computed once, as padding is not at all; that no entry sees another is left to the mask.
-    Otherwise each is a row.
+    Entries are joined into a few rows, one after another behind what all prompts begin with. That
+    beginning is then computed once for a row, and there is little padding; the mask has to keep
+    entries from seeing one another. With `join_tokens` 0 each entry is a row of its own.
 
     mask_prompt: whether the tokens of prompts are no targets
     join_tokens: tokens of a row of joined entries, about; 0: entries are not joined

@@ -95,8 +95,8 @@ def read_entries(
 
 
 def tell_broken(broken: Sequence[Broken]) -> str:
-    """All of them by their number, and why: "entries 2, 5-7: output is empty; entry 9: ...". Of
-    more faults than `NAMED` the others are called so."""
+    """All of them by their number, and why: "entries 2, 5-7: output is empty; entry 9: ...". Beyond
+    `NAMED` different faults, the rest are "other faults"."""
     faults: dict[str, list[Broken]] = {}
     for one in broken:
         why = one.why if one.why in faults or len(faults) < NAMED else "other faults"
@@ -206,8 +206,8 @@ def _entry(record: Any) -> Entry:
 
 
 def is_chat(record: Mapping[str, Any]) -> bool:
-    """Whether a record is read by its messages: they count before an instruction that stands
-    beside them, as in files of answers, where it is their transcript."""
+    """Whether a record is read as a chat. If it has an instruction besides messages, the messages
+    count: in our files of answers the instruction is a transcript of them."""
     there = record.get("messages")
     return bool(isinstance(there, list) and there) if "instruction" in record else there is not None
 

@@ -64,8 +64,9 @@ def read_jobs(sources: Sequence[Source], share: Fraction, seed: int, start: Plac
 
 
 def first_block(share: Fraction) -> int:
-    """The documents of which the first one for the smaller split is drawn. Fewer are a block of
-    their own, so up to there the draw depends on how many there are."""
+    """Documents of the first block, from which one is drawn for the smaller split. A shorter corpus
+    is a shorter block, so within the first block the draw depends on how many documents there are.
+    """
     return math.ceil(1 / min(share, 1 - share))
 
 
@@ -134,7 +135,7 @@ def _popped(head: deque[tuple[Place, Document]]) -> Iterator[tuple[Place, Docume
 
 
 class _Draw:
-    """One document of each block of 1 / share, of which the first has `first` ones."""
+    """Draws one document of each block of 1 / share; the first block has `first` documents."""
 
     def __init__(self, share: Fraction, seed: int, first: int) -> None:
         self._share, self._seed, self._first = share, seed, first

@@ -43,8 +43,8 @@ class ResumableDataModule(LightningDataModule, ABC):
         return self._loader
 
     def state_dict(self) -> dict[str, Any]:
-        """How far training has read, and which data; of a loader, Lightning keeps it only inside
-        an epoch."""
+        """How far training has read, and which data. Lightning itself keeps a loader's state only
+        within an epoch."""
         if self._loader is None:
             return {}
         return {**self._loader.state_dict(), "data": self._identity}

@@ -62,8 +62,8 @@ ALLOWED_NAMES = names_of(TEXT_SUFFIXES + ROW_SUFFIXES)
 
 @contextmanager
 def looking_at(path: str | Path, key: str) -> Iterator[None]:
-    """Why a path, or a place in it, cannot be looked at is told with the config key that it came
-    from: a UserError instead of an OSError, or of the RuntimeError for the home of nobody."""
+    """Errors of looking at a path, or at what is in it, become a UserError that names the config
+    key it came from: an OSError, or the RuntimeError for the home of an unknown user."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -105,10 +105,10 @@ def parquet_rows(
 
 
 def arrow_rows(arrow: Any) -> Iterator[Row]:
-    """The rows of a pyarrow table or batch. A column with dates or times that Python has none for,
-    such as those of the year 10000 and those with nanoseconds, is one of text.
+    """The rows of a pyarrow table or batch. A column of dates or times that Python cannot hold
+    (the year 10000, nanoseconds) becomes one of text.
 
-    Raises OverflowError and ValueError for those inside of lists and objects.
+    Raises OverflowError and ValueError for such dates inside of lists and objects.
     """
     columns = [_values(column) for column in arrow.columns]
     for values in zip(*columns, strict=True):

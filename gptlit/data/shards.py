@@ -24,7 +24,7 @@ FORMAT = 2
 KIND = "gptlit tokenized corpus"
 MANIFEST = "manifest.json"
 MOST_OFF = 3
-"""So many times more or fewer tokens for validation than were asked for are nothing unusual."""
+"""How many times more or fewer validation tokens than asked for are not worth a warning."""
 
 
 @dataclass(frozen=True)

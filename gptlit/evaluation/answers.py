@@ -72,8 +72,8 @@ def write_answers(
     with progress_bar(show_progress) as progress:
         bar = progress.add_task("answering", total=len(prompts))
         for batch in _batches(tokenizer, prompts, batch_size):
-            # Batches do not depend on what is there: padding may decide between two tokens that
-            # are as good as equally likely.
+            # Batches do not depend on which answers are there already: padding may decide between
+            # two tokens that are almost equally likely.
             if not answers.keys() >= set(batch):
                 texts = generate_text(
                     model, tokenizer, [prompts[i] for i in batch], max_new_tokens, Sampling(), stop

@@ -130,7 +130,7 @@ class Judge(ABC):
         if code == 404 or 300 <= code < 400:
             return JudgeError(
                 f"nothing to ask at {self.shown_url}{self.path}: {text}; check judge.base_url,"
-                f" which is such as {self.example}, and judge.model",
+                f" such as {self.example}, and judge.model",
                 fatal=True,
             )
         refused = (f"judge.{name}=null" for name in OPTIONAL if code == 400 and name in text)

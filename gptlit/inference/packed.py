@@ -95,10 +95,10 @@ def can_pack(precision: str) -> bool:
 
 
 class PackedBlock(nn.Module):
-    """A `TransformerBlock` with packed layers. Norms and the residual stream are in fp32, queries,
-    keys and values as they come: of bf16, since a cache of them is read for each token too. The
-    many small steps stand in one place: at one token a time, calling modules would cost as much as
-    what they do."""
+    """A `TransformerBlock` with packed layers. Norms and the residual stream are in fp32. Queries,
+    keys and values stay in the type that the layer gives: a cache in bf16 is half as much to read
+    for each token. All steps stand in one function, since at one token a time calling modules would
+    cost as much as what they do."""
 
     def __init__(self, block: TransformerBlock, linear: type[PackedLinear]) -> None:
         super().__init__()

@@ -33,9 +33,9 @@ class Float32Head(nn.Module):
 def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, str]:
     """Move a model to where and how it will decode; LoRA becomes part of its weights.
 
-    `auto` takes 16-bit weights: bf16 or fp16 on CUDA; on a CPU, from the width on where it pays,
-    bf16 if it has instructions for it, else fp16. On a CPU both are of the weights alone, under
-    fp32 activations (`pack_linears`); elsewhere of all but the head.
+    `auto` takes 16 bits: bf16 or fp16 on CUDA; on a CPU, for models wide enough to gain from it,
+    bf16 if it has instructions for that, else fp16. On a CPU only the weights are in 16 bits, and
+    activations in fp32 (`pack_linears`); elsewhere all is, but for the head.
 
     Returns:
         the model, the device's name, the precision's name.

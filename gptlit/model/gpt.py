@@ -42,7 +42,7 @@ class MultiHeadAttention(nn.Module):
         B, T, C = x.shape  # noqa: N806
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim)
         if cache is None:
-            # The gradient is stacked from three, where slices would be padded with zeros and added.
+            # Backward stacks the three gradients; those of slices would be padded and added.
             q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, n_heads, T, head_dim)
         else:
             qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, n_heads, T, head_dim)

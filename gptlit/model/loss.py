@@ -21,10 +21,10 @@ CHUNK_ELEMENTS = 2**26
 SOFTMAX_ELEMENTS = 2**21
 """Logits in fp32 at once on a CPU: 8 MB, what its caches hold."""
 MEAN_ROWS = 1024
-"""Rows of the weight whose mean stands for that of all, and that are narrowed at once."""
+"""Rows of the weight whose mean stands for that of all; also, rows that are narrowed at once."""
 
 SMALL = 1e-30
-"""Probabilities below are not trusted: their logarithm may be that of 0."""
+"""Smaller probabilities may have been rounded to 0: the loss there is computed another way."""
 
 
 def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
@@ -93,16 +93,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def narrow_head(weight: Tensor, dtype: torch.dtype, vocab_size: int) -> Tensor:
-    """The head's weight in the type of its products. Where that is a narrower one, less the mean of
-    some of its rows: no softmax depends on what all logits of a token share, and around -100, where
-    those of the published GPT-2 are, bf16 knows halves alone.
+    """The head's weight in the type of its products. If that type is narrower, the mean of some of
+    its rows is subtracted first, which shifts all logits of a position alike, and so changes no
+    softmax: those of the published GPT-2 are around -100, where bf16 has steps of a half.
 
     Args:
         weight, vocab_size: as in `cross_entropy_sum`.
         dtype: see `autocast.product_dtype`.
 
     Returns:
-        (rows, C): hidden @ it.T are the logits, up to a number that those of a token share.
+        (rows, C): hidden @ it.T are the logits, up to one number for each position.
     """
     if dtype.itemsize >= weight.dtype.itemsize:
         return weight.to(dtype)
@@ -139,8 +139,8 @@ def _softmax_minus_onehot_(
 
 
 def _in_large_kernels_(logits: Tensor, targets: Tensor) -> Tensor:
-    """The same, of all rows at once, which a GPU is faster at; it need not wait to find out whether
-    a probability is tiny."""
+    """The same for all rows at once, which is faster on a GPU. Nothing here has to wait for the GPU
+    to learn whether a probability is tiny."""
     p = torch.softmax(logits, dim=1, dtype=torch.float32)
     # log(sum exp) from the likeliest class, whose probability cannot underflow.
     log_z = logits.amax(dim=1).float() - p.amax(dim=1).log()

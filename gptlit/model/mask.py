@@ -12,8 +12,8 @@ ALIGNED = 16
 def as_bias(mask: Tensor, x: Tensor) -> Tensor:
     """What a mask adds to the scores: 0 where it is true, -inf elsewhere.
 
-    Of a bool mask PyTorch makes one for each layer, which that keeps for its backward pass, and
-    copies it where its rows are not aligned.
+    From a bool mask PyTorch would make such a bias in every layer, keep each for the backward pass,
+    and copy it where its rows are not aligned.
 
     Args:
         mask: (..., T, S) bool.

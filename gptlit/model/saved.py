@@ -13,17 +13,14 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def saved_in(dtype: torch.dtype, weights: Iterable[Tensor], at_least: int) -> saved_tensors_hooks:
-    """Meanwhile, tensors in fp32 that autograd saves are kept in `dtype`.
+    """A context in which the fp32 tensors that autograd saves are kept in `dtype`.
 
     Args:
         dtype: a type of 16 bits.
-        weights: they and their views are no copies and stay as they are.
-        at_least: elements of the smallest tensor that is kept so, those of the residual stream:
-            what is summed over a dimension (the norms' means, the logarithms of attention's sums)
-            is smaller, and needs all its digits.
-
-    Returns:
-        the context manager.
+        weights: they and their views stay as they are, since saving them copies nothing.
+        at_least: elements of the smallest tensor to keep so, those of the residual stream. What was
+            summed over a dimension (the norms' means, the logarithms of attention's sums) is
+            smaller, and needs all its digits.
     """
     apart = {weight.untyped_storage().data_ptr() for weight in weights}
 

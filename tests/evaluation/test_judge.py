@@ -325,7 +325,7 @@ def test_a_model_that_ollama_does_not_have(server: Server, path: Path) -> None:
     assert 'HTTP 404: model "llama3" not found' in line
     assert server.asked.total() == 1
     line = error_of(server.settings("openai"), path)
-    assert "check judge.base_url, which is such as http://localhost:8000/v1, and judge.mod" in line
+    assert "check judge.base_url, such as http://localhost:8000/v1, and judge.mod" in line
 
 
 @BOTH
