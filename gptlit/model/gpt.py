@@ -251,7 +251,7 @@ class GPTModel(nn.Module):
         blocks = list(enumerate(self.trf_blocks))[start:stop]
         with self._saving(x):
             for layer, block in blocks:
-                if self.cfg.activation_checkpointing and self.training:
+                if self.cfg.activation_checkpointing and self.training and cache is None:
                     x = checkpoint(block, x, mask, use_reentrant=False)
                 else:
                     x = block(x, mask, cache, layer)

@@ -57,10 +57,16 @@ def test_the_head_is_tied_and_padding_rows_are_never_in_logits_or_loss() -> None
 
 
 @settings(max_examples=30)
-@given(cuts=st.lists(st.integers(1, 8), min_size=1, max_size=5), seed=st.integers(0, 99))
-def test_the_cache_gives_what_the_whole_sequence_gives(cuts: list[int], seed: int) -> None:
+@given(
+    cuts=st.lists(st.integers(1, 8), min_size=1, max_size=5),
+    seed=st.integers(0, 99),
+    training=st.booleans(),
+)
+def test_the_cache_gives_what_the_whole_sequence_gives(
+    cuts: list[int], seed: int, training: bool
+) -> None:
     torch.manual_seed(seed)
-    model = GPTModel(TINY).eval()
+    model = GPTModel(dataclasses.replace(TINY, activation_checkpointing=True)).train(training)
     total = min(sum(cuts), TINY.context_length)
     ids = torch.randint(70, (2, total))
     cache, parts, start = KVCache(TINY, total), [], 0
