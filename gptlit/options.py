@@ -56,3 +56,8 @@ def read_option(group: str, name: str) -> dict[str, Any]:
         if base != "_self_":
             values |= read_option(group, base)
     return values | {str(key): value for key, value in node.items()}
+
+
+def model_shape(name: str) -> dict[str, Any]:
+    """The fields of `GPTConfig` in an option of `conf/model`. Raises UserError as `read_option`."""
+    return {key: value for key, value in read_option("model", name).items() if key != "name"}

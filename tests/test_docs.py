@@ -27,7 +27,7 @@ from commands import ROOT, environment, run, starter
 from omegaconf import OmegaConf
 
 from gptlit.model import GPTConfig, GPTModel
-from gptlit.options import read_option
+from gptlit.options import model_shape, read_option
 
 PAGE = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
 OTHER = (ROOT / "docs" / "instruction.md").read_text(encoding="utf-8")
@@ -198,8 +198,7 @@ def test_the_sizes_are_those_of_the_files() -> None:
     rows = re.findall(r"^\| `(gpt2-\w+)` \| ([\d,]+) \| (.*?) \|$", PAGE, re.MULTILINE)
     assert {name for name, *_ in rows} == set(read_option("weights", "huggingface")["models"])
     for name, parameters, shown in rows:
-        shape = {key: value for key, value in read_option("model", name).items() if key != "name"}
-        cfg = GPTConfig(**shape)
+        cfg = GPTConfig(**model_shape(name))
         with torch.device("meta"):
             count = GPTModel(cfg).num_parameters()
         masks = 4 * cfg.n_layers * cfg.context_length**2

@@ -8,7 +8,7 @@ from gptlit.errors import UserError
 from gptlit.inference.lookup import find_checkpoint
 from gptlit.inference.trained import TrainedModel
 from gptlit.model import blank_parameters
-from gptlit.options import read_option
+from gptlit.options import model_shape
 from gptlit.tokenizer import get_tokenizer
 from gptlit.weights.adapter import load_base
 from gptlit.weights.classes import load_class_head
@@ -112,8 +112,7 @@ def load_published(name: str, source: Mapping[str, Any]) -> TrainedModel:
         UserError: it cannot be had.
     """
     path = fetch(source, name, instead="give ckpt=PATH")
-    shape = {key: value for key, value in read_option("model", name).items() if key != "name"}
-    return _language_model(shape, "gpt2", path)
+    return _language_model(model_shape(name), "gpt2", path)
 
 
 def _around_weights(path: Path) -> TrainedModel:

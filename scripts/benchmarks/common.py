@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptlit.options import option_names, read_option
+from gptlit.options import model_shape, option_names, read_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,8 +104,7 @@ def model_config(args: argparse.Namespace, context_length: int) -> "GPTConfig":
     from gptlit.model import GPTConfig
     from gptlit.tokenizer import get_tokenizer
 
-    shape = {key: value for key, value in read_option("model", args.model).items() if key != "name"}
-    shape |= {"context_length": context_length, "drop_rate": 0.0}
+    shape = model_shape(args.model) | {"context_length": context_length, "drop_rate": 0.0}
     return GPTConfig(vocab_size=get_tokenizer(args.tokenizer).vocab_size, **shape)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from gptlit.errors import UserError
 from gptlit.model import GPTConfig, GPTModel
-from gptlit.options import option_names, read_option
+from gptlit.options import model_shape, option_names, read_option
 from gptlit.weights.fetch import fetch
 from gptlit.weights.load import inspect, load_weights
 from tests.weights.published import (
@@ -69,9 +69,8 @@ def test_every_published_size_has_a_source_in_every_option() -> None:
 @pytest.mark.parametrize("name", [SMALL, "gpt2-medium"])
 def test_the_sizes_in_the_config_are_those_of_the_variables(name: str) -> None:
     """OpenAI's data file is its variables in fp32, one after the other, and nothing else."""
-    shape = {key: value for key, value in read_option("model", name).items() if key != "name"}
     with torch.device("meta"):
-        parameters = GPTModel(GPTConfig(**shape)).num_parameters()
+        parameters = GPTModel(GPTConfig(**model_shape(name))).num_parameters()
     files = read_option("weights", "openai")["models"][name]["files"]
     assert files["model.ckpt.data-00000-of-00001"] == 4 * parameters
 
