@@ -280,7 +280,9 @@ def file_sha256(file: Path, seen: Advance = lambda _: None) -> str:
                 digest.update(chunk)
                 seen(len(chunk))
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}; mend it or leave it") from None
+        raise UserError(
+            f"{file} cannot be read: {error.strerror}; make it readable, or leave it out"
+        ) from None
     return digest.hexdigest()
 
 

@@ -159,7 +159,9 @@ def _chunks(path: Path, kind: FileKind, seen: Seen) -> Iterator[bytes]:
             f"{path} is damaged: {error}; expected a whole {kind.packing} file: make it again"
         ) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; mend it or leave it") from None
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; make it readable, or leave it out"
+        ) from None
     yield b""
 
 
