@@ -37,10 +37,14 @@ class ResumableDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> ResumableLoader:
         """Every sample at most once per epoch, in an order of its own each; resumable."""
-        self._loader = self._train_loader(*self._place())
-        if "samples" in self._state:
-            self._loader.load_state_dict(self._state)
+        self._loader = self._resumed_loader(*self._place())
         return self._loader
+
+    def _resumed_loader(self, rank: int, world_size: int) -> ResumableLoader:
+        loader = self._train_loader(rank, world_size)
+        if "samples" in self._state:
+            loader.load_state_dict(self._state)
+        return loader
 
     def state_dict(self) -> dict[str, Any]:
         """How far training has read, and which data. Lightning itself keeps a loader's state only
@@ -84,6 +88,11 @@ class ResumableDataModule(LightningDataModule, ABC):
     def train_batches(self, world_size: int = 1) -> int:
         """Micro-batches per epoch and process. Raises UserError where there is none."""
         return len(self._train_loader(0, world_size))
+
+    def batches_read(self, world_size: int = 1) -> int:
+        """Micro-batches per process that hold what the checkpoint's run had read, whatever its
+        batch size and number of processes were."""
+        return self._resumed_loader(0, world_size).handed_out
 
     def _place(self) -> tuple[int, int]:
         """Rank and world size."""

@@ -105,7 +105,8 @@ class ResumableLoader:
         self._world_size = world_size
         self._num_workers = num_workers
         self._pin_memory = pin_memory
-        self._handed_out = 0
+        self.handed_out = 0
+        """Micro-batches of all epochs so far, per process."""
         if not len(self):
             most = len(dataset) // world_size
             cure = f"set data.batch_size={most} or less" if most else "use fewer processes"
@@ -122,9 +123,9 @@ class ResumableLoader:
     def __iter__(self) -> Iterator[Any]:
         # A generator, so that the start is looked up with the first batch: Lightning asks for the
         # iterator of the first epoch before it loads the state.
-        order = self._order(self._handed_out, self._handed_out + len(self))
+        order = self._order(self.handed_out, self.handed_out + len(self))
         for batch in _batches(self._dataset, order, self._num_workers, self._pin_memory):
-            self._handed_out += 1
+            self.handed_out += 1
             yield batch
 
     def _order(self, start: int, stop: int) -> Iterator[np.ndarray]:
@@ -145,13 +146,13 @@ class ResumableLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Epochs that have been handed out, and samples of the next one, over all processes."""
-        epoch, batch = divmod(self._handed_out, len(self))
+        epoch, batch = divmod(self.handed_out, len(self))
         return {"epoch": epoch, "samples": batch * self._batch_size * self._world_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on after the samples that `state_dict` counts, rounded up to a whole batch."""
         batch = -(-state_dict["samples"] // (self._batch_size * self._world_size))
-        self._handed_out = state_dict["epoch"] * len(self) + min(batch, len(self))
+        self.handed_out = state_dict["epoch"] * len(self) + min(batch, len(self))
 
 
 class SequentialLoader:

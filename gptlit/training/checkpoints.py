@@ -69,6 +69,8 @@ class Checkpoints(Checkpoint):
         self.previous, self._new = folder / "previous.ckpt", folder / "new.ckpt"
         self.monitor, self.every_n_steps, self.mode = monitor, every_n_steps, mode
         self.best_score: float | None = None
+        self.place: int | None = None
+        """Steps of its epoch that the resumed run has done, once that is known."""
         self._validate_first = False  # of the checkpoint: its step is still to be validated
         # Lightning's counters as they were after the step that a validation follows: it resumes
         # from there, not from the middle of a validation.
@@ -217,14 +219,12 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Count micro-batches as they are now, and find out whether the step is still to be
-        validated, even if it was the last."""
+        """Find out whether the step is still to be validated, even if it was the last."""
         if trainer.state.fn != "fit":
             return
-        state = checkpoint["callbacks"][self.state_key]
-        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        _recount(batches, checkpoint["global_step"], trainer.accumulate_grad_batches)
-        if state.get("validate_first"):
+        if self.place is not None:
+            _recount(checkpoint, trainer, self.place)
+        if checkpoint["callbacks"][self.state_key].get("validate_first"):
             self._validate_first = True
             self._after_step = checkpoint["loops"]["fit_loop"]
             # After the last step `fit` would return at once.
@@ -232,21 +232,21 @@ class Checkpoints(Checkpoint):
             trainer.fit_loop.epoch_loop.max_steps = -1
 
 
-def _recount(batches: dict[str, Any], step: int, accumulate: int) -> None:
-    """Turn Lightning's counts of micro-batches into what they would be had all steps so far taken
-    `accumulate` of them, which may be more or fewer than before the resume: by these counts it
-    finds the end of a step and the next validation.
-
-    Args:
-        batches: a checkpoint's progress, changed in place.
-        step: optimiser steps done.
-        accumulate: micro-batches of a step from now on.
-    """
-    before = batches["total"]["ready"]
-    for counts in (batches["total"], batches["current"]) if before else ():
-        change = counts["ready"] * step // before * accumulate - counts["ready"]
-        for name in counts:
-            counts[name] += change
+def _recount(checkpoint: dict[str, Any], trainer: Trainer, place: int) -> None:
+    """Lightning counts micro-batches, by which it finds whole steps, validations and the ends of
+    epochs: make them those of the run as it goes on, whose steps and epochs may have others."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    accumulate, per_epoch = trainer.accumulate_grad_batches, trainer.limit_train_batches
+    ended = progress["is_last_batch"] and place == 0
+    wanted = {
+        "current": per_epoch if ended else place * accumulate,
+        "total": checkpoint["global_step"] * accumulate,
+    }
+    for name, ready in wanted.items():
+        counts = progress[name]
+        more = ready - counts["ready"]
+        progress[name] = {key: count + more for key, count in counts.items()}
+    progress["is_last_batch"] = ended
 
 
 def stop_is_asked(trainer: Trainer) -> bool:

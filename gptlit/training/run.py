@@ -16,6 +16,7 @@ from gptlit.tasks import Task
 from gptlit.tokenizer import Tokenizer
 from gptlit.training import reuse, stopping
 from gptlit.training.checkpoints import Checkpoints, saved_best_score
+from gptlit.training.early_stopping import saved_wait
 from gptlit.training.ending import fill_folder, last_measured, measure_at_the_end, say_what_next
 from gptlit.training.launch import first_process
 from gptlit.training.loggers import keeping_runs
@@ -24,6 +25,7 @@ from gptlit.training.progress import StepProgress
 from gptlit.training.recovery import Start, find_start
 from gptlit.training.samples import TextSamples
 from gptlit.training.setup import (
+    Lengths,
     build_task,
     check_evaluation,
     check_same_run,
@@ -72,11 +74,12 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         callbacks.append(TextSamples(tokenizer, **sample, seed=config["seed"], console=console))
     trainer = make_trainer(config, device, precision, folder, resumed_step, callbacks)
 
-    total_steps = _set_up_data(trainer, settings, data, start_from)
+    lengths = _set_up_data(trainer, settings, data, start_from)
+    total_steps, checkpoints.place = lengths.total, lengths.place
     task, weights = build_task(config, tokenizer, getattr(data, "for_task", dict)())
     if start_from is not None:
         check_same_run(start_from.path, start_from.content, task)
-        if _has_finished(folder, start_from.step, total_steps, console):
+        if _has_finished(folder, start_from, lengths, settings["early_stopping"], console):
             return saved_best_score(start_from.content)
         start_from = start_from._replace(content={})  # its space is free once newer ones are saved
     monitor.flops_per_token = task.flops_per_token()
@@ -133,17 +136,18 @@ def told_size(task: Task) -> str:
 
 def _set_up_data(
     trainer: Trainer, settings: dict[str, Any], data: Any, start_from: Start | None
-) -> int:
-    """Tokenize what is not yet, and say how many optimiser steps the run has."""
+) -> Lengths:
+    """Tokenize what is not yet, and say how long the run is."""
     if start_from is not None:  # other data than it has seen are refused before they are tokenized
         data.load_state_dict(start_from.content.get(type(data).__qualname__, {}))
     data.prepare_data()
     data.setup("fit")
     check_val_share(settings, data, trainer.world_size)
     check_evaluation(trainer, data)
-    steps_per_epoch, total_steps = count_steps(settings, data, trainer.world_size)
-    set_lengths(trainer, settings, steps_per_epoch, total_steps)
-    return total_steps
+    resumed_step = start_from.step if start_from else None
+    lengths = count_steps(settings, data, trainer.world_size, resumed_step)
+    set_lengths(trainer, settings, lengths.epoch, lengths.total)
+    return lengths
 
 
 def _train(
@@ -172,21 +176,33 @@ def _told_of_early_end(settings: dict[str, Any], steps: int, total_steps: int) -
     patience = settings["early_stopping"]
     if steps >= total_steps or not patience:
         return ""
-    why = f"trainer.early_stopping={patience} validations without a better one"
-    return f" at step {steps:,} of {total_steps:,}, after {why}"
+    return f" at step {steps:,} of {total_steps:,}{_told_of_patience(patience)}"
 
 
-def _has_finished(folder: Path, step: int, total_steps: int, console: Console) -> bool:
+def _told_of_patience(patience: int) -> str:
+    return f", after trainer.early_stopping={patience} validations without a better one"
+
+
+def _has_finished(
+    folder: Path, start: Start, lengths: Lengths, patience: int, console: Console
+) -> bool:
     """Whether nothing is left to do, which is then said."""
-    finished = step >= total_steps and (folder / "summary.json").exists()
-    if finished and first_process():
+    reached = [key for key, end in lengths.ends.items() if end <= start.step]
+    ended_early = not reached and 0 < patience <= saved_wait(start.content)
+    if ended_early:
+        reached = ["trainer.early_stopping"]
+    if not reached or not (folder / "summary.json").exists():
+        return False
+    if first_process():
+        why = _told_of_patience(patience) if ended_early else ""
+        what = "more epochs" if reached == ["trainer.max_epochs"] else "more than that"
         console.print(
-            f"{folder}: the run has finished at step {step:,} already;"
-            " to train on, give more than that as trainer.max_steps=...",
+            f"{folder}: the run has finished at step {start.step:,} already{why};"
+            f" to train on, give {what} as {' and '.join(f'{key}=...' for key in reached)}",
             highlight=False,
             markup=False,
         )
-    return finished
+    return True
 
 
 def _validate_at_start(trainer: Trainer, task: Task, data: Any) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -108,8 +108,27 @@ def _products(config: dict[str, Any], device: str, precision: str) -> str:
     return precision if fsdp else products(precision, device)
 
 
-def count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[int, int]:
-    """Optimiser steps in an epoch, and in the run.
+class Lengths(NamedTuple):
+    """How long a run is, in optimiser steps."""
+
+    epoch: int
+    """Of a pass over the data."""
+    place: int
+    """Of its epoch that the run goes on in, those that are done."""
+    ends: dict[str, int]
+    """Where the run ends, by the key that says so."""
+
+    @property
+    def total(self) -> int:
+        """Of the whole run."""
+        return min(self.ends.values())
+
+
+def count_steps(
+    settings: dict[str, Any], data: Any, world_size: int, resumed_step: int | None = None
+) -> Lengths:
+    """How long the run is. Where it goes on, epochs are counted by what has been read of the data:
+    the steps so far may have had another size.
 
     Raises:
         UserError: an epoch has fewer micro-batches than a step takes.
@@ -122,9 +141,15 @@ def count_steps(settings: dict[str, Any], data: Any, world_size: int) -> tuple[i
             f"one pass over the data has {batches} batches, fewer than"
             f" trainer.accumulate_grad_batches={accumulate}; lower it, or data.batch_size"
         )
-    ends = [per_epoch * settings["max_epochs"]] if settings["max_epochs"] else []
-    ends += [settings["max_steps"]] if settings["max_steps"] >= 0 else []
-    return per_epoch, min(ends)
+    step = done = resumed_step or 0
+    if step and hasattr(data, "batches_read"):
+        done = data.batches_read(world_size) // accumulate
+    ends = {}
+    if settings["max_epochs"]:
+        ends["trainer.max_epochs"] = step + max(0, per_epoch * settings["max_epochs"] - done)
+    if settings["max_steps"] >= 0:
+        ends["trainer.max_steps"] = settings["max_steps"]
+    return Lengths(per_epoch, done % per_epoch, ends)
 
 
 def told_of_warmup(config: dict[str, Any], total_steps: int) -> str:

@@ -18,7 +18,7 @@ from gptlit.errors import UserError
 from gptlit.options import conf_dir
 from gptlit.training import ending, monitor, recovery, run
 from gptlit.training.metrics import read_metrics
-from gptlit.training.setup import saved_dtype
+from gptlit.training.setup import Lengths, saved_dtype
 
 torch.set_num_threads(1)
 
@@ -142,6 +142,19 @@ def test_early_stopping_is_the_same_after_a_resume(val_interval: str) -> None:
         assert summary(folder)["steps"] == last_step(folder) == 9
 
 
+def test_a_run_that_stopped_early_is_left_alone_and_the_cure_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ("trainer.early_stopping=1", "optimizer.lr=1e-30", "trainer.val_interval=1")
+    folder = fit("run", *options, "trainer.max_steps=5", "trainer.val_at_start=false")
+    before = (folder / "summary.json").read_bytes()
+    fit("run", *options, "trainer.max_steps=9", "resume=run/checkpoints/last.ckpt")
+    assert (folder / "summary.json").read_bytes() == before
+    line = "finished at step 2 already, after trainer.early_stopping=1 validations without a better"
+    told = capsys.readouterr().out
+    assert line in told and "give more than that as trainer.early_stopping=..." in told
+
+
 def test_a_run_that_stopped_early_goes_on_with_more_patience() -> None:
     options = ("trainer.max_steps=50", "trainer.val_interval=2", "trainer.val_at_start=false")
     options += ("optimizer.lr=1e-30",)
@@ -194,6 +207,35 @@ def test_steps_of_other_micro_batches_are_counted_on(
     assert summary(folder)["tokens"] == 12 * 64
 
 
+@pytest.mark.parametrize(
+    ("changed", "validated"),
+    [
+        ("data.batch_size=12", [4, 5, 8]),  # 2 of 3 steps are done, as far as can be
+        ("data.batch_size=2", [4, 15, 34]),  # 8 of 19
+        ("trainer.accumulate_grad_batches=2", [4, 6, 10]),  # 2 of 4
+    ],
+)
+def test_epochs_are_epochs_whatever_the_size_of_the_steps_before(
+    changed: str, validated: list[int]
+) -> None:
+    options = ("trainer.max_epochs=2", "trainer.val_at_start=false")
+    folder = fit("run", *options, "trainer.max_steps=4")
+    resume = "resume=run/checkpoints/last.ckpt"
+    fit("run", *options, "trainer.max_steps=-1", changed, resume)
+    assert list(measured(folder, "val/loss")) == validated
+    assert summary(folder)["tokens"] == pytest.approx(2 * EPOCH * 64, abs=2 * 128)
+
+
+def test_a_run_by_epochs_that_has_finished_is_made_longer_by_epochs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ("trainer.max_epochs=1", "trainer.val_at_start=false", "data.batch_size=36")
+    fit("run", *options, "trainer.max_steps=-1")
+    for more in ("trainer.max_steps=9", "data.batch_size=4"):
+        fit("run", *options, more, "resume=run/checkpoints/last.ckpt")
+        assert "to train on, give more epochs as trainer.max_epochs=..." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_one_process_says_that_the_run_has_finished(
     rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -201,7 +243,8 @@ def test_one_process_says_that_the_run_has_finished(
     monkeypatch.setenv("LOCAL_RANK", rank)
     (tmp_path / "summary.json").touch()
     out = io.StringIO()
-    assert run._has_finished(tmp_path, 4, 4, Console(file=out))
+    start = recovery.Start(tmp_path, 4, {})
+    assert run._has_finished(tmp_path, start, Lengths(2, 0, {"x": 4}), 0, Console(file=out))
     assert ("has finished" in out.getvalue()) == (rank == "0")
 
 
