@@ -124,7 +124,8 @@ def device_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     if device == "cpu" and (model := _cpuinfo("model name")):
-        return f"{model} ({torch.get_num_threads()} threads)"
+        threads = torch.get_num_threads()
+        return f"{model} ({threads} thread{'s' * (threads > 1)})"
     return f"{device} ({platform.processor() or platform.machine()})"
 
 
