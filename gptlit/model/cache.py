@@ -27,15 +27,21 @@ class KVCache:
             a view of all keys and values up to now, (2, B, n_heads, length + T, head_dim).
 
         Raises:
-            ValueError: there is no room for T more tokens.
+            ValueError: there is no room for T more tokens, the cache holds those of another number
+                of rows, or a gradient would be taken through it.
         """
         _, B, H, T, D = kv.shape  # noqa: N806
+        if kv.requires_grad:
+            raise ValueError("a cache carries no gradient: use it within torch.no_grad()")
         stop = self.length + T
         if stop > self.max_length:
             raise ValueError(f"the cache holds {self.max_length} tokens, {stop} are needed")
         if not self._store:
             store = kv.new_empty(self.n_layers, 2, B, H, self.max_length, D)
             self._store = list(store.unbind())
+        if self._store[layer].shape[1] != B:
+            have = self._store[layer].shape[1]
+            raise ValueError(f"the cache is of {have} rows, not of {B}: make a new KVCache")
         self._store[layer].narrow(3, self.length, T).copy_(kv)
         return self._store[layer].narrow(3, 0, stop)
 

@@ -174,14 +174,15 @@ class GPTModel(nn.Module):
                 Default: counted on from the cache's length.
             mask: bool, broadcastable to (B, n_heads, T, T of the past and now), true where a query
                 may look at a key. Default: causal, through the fused kernel without a mask.
-            cache: keys and values of earlier tokens; this call's are appended to it.
+            cache: keys and values of earlier tokens; this call's are appended to it. It is for
+                `torch.no_grad()`.
 
         Returns:
             (B, T, C).
 
         Raises:
             ValueError: there are no positions, and the sequence, with what the cache holds,
-                exceeds the context length.
+                exceeds the context length; or what `KVCache.append` raises.
         """
         past = 0 if cache is None else cache.length
         x = self.embed(input_ids, positions=positions, past=past)
@@ -249,9 +250,10 @@ class GPTModel(nn.Module):
         if mask is not None and x.device.type == "cuda":
             mask = as_bias(mask, x)  # once for all blocks
         blocks = list(enumerate(self.trf_blocks))[start:stop]
+        recompute = self.cfg.activation_checkpointing and self.training and cache is None
         with self._saving(x):
             for layer, block in blocks:
-                if self.cfg.activation_checkpointing and self.training and cache is None:
+                if recompute:
                     x = checkpoint(block, x, mask, use_reentrant=False)
                 else:
                     x = block(x, mask, cache, layer)

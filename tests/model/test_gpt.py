@@ -80,6 +80,24 @@ def test_the_cache_gives_what_the_whole_sequence_gives(
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-4)
 
 
+def test_the_cache_is_kept_by_a_model_that_would_recompute_its_blocks() -> None:
+    model = GPTModel(dataclasses.replace(TINY, activation_checkpointing=True)).train()
+    ids, cache = torch.randint(70, (2, 6)), KVCache(TINY, 6)
+    with torch.no_grad():
+        steps = [model(ids[:, i : i + 1], cache=cache) for i in range(6)]
+        torch.testing.assert_close(torch.cat(steps, dim=1), model(ids), atol=1e-5, rtol=1e-4)
+
+
+def test_a_cache_that_cannot_be_used_is_told_with_the_cure() -> None:
+    model, ids, cache = GPTModel(TINY), torch.randint(70, (2, 4)), KVCache(TINY, 8)
+    with pytest.raises(ValueError, match=r"no gradient: use it within torch.no_grad\(\)"):
+        model(ids, cache=cache)
+    with torch.no_grad():
+        model(ids, cache=cache)
+        with pytest.raises(ValueError, match="of 2 rows, not of 1: make a new KVCache"):
+            model(ids[:1], cache=cache)
+
+
 def test_a_position_never_sees_later_ones() -> None:
     model = GPTModel(TINY).eval()
     ids = torch.randint(70, (1, 12))
