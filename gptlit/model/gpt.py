@@ -298,7 +298,8 @@ class GPTModel(nn.Module):
     ) -> Tensor:
         """Cross entropy in nats, summed over the targets that are not -100.
 
-        Logits are computed only where there is a target, in chunks that are freed at once.
+        Logits are computed only where there is a target, in chunks that are freed at once. For more
+        than one backward pass, or a gradient of gradients, take the cross entropy of `forward`.
 
         Args:
             input_ids: (B, T) int64.

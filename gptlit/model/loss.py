@@ -30,7 +30,9 @@ SMALL = 1e-30
 def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
     """Sum over targets of the cross entropy of `hidden @ weight.T`, in nats.
 
-    Matrix products run in autocast's type where it is on, softmax and sums in fp32.
+    Matrix products run in autocast's type where it is on, softmax and sums in fp32. The one
+    backward pass takes the gradients over; it raises RuntimeError where it is asked for a graph of
+    them (`create_graph`), which there is not.
 
     Args:
         hidden: (N, C).
@@ -86,6 +88,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # else the gradient of these gradients would be short of a part
+            raise RuntimeError(
+                "the gradients of this loss have no graph: for a gradient of gradients, take"
+                " cross_entropy of the logits"
+            )
         grads = []
         for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):
             grads.append(None if grad is None else grad.to(dtype).mul_(grad_loss))

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlit.model import cross_entropy_sum, loss
+from gptlit.model import GPTConfig, GPTModel, cross_entropy_sum, loss
 
 
 @settings(max_examples=40)
@@ -110,3 +110,11 @@ def test_without_gradients_no_product_is_wasted_on_them() -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         cross_entropy_sum(hidden, weight, torch.randint(64, (40,)), 64)
     assert counter.get_total_flops() == 2 * 40 * 8 * 64
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_gradient_of_gradients_is_refused_rather_than_wrong(tied: bool) -> None:
+    model = GPTModel(GPTConfig(70, 8, 8, 2, 1, tied_head=tied))
+    ids = torch.randint(70, (1, 8))
+    with pytest.raises(RuntimeError, match="take cross_entropy of the logits"):
+        model.loss_sum(ids, ids).backward(create_graph=True)
