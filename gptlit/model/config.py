@@ -9,8 +9,8 @@ class GPTConfig:
     """Everything that fixes the shape of a `GPTModel`.
 
     Raises:
-        ValueError: a size or `emb_init_std` is not positive, `drop_rate` is outside [0, 1), or
-            `emb_dim` cannot be divided among the heads.
+        ValueError: a size is no whole number from 1 on, `emb_init_std` is not positive, `drop_rate`
+            is outside [0, 1), or `emb_dim` cannot be divided among the heads.
     """
 
     vocab_size: int = 50257
@@ -36,12 +36,13 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.drop_rate < 1:
-            raise ValueError(f"model.drop_rate must be in [0, 1), got {self.drop_rate}")
-        if self.emb_init_std <= 0:
-            raise ValueError(f"model.emb_init_std must be above 0, got {self.emb_init_std}")
+            size = getattr(self, name)
+            if type(size) is not int or size < 1:
+                raise ValueError(f"model.{name} must be a whole number from 1 on, got {size!r}")
+        if not (isinstance(self.drop_rate, int | float) and 0 <= self.drop_rate < 1):
+            raise ValueError(f"model.drop_rate must be in [0, 1), got {self.drop_rate!r}")
+        if not (isinstance(self.emb_init_std, int | float) and self.emb_init_std > 0):
+            raise ValueError(f"model.emb_init_std must be above 0, got {self.emb_init_std!r}")
         if self.emb_dim % self.n_heads:
             raise ValueError(
                 f"model.emb_dim ({self.emb_dim}) must be divisible by model.n_heads"

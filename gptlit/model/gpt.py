@@ -127,10 +127,18 @@ class GPTModel(nn.Module):
     sizes; the rows past `cfg.vocab_size` never appear in logits or losses.
 
     Where `saved_dtype` is set, the blocks keep in it what the backward pass needs of them.
+
+    Raises:
+        TypeError: the shape is no `GPTConfig`.
     """
 
     def __init__(self, cfg: GPTConfig) -> None:
         super().__init__()
+        if not isinstance(cfg, GPTConfig):
+            raise TypeError(
+                f"GPTModel takes a GPTConfig, got {type(cfg).__name__}; of a dict make one:"
+                " GPTModel(GPTConfig(**shape))"
+            )
         self.cfg = cfg
         self.saved_dtype: torch.dtype | None = None
         self.tok_emb = nn.Embedding(cfg.padded_vocab_size, cfg.emb_dim)
@@ -181,8 +189,8 @@ class GPTModel(nn.Module):
             (B, T, C).
 
         Raises:
-            ValueError: there are no positions, and the sequence, with what the cache holds,
-                exceeds the context length; or what `KVCache.append` raises.
+            ValueError: the ids are not (B, T); there are no positions, and the sequence, with what
+                the cache holds, exceeds the context length; or what `KVCache.append` raises.
         """
         past = 0 if cache is None else cache.length
         x = self.embed(input_ids, positions=positions, past=past)
@@ -209,9 +217,14 @@ class GPTModel(nn.Module):
             (B, T, C).
 
         Raises:
-            ValueError: there are no positions, and the sequence, with what came before, exceeds
-                the context length.
+            ValueError: the ids are not (B, T); or there are no positions, and the sequence, with
+                what came before, exceeds the context length.
         """
+        if input_ids.dim() != 2:
+            raise ValueError(
+                f"input_ids must be (batch, time), got {tuple(input_ids.shape)}; of one sequence"
+                " they are ids[None]"
+            )
         if positions is None:
             end = past + input_ids.shape[1]
             if end > self.cfg.context_length:
@@ -309,7 +322,15 @@ class GPTModel(nn.Module):
 
         Returns:
             a scalar in fp32; divide by the number of targets for the mean.
+
+        Raises:
+            ValueError: there are not as many targets as inputs, or what `embed` raises.
         """
+        if targets.shape != input_ids.shape:
+            raise ValueError(
+                f"targets are {tuple(targets.shape)}, input_ids {tuple(input_ids.shape)}: there"
+                " must be one for each, the token after it, as in loss_sum(ids[:, :-1], ids[:, 1:])"
+            )
         weight, table = self.head_weight(), None
         if self.out_head is None and input_ids.device.type == "cpu":
             table, weight = _Tied.apply(weight)

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -142,11 +143,34 @@ def test_residual_projections_start_smaller() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("emb_dim", 0), ("n_layers", -1), ("drop_rate", 1.0), ("n_heads", 5)],
+    [
+        ("emb_dim", 0),
+        ("n_layers", -1),
+        ("n_layers", "2"),
+        ("context_length", 16.0),
+        ("vocab_size", None),
+        ("drop_rate", 1.0),
+        ("drop_rate", None),
+        ("emb_init_std", "0.02"),
+        ("n_heads", 5),
+    ],
 )
-def test_impossible_shapes_are_refused(field: str, value: float) -> None:
+def test_impossible_shapes_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"model.{field}"):
         GPTConfig(**{"emb_dim": 16, "n_heads": 2, field: value})
+
+
+def test_a_shape_as_a_dict_is_told_with_the_way_to_a_model() -> None:
+    with pytest.raises(TypeError, match=r"got dict; .* GPTModel\(GPTConfig\(\*\*shape\)\)"):
+        GPTModel({"emb_dim": 16})  # type: ignore[arg-type]
+
+
+def test_ids_and_targets_of_the_wrong_shape_are_told_with_the_right_one() -> None:
+    model, ids = GPTModel(TINY), torch.randint(70, (2, 9))
+    with pytest.raises(ValueError, match=r"must be \(batch, time\), got \(9,\); .* ids\[None\]"):
+        model(ids[0])
+    with pytest.raises(ValueError, match=r"targets are \(2, 8\), input_ids \(2, 9\): .* one for"):
+        model.loss_sum(ids, ids[:, 1:])
 
 
 def test_too_long_a_sequence_is_refused() -> None:
