@@ -54,15 +54,19 @@ def available_devices() -> list[str]:
     return [*found, "cpu"]
 
 
-def resolve_device(name: str) -> str:
-    """`auto` is the fastest device there is.
+def resolve_device(name: str | torch.device) -> str:
+    """The name of a kind of device; `auto` is the fastest one there is.
 
     Raises:
-        UserError: the machine lacks the device.
+        UserError: the machine lacks the device, or one of several is named by its number.
     """
-    have = available_devices()
+    have, name = available_devices(), str(name)
     if name == "auto":
         return have[0]
+    kind, _, number = name.partition(":")
+    if number and kind in have:
+        chosen = f" and the variable CUDA_VISIBLE_DEVICES={number}" if kind == "cuda" else ""
+        raise UserError(f"device={name}: a device is named by its kind alone, use {kind}{chosen}")
     if name not in have:
         raise UserError(
             f"device={name} is not available: this machine has {', '.join(have)}"

@@ -1,10 +1,11 @@
 """The Python way in: `gptlit.load(ckpt).generate("...")`, or `.predict("...")` of a classifier."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gptlit.device import resolve_device
 from gptlit.errors import UserError
@@ -15,6 +16,7 @@ from gptlit.inference.generation import (
     Sampling,
     encode_prompt,
     generate_text,
+    stop_strings,
     stream_text,
 )
 from gptlit.inference.placement import place
@@ -29,11 +31,14 @@ class LanguageModel:
 
     Args:
         trained: a model and its prompt format; taken over, its LoRA becomes part of the weights.
-        device: "auto", "cpu", "cuda" or "mps".
+            In 16 bits it can be trained, saved and placed no more, in fp32 it can.
+        device: "auto", "cpu", "cuda" or "mps", or such a `torch.device`.
         precision: "auto", "fp32", "bf16" or "fp16"; see `place`.
     """
 
-    def __init__(self, trained: Trained, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self, trained: Trained, device: str | torch.device = "auto", precision: str = "auto"
+    ) -> None:
         self.trained = trained
         self.tokenizer = get_tokenizer(trained.hparams["tokenizer"])
         self.model, self.device, self.precision = place(trained.model, device, precision)
@@ -51,7 +56,11 @@ class LanguageModel:
         Raises:
             UserError: a turn is none, or there are some, or the system says something, but the
                 model continues text.
+            TypeError: what should be text is not.
         """
+        for name, given in (("prompt", text), ("input", input), ("system", system)):
+            if not isinstance(given, str):
+                raise TypeError(f"{name}: expected text, got {type(given).__name__}: {given!r:.80}")
         form, context = self.trained.prompt_format, self.model.cfg.context_length
         if form is None and (history or system):
             raise UserError(
@@ -103,8 +112,9 @@ class LanguageModel:
 
         Args:
             prompt: text to continue, or, of an instruction-tuned model, the instruction to answer;
-                the result does not repeat it.
-            input: what the instruction is about; of no effect on other models.
+                the result does not repeat it. For several draws give it as often, in a list. Of one
+                longer than the model's context the end counts, see `told_of_cut`.
+            input: what the instruction is about, or all of them are; of no effect on other models.
             history: of an instruction-tuned model, what was said before in the chat: pairs of an
                 instruction and its answer, or these with an input as the third. The oldest are left
                 out where the context has no room for them and the answer, of which half of the
@@ -114,8 +124,14 @@ class LanguageModel:
             max_new_tokens: at most this many tokens; end-of-text ends earlier.
             stop: strings that end the text, not included.
             sampling: fields of `Sampling`: temperature, top_k, top_p, seed.
+
+        Raises:
+            UserError, TypeError: as in `wrap_prompt`; or there is no such field, or a stop string
+                is none.
+            ValueError: a number is out of its range.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        several = isinstance(prompt, Iterable) and not isinstance(prompt, str)
+        prompts: list[str] = list(prompt) if several else [prompt]  # type: ignore[list-item]
         if not prompts:
             return []
         texts = generate_text(
@@ -126,7 +142,7 @@ class LanguageModel:
             Sampling(**sampling),
             self._stop(stop),
         )
-        return texts[0] if isinstance(prompt, str) else texts
+        return texts if several else texts[0]
 
     def stream(
         self,
@@ -140,24 +156,24 @@ class LanguageModel:
         **sampling: Any,
     ) -> Iterator[str]:
         """`generate` for one prompt, yielding text as it is written."""
-        for [text] in stream_text(
+        parts = stream_text(
             self.model,
             self.tokenizer,
             [self.wrap_prompt(prompt, input, history, max_new_tokens, system)],
             max_new_tokens,
             Sampling(**sampling),
             self._stop(stop),
-        ):
-            yield text
+        )
+        return (text for [text] in parts)
 
     def _stop(self, stop: str | Sequence[str]) -> list[str]:
-        return [*([stop] if isinstance(stop, str) else stop), *self.trained.stop]
+        return [*stop_strings(stop), *self.trained.stop]
 
 
 def load(
     ckpt: str | Path | None = None,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: str = "auto",
     task: str = "pretrain",
     outputs: str | Path = "outputs",

@@ -41,11 +41,13 @@ class Classifier:
 
     Args:
         trained: a model with a classifier; taken over, its LoRA becomes part of the weights.
-        device: "auto", "cpu", "cuda" or "mps".
+        device: "auto", "cpu", "cuda" or "mps", or such a `torch.device`.
         precision: "auto", "fp32", "bf16" or "fp16"; see `placement.place`. The head is fp32's.
     """
 
-    def __init__(self, trained: Trained, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self, trained: Trained, device: str | torch.device = "auto", precision: str = "auto"
+    ) -> None:
         assert trained.classifier is not None
         self.trained, self._classifier = trained, trained.classifier
         self.labels: list[str] = list(trained.settings["labels"])

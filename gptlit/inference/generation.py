@@ -1,8 +1,10 @@
 """From a prompt to text: sampling, the KV cache, guesses, sliding windows, stop strings."""
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,14 +36,17 @@ class Sampling:
     not depend on the rest of the batch. From 0 to 2**63 - 1."""
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:  # nor is NaN
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be at least 0, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not 0 <= self.seed < 2**63:  # the generators' own seeds go up to twice that
-            raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
+        def must(name: str, kind: type, is_allowed: Callable[[Any], bool], expected: str) -> None:
+            value = getattr(self, name)
+            if not (isinstance(value, kind) and is_allowed(value)):
+                raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+        # NaN is in no range.
+        must("temperature", Real, lambda t: t >= 0, "a number from 0 on (greedy)")
+        must("top_k", Integral, lambda k: k >= 0, "a whole number from 0 on (all tokens)")
+        must("top_p", Real, lambda p: 0 < p <= 1, "a number in (0, 1], up to that of all tokens")
+        # The generators' own seeds go up to twice that.
+        must("seed", Integral, lambda seed: 0 <= seed < 2**63, "a whole number in [0, 2**63)")
 
 
 class Sampler:
@@ -128,19 +133,14 @@ def stream_ids(
         one token id for each prompt.
 
     Raises:
-        ValueError: a prompt is empty, or `max_new_tokens` is less than 0.
+        ValueError: a prompt is empty, or has an id that the model does not know, or
+            `max_new_tokens` is no whole number from 0 on.
     """
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
-    if not all(len(prompt) for prompt in prompts):
-        raise ValueError("a prompt must hold at least one token")
-    device = model.tok_emb.weight.device
+    if not len(prompts):
+        return
+    device, window = model.tok_emb.weight.device, model.cfg.context_length
     shortest, longest = min(map(len, prompts)), max(map(len, prompts))
-    window = model.cfg.context_length
-    ids = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.int64, device="cpu")
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[longest - len(prompt) : longest] = torch.tensor(prompt, device="cpu")
-    ids = ids.to(device)
+    ids = _padded(prompts, max_new_tokens, model.cfg.vocab_size).to(device)
     padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     sampler = Sampler(sampling, len(prompts), device)
     cache = KVCache(model.cfg, longest + max_new_tokens)
@@ -188,6 +188,26 @@ def stream_ids(
         model.train(training)
 
 
+def _padded(prompts: Sequence[Sequence[int]], max_new_tokens: int, n_ids: int) -> Tensor:
+    """Prompts padded on the left, and room for what comes: (B, longest + new) int64, on the CPU.
+    Raises ValueError as `stream_ids`, whose model knows `n_ids`."""
+    if not (isinstance(max_new_tokens, Integral) and max_new_tokens >= 0):
+        raise ValueError(f"max_new_tokens must be a whole number from 0 on, got {max_new_tokens!r}")
+    if not all(len(prompt) for prompt in prompts):
+        raise ValueError("a prompt must hold at least one token")
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.int64, device="cpu")
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[longest - len(prompt) : longest] = torch.as_tensor(prompt, device="cpu")
+    for extreme in (int(ids.min()), int(ids.max())):
+        if not 0 <= extreme < n_ids:
+            raise ValueError(
+                f"a prompt has the token id {extreme}, but the model knows 0 to {n_ids - 1}: take"
+                " the tokenizer that it was trained with"
+            )
+    return ids
+
+
 def _positions_and_mask(padding: Tensor, past: int, stop: int) -> tuple[Tensor, Tensor]:
     """Positions (B, T) and mask (B, 1, T, stop) of the columns past..stop behind left padding (B,).
     Without padding the model's own defaults are right, and faster."""
@@ -207,11 +227,11 @@ class TextStream:
 
     Args:
         tokenizer: of the tokens.
-        stop: strings that end the text; they are not part of it.
+        stop: a string that ends the text, or several; they are not part of it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
+    def __init__(self, tokenizer: Tokenizer, stop: str | Sequence[str] = ()) -> None:
+        self.tokenizer, self.stop = tokenizer, stop_strings(stop)
         self.finished = False
         """An end-of-text token or a stop string has come."""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -249,6 +269,18 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
+def stop_strings(stop: str | Sequence[str]) -> list[str]:
+    """A string that ends a text, or several, as a list; empty ones end none.
+
+    Raises:
+        TypeError: there is something else.
+    """
+    several: Any = [stop] if isinstance(stop, str) else stop
+    if not isinstance(several, Iterable) or not all(isinstance(s, str) for s in several):
+        raise TypeError(f"stop: expected a string or several, got {stop!r:.80}; for none, stop=()")
+    return [s for s in several if s]
+
+
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """The prompt's ids; an empty prompt is the start of a document."""
     if not isinstance(prompt, str):
@@ -263,9 +295,22 @@ def stream_text(
     prompts: Sequence[Prompt],
     max_new_tokens: int,
     sampling: Sampling,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
 ) -> Iterator[list[str]]:
-    """Continue prompts, yielding for each the text that has become certain; ends when all have."""
+    """Continue prompts, yielding for each the text that has become certain; ends when all have.
+
+    Args:
+        model, max_new_tokens, sampling: as in `stream_ids`.
+        tokenizer: of the model.
+        prompts: several, in a list.
+        stop: as in `TextStream`.
+
+    Raises:
+        TypeError: there is one prompt, not a list; or a stop string is none.
+        ValueError: as in `stream_ids`.
+    """
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts: expected a list, got a text; give [{prompts!r:.40}]")
     streams = [TextStream(tokenizer, stop) for _ in prompts]
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     for tokens in stream_ids(model, ids, max_new_tokens, sampling):
@@ -281,9 +326,9 @@ def generate_text(
     prompts: Sequence[Prompt],
     max_new_tokens: int,
     sampling: Sampling,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
 ) -> list[str]:
-    """The continuation of each prompt, without the prompt."""
+    """The continuation of each prompt, without the prompt; arguments as in `stream_text`."""
     texts = [""] * len(prompts)
     for parts in stream_text(model, tokenizer, prompts, max_new_tokens, sampling, stop):
         texts = [text + part for text, part in zip(texts, parts, strict=True)]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gptlit.device import DTYPES, PRECISIONS, cpu_has_bf16, fast_bf16, resolve_device
 from gptlit.errors import UserError
-from gptlit.inference.packed import can_pack, pack_linears
+from gptlit.inference.packed import PackedBlock, can_pack, pack_linears
 from gptlit.model import GPTModel, merge_lora
 
 WIDE = 512
@@ -30,7 +30,7 @@ class Float32Head(nn.Module):
         return F.linear(x.float(), self.weight)
 
 
-def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, str]:
+def place(model: GPTModel, device: str | torch.device, precision: str) -> tuple[GPTModel, str, str]:
     """Move a model to where and how it will decode; LoRA becomes part of its weights.
 
     `auto` takes 16 bits: bf16 or fp16 on CUDA; on a CPU, for models wide enough to gain from it,
@@ -42,10 +42,13 @@ def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, 
 
     Raises:
         UserError: the device, or the precision on it, is missing.
+        ValueError: the model's weights were packed before.
     """
-    device, model = resolve_device(device), merge_lora(model)
-    precision = decoding_precision(precision, device, model.cfg.emb_dim)
-    if device == "cpu" and precision != "fp32":
+    if any(isinstance(block, PackedBlock) for block in model.trf_blocks):
+        raise ValueError("the model's weights are packed already: load it anew to place it anew")
+    name, model = resolve_device(device), merge_lora(model)
+    precision = decoding_precision(precision, name, model.cfg.emb_dim)
+    if name == "cpu" and precision != "fp32":
         if not can_pack(precision):
             needed = {"bf16": "AVX-512 or newer", "fp16": "AVX2 or newer"}[precision]
             have = [name for name in PRECISIONS if name == "fp32" or can_pack(name)]
@@ -53,8 +56,8 @@ def place(model: GPTModel, device: str, precision: str) -> tuple[GPTModel, str, 
                 f"precision={precision} needs {needed}, which this CPU lacks; use precision="
                 + " or ".join(have)
             )
-        return pack_linears(model, precision), device, precision
-    return convert(model, device, DTYPES[precision]), device, precision
+        return pack_linears(model, precision), name, precision
+    return convert(model, name, DTYPES[precision]), name, precision
 
 
 def convert(model: GPTModel, device: str, dtype: torch.dtype) -> GPTModel:

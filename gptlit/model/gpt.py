@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from gptlit.model.attention import attention
 from gptlit.model.cache import KVCache
 from gptlit.model.config import GPTConfig
-from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum
+from gptlit.model.given import require_config, require_ids, require_targets
+from gptlit.model.loss import IGNORE_INDEX, TiedTable, cross_entropy_sum
 from gptlit.model.mask import as_bias
 from gptlit.model.saved import saved_in
 
@@ -134,11 +135,7 @@ class GPTModel(nn.Module):
 
     def __init__(self, cfg: GPTConfig) -> None:
         super().__init__()
-        if not isinstance(cfg, GPTConfig):
-            raise TypeError(
-                f"GPTModel takes a GPTConfig, got {type(cfg).__name__}; of a dict make one:"
-                " GPTModel(GPTConfig(**shape))"
-            )
+        require_config(cfg)
         self.cfg = cfg
         self.saved_dtype: torch.dtype | None = None
         self.tok_emb = nn.Embedding(cfg.padded_vocab_size, cfg.emb_dim)
@@ -220,11 +217,7 @@ class GPTModel(nn.Module):
             ValueError: the ids are not (B, T); or there are no positions, and the sequence, with
                 what came before, exceeds the context length.
         """
-        if input_ids.dim() != 2:
-            raise ValueError(
-                f"input_ids must be (batch, time), got {tuple(input_ids.shape)}; of one sequence"
-                " they are ids[None]"
-            )
+        require_ids(input_ids)
         if positions is None:
             end = past + input_ids.shape[1]
             if end > self.cfg.context_length:
@@ -326,14 +319,10 @@ class GPTModel(nn.Module):
         Raises:
             ValueError: there are not as many targets as inputs, or what `embed` raises.
         """
-        if targets.shape != input_ids.shape:
-            raise ValueError(
-                f"targets are {tuple(targets.shape)}, input_ids {tuple(input_ids.shape)}: there"
-                " must be one for each, the token after it, as in loss_sum(ids[:, :-1], ids[:, 1:])"
-            )
+        require_targets(targets, input_ids)
         weight, table = self.head_weight(), None
         if self.out_head is None and input_ids.device.type == "cpu":
-            table, weight = _Tied.apply(weight)
+            table, weight = TiedTable.apply(weight)
         x = self.embed(input_ids, positions=positions, table=table)
         h = self.final_norm(self.run_blocks(x, mask=mask)).flatten(0, 1)  # (B T, C)
         targets = targets.flatten()
@@ -358,16 +347,3 @@ class GPTModel(nn.Module):
         if not embeddings:
             total -= (cfg.vocab_size + cfg.context_length) * cfg.emb_dim
         return total
-
-
-class _Tied(torch.autograd.Function):
-    """The tied table, as embedding and as head. The head's gradient fills the whole table, the
-    embedding's a few rows: they are added to it where it is, where autograd would copy it."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor) -> tuple[Tensor, Tensor]:
-        return table.view_as(table), table.view_as(table)
-
-    @staticmethod
-    def backward(ctx: Any, few_rows: Tensor, all_rows: Tensor) -> Tensor:
-        return all_rows.add_(few_rows)

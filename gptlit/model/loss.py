@@ -99,6 +99,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grads[0], grads[1], None, None, None
 
 
+class TiedTable(torch.autograd.Function):
+    """The tied table, as embedding and as head. The head's gradient fills the whole table, the
+    embedding's a few rows: they are added to it where it is, where autograd would copy it."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor) -> tuple[Tensor, Tensor]:
+        return table.view_as(table), table.view_as(table)
+
+    @staticmethod
+    def backward(ctx: Any, few_rows: Tensor, all_rows: Tensor) -> Tensor:
+        """The head's gradient, which takes up the embedding's."""
+        return all_rows.add_(few_rows)
+
+
 def narrow_head(weight: Tensor, dtype: torch.dtype, vocab_size: int) -> Tensor:
     """The head's weight in the type of its products. If that type is narrower, the mean of some of
     its rows is subtracted first, which shifts all logits of a position alike, and so changes no

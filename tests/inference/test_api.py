@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 import gptlit
 from gptlit.data.batch import TextBatch
 from gptlit.errors import UserError
+from gptlit.inference.checkpoint import load_trained
 from gptlit.inference.generation import Sampling, generate_text
+from gptlit.inference.packed import can_pack
 from gptlit.inference.trained import TrainedModel
 from gptlit.tasks.pretrain import PretrainTask
 from tests.inference.decisive import decisive_model
@@ -106,6 +108,7 @@ def test_generating_leaves_the_global_random_numbers_alone(model: gptlit.Languag
     [
         ({"precision": "float32"}, r"precision=float32: allowed are auto, fp32"),
         ({"device": "tpu"}, r"device=tpu is not available: this machine has"),
+        ({"device": torch.device("cpu", 0)}, r"device=cpu:0: .* by its kind alone, use cpu$"),
         ({"ckpt": "gpt2-smal"}, r"gpt2-smal.*did you mean gpt2-small"),
     ],
     ids=str,
@@ -117,13 +120,63 @@ def test_what_cannot_be_is_said_with_what_can(
         gptlit.load(options.pop("ckpt", ckpt), **options)
 
 
-@pytest.mark.parametrize("bad", [{"seed": 2**64}, {"seed": -1}, {"max_new_tokens": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"seed": 2**64},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"max_new_tokens": -1},
+        {"max_new_tokens": None},
+        {"max_new_tokens": 2.0},
+        {"temperature": None},
+        {"temperature": float("nan")},
+        {"top_k": None},
+        {"top_k": 2.5},
+        {"top_p": None},
+        {"top_p": 0},
+    ],
+    ids=str,
+)
 def test_numbers_out_of_range_are_told_with_it(
-    model: gptlit.LanguageModel, bad: dict[str, int]
+    model: gptlit.LanguageModel, bad: dict[str, Any]
 ) -> None:
     [(name, value)] = bad.items()
     with pytest.raises(ValueError, match=rf"{name} must be .*0.*, got {value}$"):
-        model.generate(["a", "b"], temperature=1, **bad)
+        model.generate(["a", "b"], **{"temperature": 1, **bad})
+
+
+@pytest.mark.parametrize(
+    ("bad", "line"),
+    [
+        ({"prompt": None}, "prompt: expected text, got NoneType"),
+        ({"prompt": ["a", 65]}, "prompt: expected text, got int: 65"),
+        ({"prompt": b"a"}, "prompt: expected text, got int"),
+        ({"input": ["a"]}, "input: expected text, got list"),
+        ({"stop": None}, r"stop: expected a string or several, got None; for none, stop=\(\)"),
+        ({"stop": ["a", 1]}, "stop: expected a string or several"),
+    ],
+    ids=str,
+)
+def test_what_is_no_text_is_named(
+    model: gptlit.LanguageModel, bad: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(TypeError, match=line):
+        model.generate(**{"prompt": "a", **bad})
+    with pytest.raises(TypeError, match=line.partition(", got")[0]):
+        model.stream(**{"prompt": "a", **bad})  # when it is called, not when it is read
+
+
+def test_a_device_of_pytorch_is_one_by_its_name(ckpt: Path) -> None:
+    assert gptlit.load(ckpt, device=torch.device("cpu")).device == "cpu"
+
+
+@pytest.mark.skipif(not can_pack("fp16"), reason="needs FBGEMM and AVX2")
+def test_a_model_whose_weights_are_packed_is_placed_once(ckpt: Path) -> None:
+    trained = load_trained(ckpt)
+    gptlit.LanguageModel(trained, "cpu", "fp16")
+    with pytest.raises(ValueError, match="packed already: load it anew"):
+        gptlit.LanguageModel(trained, "cpu", "fp32")
 
 
 def test_every_seed_of_the_range_can_be_drawn_with(model: gptlit.LanguageModel) -> None:

@@ -186,6 +186,21 @@ def test_end_of_text_ends_a_row() -> None:
     assert stream.push(ord("b")) == ""
 
 
+def test_one_string_is_one_stop_string_and_no_list_of_prompts(model: GPTModel) -> None:
+    tokenizer = get_tokenizer("byte")
+    stream = TextStream(tokenizer, "ab")
+    assert "".join(stream.push(token) for token in b"b a abc") == "b a "
+    with pytest.raises(TypeError, match=r"prompts: expected a list, got a text; give \['ab'\]"):
+        generate_text(model, tokenizer, "ab", 3, Sampling())
+    assert generate_text(model, tokenizer, [], 3, Sampling()) == []
+
+
+@pytest.mark.parametrize("bad", [-1, 257, 300, 9999])
+def test_an_id_that_the_model_does_not_know_is_named(model: GPTModel, bad: int) -> None:
+    with pytest.raises(ValueError, match=rf"token id {bad}, but the model knows 0 to 256: take"):
+        next(stream_ids(model, [[1, bad], [1]], 2, Sampling()))
+
+
 @pytest.mark.parametrize(
     "bad",
     [
