@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from gptlit.model.gpt import GPTModel, TransformerBlock
 
+POOLS = ("last", "first", "mean")
+"""Positions that the head can see."""
+
 
 def trained_blocks(trainable: str, n_layers: int) -> int:
     """How many of the last blocks train besides the head.
@@ -22,7 +25,7 @@ def trained_blocks(trainable: str, n_layers: int) -> int:
     Raises:
         ValueError: there is no such choice.
     """
-    match = re.fullmatch(r"last_(?:block|([1-9][0-9]*)_blocks)", trainable)
+    match = re.fullmatch(r"last_(?:block|([1-9][0-9]*)_blocks)", str(trainable))
     named = {"head": 0, "all": n_layers, "lora": n_layers}
     blocks = int(match[1] or 1) if match else named.get(trainable, -1)
     if not 0 <= blocks <= n_layers:
@@ -45,11 +48,16 @@ class TextClassifier:
         pool: the position that the head sees: "last" (of the text's tokens), "first" or "mean".
         causal: whether a token sees only those before it; otherwise the whole of its text.
         split: the block before which `lower` ends and `upper` begins.
+
+    Raises:
+        ValueError: there is no such position.
     """
 
     def __init__(
         self, model: GPTModel, head: nn.Linear, pool: str, causal: bool, split: int = 0
     ) -> None:
+        if pool not in POOLS:
+            raise ValueError(f"task.pool={pool}: allowed are {', '.join(POOLS)}")
         self.model, self.head = model, head
         self.pool, self.causal, self.split = pool, causal, split
 

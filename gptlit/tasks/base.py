@@ -45,15 +45,18 @@ class Task(LightningModule, ABC):
         model: the fields of `GPTConfig`.
         tokenizer: name of the tokenizer that made the ids.
         seed: seeds dropout; together with the step it fixes every random number.
-        settings: the task's own options, saved as they are.
+        settings: the task's own options, saved as they are; those in `needs` must be there.
         token_bytes: (vocab_size,) int64, UTF-8 bytes of each token, for bits per byte.
         task: what a checkpoint's hyperparameters say it is of, for `load_from_checkpoint`.
 
     Raises:
-        ValueError: the checkpoint is of another task.
+        ValueError: the checkpoint is of another task, or a setting is missing.
+        TypeError: the tokenizer is no name.
     """
 
     name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Settings that there must be."""
     command: ClassVar[str] = "generate.py"
     """What a trained model is used with."""
     classifier: TextClassifier | None = None
@@ -75,6 +78,9 @@ class Task(LightningModule, ABC):
         super().__init__()
         if task not in (None, self.name):
             raise ValueError(f"{type(self).__name__} is for task={self.name}, not for task={task}")
+        if not isinstance(tokenizer, str):
+            raise TypeError(f"tokenizer: expected a name, such as 'gpt2', got {tokenizer!r:.80}")
+        self._require_settings(settings or {})
         self.save_hyperparameters(
             {
                 "task": self.name,
@@ -104,6 +110,14 @@ class Task(LightningModule, ABC):
         self._reference: Tensor | None = None
         self._sums: Tensor | None = None
 
+    def _require_settings(self, settings: dict[str, Any]) -> None:
+        needed = self.needs + ("lora",) * (settings.get("trainable") == "lora")
+        if missing := ", ".join(name for name in needed if name not in settings):
+            raise ValueError(
+                f"{type(self).__name__} lacks the settings {missing}: they stand in"
+                f" conf/task/{self.name}.yaml, or come from for_task() of the data module"
+            )
+
     @abstractmethod
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor | int]:
         """The loss summed over the batch's targets (scalar, nats), and the number of targets."""
@@ -130,6 +144,10 @@ class Task(LightningModule, ABC):
         return self.model.cfg.flops_per_token()
 
     # ---- one optimiser step: the mean over its target tokens, however it is cut up ----
+
+    def on_fit_start(self) -> None:
+        """Forget the sums of a step that was begun and never taken, as by an interrupted fit."""
+        self._micro_batches, self._reference, self._sums = 0, None, None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of seed, step and rank, so that a resumed run draws the same."""
@@ -173,13 +191,17 @@ class Task(LightningModule, ABC):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the global norm, computing it once, and keep it for the log."""
+        """Clip by the global norm, computing it once, and keep it for the log; or, where the
+        Trainer is told so, each number."""
         grads = self._gradients()
         norm = _total_norm(grads)
         if self.device_mesh is not None:  # of the parts; squares add up to that of the whole
             norm = self.reduce_sum(norm.square()).sqrt()
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            torch._foreach_clamp_max_(grads, float(gradient_clip_val))
+            torch._foreach_clamp_min_(grads, -float(gradient_clip_val))
         # On a CPU the comparison is free and saves a pass over all gradients.
-        if gradient_clip_val and (norm.device.type != "cpu" or norm > gradient_clip_val):
+        elif gradient_clip_val and (norm.device.type != "cpu" or norm > gradient_clip_val):
             factor = (float(gradient_clip_val) / (norm + 1e-6)).clamp(max=1)
             torch._foreach_mul_(grads, factor)
         if self.stats is not None:

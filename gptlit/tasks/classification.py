@@ -31,8 +31,10 @@ class ClassificationTask(Task):
     Batches have `input_ids` (batch, time) int64, padded on the right, `lengths` (batch,), `labels`
     (batch,) and `rows` (batch,), the place of each text in its split.
 
-    Settings: `labels` (names of the classes), `trainable`, `pool`, `causal`, `label_smoothing`,
-    `class_weights` (one per class, or None), `cache_features`, and `lora` for trainable=lora.
+    Settings: `labels` (names of the classes), `trainable` (see `trained_blocks`), `pool` and
+    `causal` (see `TextClassifier`), `label_smoothing` (from 0 to below 1), `class_weights` (one per
+    class, or None), `cache_features` ("auto", True or False), and for trainable=lora `lora` (the
+    fields of `LoRAConfig`).
 
     Metrics: `val/loss` (nats per text, weighted as in training) and those of
     `classification_metrics`; at the end the same for all splits, also class by class.
@@ -40,6 +42,7 @@ class ClassificationTask(Task):
 
     name = "classification"
     command = "classify.py"
+    needs = ("labels", "trainable", "pool", "causal", "label_smoothing", "cache_features")
     classifier: TextClassifier
     class_weights: Tensor | None
 
@@ -55,7 +58,9 @@ class ClassificationTask(Task):
         )
         weights = settings.get("class_weights")
         self.register_buffer(
-            "class_weights", None if weights is None else torch.tensor(weights), persistent=False
+            "class_weights",
+            None if weights is None else torch.tensor(weights, dtype=torch.float32),
+            persistent=False,
         )
         self._features: FeatureCache | None = None
         self._features_of: Any = None  # the splits whose texts they are of
@@ -146,7 +151,8 @@ class ClassificationTask(Task):
         if self._features is None:
             return self.classifier.logits(batch.input_ids, batch.lengths)
         x = self._features.batch(batch.rows + self._first[split], batch.input_ids.shape[1])
-        return self.classifier.upper(x.to(self.device), batch.lengths).float()
+        x = x.to(self.device, self.head.weight.dtype)
+        return self.classifier.upper(x, batch.lengths).float()
 
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor | int]:
         """Cross entropy, each text weighted by its class, and the sum of the weights."""
@@ -154,14 +160,14 @@ class ClassificationTask(Task):
         return self._cross_entropy(logits, batch.labels)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | int]:
+        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
         loss = F.cross_entropy(
             logits,
             labels,
-            weight=self.class_weights,
+            weight=weights,
             label_smoothing=self.settings["label_smoothing"],
             reduction="sum",
         )
-        weights = self.class_weights
         return loss, len(labels) if weights is None else weights[labels].sum()
 
     on_validation_start = on_train_start

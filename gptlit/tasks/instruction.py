@@ -22,19 +22,24 @@ class InstructionTask(Task):
     (batch, time) int64, which number the tokens of each entry from 0, and the entries of a row
     from 1: no entry sees another, but each what stands before all of them as segment 0.
 
-    Settings: `prompt` (the fields of `PromptFormat`), `trainable` (all or lora), and `lora`.
+    Settings: `prompt` (the fields of `PromptFormat`), `trainable` (all or lora), and for
+    trainable=lora `lora` (the fields of `LoRAConfig`).
 
     Metrics: `val/loss` (nats per target) and `val/accuracy` (share of targets that are the
     likeliest token, given all before them); at the end `test/loss` and `test/accuracy` too.
     """
 
     name = "instruction"
+    needs = ("prompt", "trainable")
     prompt_format: PromptFormat
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.prompt_format = PromptFormat.from_dict(self.settings["prompt"])
-        if self.settings["trainable"] == "lora":
+        trainable = self.settings["trainable"]
+        if trainable not in ("all", "lora"):
+            raise ValueError(f"task.trainable={trainable}: allowed are all, lora")
+        if trainable == "lora":
             add_lora(self.model, LoRAConfig.from_dict(self.settings["lora"]))
 
     def flops_per_token(self) -> float:

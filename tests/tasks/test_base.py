@@ -149,6 +149,38 @@ def test_clipping_bounds_the_step_and_records_the_norm_before_it(
     assert float(change(clipped).norm()) == pytest.approx(moved or norm, rel=1e-3)
 
 
+def test_clipping_by_value_bounds_each_number() -> None:
+    free, clipped = make_task(), make_task()
+    fit(free, [make_batch(0, 9)])
+    options: Any = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
+    fit(clipped, [make_batch(0, 9)], **options)
+    torch.testing.assert_close(
+        change(clipped), change(free).clamp(-0.01, 0.01), rtol=1e-3, atol=1e-6
+    )
+
+
+class Interrupted(Callback):
+    """Ends the fit in the middle of a step."""
+
+    def on_after_backward(self, *args: Any) -> None:
+        raise InterruptedError
+
+
+def test_a_fit_after_an_interrupted_one_is_as_the_first() -> None:
+    again, fresh = make_task(), make_task()
+    with pytest.raises(InterruptedError):
+        fit(again, [make_batch(1, 20)], callbacks=[Interrupted()])
+    for task in (again, fresh):
+        fit(task, [make_batch(0, 5)])
+    assert again.stats is not None and float(again.stats.targets) == 5
+    assert torch.equal(change(again), change(fresh))
+
+
+def test_a_tokenizer_in_the_place_of_its_name_is_refused() -> None:
+    with pytest.raises(TypeError, match="tokenizer: expected a name, such as 'gpt2', got 5"):
+        RaggedTask(model=SHAPE, tokenizer=5)  # type: ignore[arg-type]
+
+
 def test_a_checkpoint_holds_plain_data_that_rebuilds_the_task(tmp_path: Path) -> None:
     task = make_task(seed=5, settings={"labels": ["ham", "spam"], "share": 0.5})
     fit(task, [make_batch(0, 5)]).save_checkpoint(tmp_path / "x.ckpt")

@@ -136,6 +136,15 @@ def test_an_unknown_choice_names_the_known_ones(trainable: str) -> None:
         make_task(trainable=trainable)
 
 
+def test_settings_that_cannot_be_are_told_with_those_that_can() -> None:
+    with pytest.raises(ValueError, match=r"lacks the settings trainable, causal.*: .*/classif"):
+        ClassificationTask(model=SHAPE, tokenizer="byte", settings={"labels": ["a"], "pool": "x"})
+    with pytest.raises(ValueError, match=r"task.pool=max: allowed are last, first, mean"):
+        make_task(pool="max")
+    with pytest.raises(ValueError, match=r"task.trainable=None: allowed are head"):
+        make_task(trainable=None)
+
+
 def test_a_cache_that_would_change_the_result_is_refused() -> None:
     with pytest.raises(ValueError, match=r"cache_features=true.*drop_rate=0.1"):
         make_task({"drop_rate": 0.1}, cache_features=True)
@@ -225,6 +234,20 @@ def test_the_feature_cache_changes_no_loss(
     assert len(with_cache) == len(without) == 2 * 11
     assert with_cache == pytest.approx(without, abs=1e-4)
     assert cached.final_metrics == pytest.approx(plain.final_metrics, abs=1e-4)
+
+
+def test_features_and_class_weights_go_with_weights_of_another_format(
+    table: Path, tmp_path: Path
+) -> None:
+    expected, found = (
+        quiet_trainer(tmp_path, precision=precision).validate(
+            make_task(cache_features=True, class_weights=[1, 2]),
+            datamodule=data_of(table, tmp_path),
+            verbose=False,
+        )[0]["val/loss"]
+        for precision in ("32-true", "64-true")
+    )
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_cache_on_disk_is_as_good(

@@ -183,3 +183,10 @@ def test_prompts_are_wrapped_as_in_training() -> None:
     assert task.stop == []
     other = make_task(prompt={"name": "x", "template": "{instruction}>{response}<end>"})
     assert other.stop == ["<end>"]
+
+
+def test_settings_that_cannot_be_are_told_with_those_that_can() -> None:
+    with pytest.raises(ValueError, match=r"task.trainable=head: allowed are all, lora"):
+        make_task(trainable="head")
+    with pytest.raises(ValueError, match=r"InstructionTask lacks the settings prompt, lora:"):
+        InstructionTask(model=SHAPE, tokenizer="byte", settings={"trainable": "lora"})
