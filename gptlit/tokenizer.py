@@ -139,11 +139,13 @@ _TOKENIZERS: dict[str, type[Tokenizer]] = {"gpt2": GPT2Tokenizer, "byte": ByteTo
 
 
 @cache
-def get_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer called `name`; the same object each time.
+def get_tokenizer(name: str | Tokenizer) -> Tokenizer:
+    """The tokenizer called `name`, the same object each time; of a tokenizer, that one.
 
     Raises ValueError for a name other than "gpt2" and "byte".
     """
+    if isinstance(name, Tokenizer):
+        return name
     if name not in _TOKENIZERS:
         raise ValueError(f"no tokenizer {name!r}; there are: {', '.join(_TOKENIZERS)}")
     return _TOKENIZERS[name]()

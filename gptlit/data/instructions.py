@@ -20,19 +20,22 @@ from gptlit.data.instruction_files import (
     split_entries,
     tell_broken,
 )
-from gptlit.data.module import OnChange, ResumableDataModule
+from gptlit.data.module import OnChange, ResumableDataModule, require_choice
 from gptlit.errors import UserError
 from gptlit.files import default_cache_dir
 from gptlit.prompts import PromptFormat
-from gptlit.tokenizer import Tokenizer
+from gptlit.tokenizer import Tokenizer, get_tokenizer
 
 SPLITS = ("train", "validation", "test")
+TooLong = Literal["cut", "drop"]
+OnError = Literal["raise", "skip"]
 
 
 class InstructionDataModule(ResumableDataModule):
     """Instructions, perhaps with an input, and the responses to learn.
 
-    tokenizer: encodes the texts; its end-of-text id stands after each response
+    tokenizer: encodes the texts, or the name of one that does; its end-of-text id stands after each
+        response
     context_length: tokens of a row at most
     seed: of the order of the entries, and of the split if `shuffle`
     prompt: the fields of `PromptFormat`
@@ -54,14 +57,15 @@ class InstructionDataModule(ResumableDataModule):
     on_change: see `ResumableDataModule`
 
     `prepare_data`, `setup` and what they call raise UserError for a file that cannot be read, and
-    for splits that are empty. After `setup`, `splits` has the entries for "train", "validation"
-    and "test", among them those that turned out to be too long.
+    for splits that are empty. After `setup`, which the loaders do themselves if need be, `splits`
+    has the entries for "train", "validation" and "test", among them those that turned out to be too
+    long.
     """
 
     def __init__(
         self,
         *,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | str,
         context_length: int,
         seed: int,
         prompt: Mapping[str, Any],
@@ -73,8 +77,8 @@ class InstructionDataModule(ResumableDataModule):
         val_fraction: float = 0.05,
         test_fraction: float = 0.1,
         shuffle: bool = False,
-        too_long: Literal["cut", "drop"] = "cut",
-        on_error: Literal["raise", "skip"] = "raise",
+        too_long: TooLong = "cut",
+        on_error: OnError = "raise",
         mask_prompt: bool = True,
         join_tokens: int = 512,
         pack: bool = False,
@@ -85,7 +89,10 @@ class InstructionDataModule(ResumableDataModule):
         on_change: OnChange = "refuse",
     ) -> None:
         super().__init__(on_change)
-        self.tokenizer = tokenizer
+        self._require_sizes(context_length, seed, batch_size, eval_batch_size)
+        require_choice("data.too_long", too_long, TooLong)
+        require_choice("data.on_error", on_error, OnError)
+        self.tokenizer = get_tokenizer(tokenizer)
         self.context_length = context_length
         self.seed = seed
         self.prompt = PromptFormat.from_dict(prompt)
@@ -162,6 +169,7 @@ class InstructionDataModule(ResumableDataModule):
                 )
 
     def _train_loader(self, rank: int, world_size: int) -> BucketLoader:
+        self.setup("fit")
         entries, reading = self._tokenized["train"], self._reading(rank, world_size)
         if self.pack:
             packed = PackedDataset(
@@ -192,6 +200,7 @@ class InstructionDataModule(ResumableDataModule):
         return self._eval_loader("test")
 
     def _eval_loader(self, split: str) -> SortedLoader:
+        self.setup("fit")
         return SortedLoader(
             self._dataset(split),
             self.eval_batch_size,

@@ -12,11 +12,11 @@ from gptlit.data.buckets import BucketLoader, SortedLoader
 from gptlit.data.labelled_files import Columns, LabelledTable, read_labelled_table
 from gptlit.data.labelled_saved import content_of, saved_splits
 from gptlit.data.labelled_splits import SPLITS, Balance, Splits, SplitSettings
-from gptlit.data.module import OnChange, ResumableDataModule
+from gptlit.data.module import OnChange, ResumableDataModule, require_choice
 from gptlit.data.readers import existing
 from gptlit.errors import UserError, visible_line
 from gptlit.files import default_cache_dir
-from gptlit.tokenizer import Tokenizer
+from gptlit.tokenizer import Tokenizer, get_tokenizer
 
 KEYS = {"train": "data.path", "validation": "data.val_path", "test": "data.test_path"}
 
@@ -63,7 +63,7 @@ class LabelledDataset:
 class LabelledDataModule(ResumableDataModule):
     """Texts of a table, each with a label, for training, validation and a test.
 
-    tokenizer: encodes the texts; its end-of-text id fills up batches
+    tokenizer: encodes the texts, or the name of one that does; its end-of-text id fills up batches
     context_length: tokens per text at most; longer ones are cut
     seed: of the draw that balances, of the splits and of the order of the batches
     batch_size: texts per process and micro-batch
@@ -83,8 +83,8 @@ class LabelledDataModule(ResumableDataModule):
         folder of `cache_dir`
     on_change: see `ResumableDataModule`
 
-    After `setup`: `labels`, the names of the classes, and `splits`, by the names "train",
-    "validation" and "test".
+    After `setup`, which the loaders do themselves if need be: `labels`, the names of the classes,
+    and `splits`, by the names "train", "validation" and "test".
 
     `prepare_data`, `setup` and what they call raise UserError for a table that cannot be read or
     split.
@@ -96,7 +96,7 @@ class LabelledDataModule(ResumableDataModule):
     def __init__(
         self,
         *,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | str,
         context_length: int,
         seed: int,
         batch_size: int,
@@ -117,7 +117,9 @@ class LabelledDataModule(ResumableDataModule):
         on_change: OnChange = "refuse",
     ) -> None:
         super().__init__(on_change)
-        self.tokenizer = tokenizer
+        self._require_sizes(context_length, seed, batch_size, eval_batch_size)
+        require_choice("data.balance", balance, Balance)
+        self.tokenizer = get_tokenizer(tokenizer)
         self.context_length = context_length
         self.batch_size = batch_size
         self.paths = {"train": path, "validation": val_path, "test": test_path}
@@ -181,6 +183,7 @@ class LabelledDataModule(ResumableDataModule):
 
     def for_task(self) -> dict[str, object]:
         """What the task has to know and its checkpoints keep."""
+        self.setup("fit")
         return {"labels": self.labels, "class_weights": self.class_weights()}
 
     def final_loaders(self) -> dict[str, SortedLoader]:
@@ -194,11 +197,13 @@ class LabelledDataModule(ResumableDataModule):
         """
         if self.settings.balance != "weights":
             return None
+        self.setup("fit")
         counts = np.bincount(self.splits["train"].labels, minlength=len(self.labels))
         weights: list[float] = (counts.sum() / (len(self.labels) * counts)).tolist()
         return weights
 
     def _train_loader(self, rank: int, world_size: int) -> BucketLoader:
+        self.setup("fit")
         split = self.splits["train"]
         return BucketLoader(
             LabelledDataset(split, self.tokenizer.eot_id),
@@ -212,6 +217,7 @@ class LabelledDataModule(ResumableDataModule):
 
     def eval_loader(self, split_name: str) -> SortedLoader:
         """Every text of a split exactly once, shortest first, shared by the processes."""
+        self.setup("fit")
         split = self.splits[split_name]
         return SortedLoader(
             LabelledDataset(split, self.tokenizer.eot_id),

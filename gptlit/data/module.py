@@ -2,9 +2,11 @@
 started with, and their place among the processes."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from gptlit.data.sampler import ResumableLoader
@@ -18,6 +20,8 @@ class ResumableDataModule(LightningDataModule, ABC):
 
     on_change: what a resumed run does where the data are not those of its checkpoint: "refuse"
         them, or "retokenize" them and go on
+
+    What is refused where a data module is made raises UserError.
     """
 
     num_workers: int
@@ -25,11 +29,23 @@ class ResumableDataModule(LightningDataModule, ABC):
 
     def __init__(self, on_change: OnChange = "refuse") -> None:
         super().__init__()
+        require_choice("data.on_change", on_change, OnChange)
         self.on_change = on_change
         self._loader: ResumableLoader | None = None
         self._state: dict[str, Any] = {}
         self._identity: dict[str, Any] = {}
         self._told = False
+
+    @staticmethod
+    def _require_sizes(
+        context_length: int, seed: int, batch_size: int, eval_batch_size: int | None
+    ) -> None:
+        """Raises UserError for what is no size, or no seed."""
+        require_whole("model.context_length", context_length)
+        require_whole("seed", seed, least=0)
+        require_whole("data.batch_size", batch_size)
+        if eval_batch_size is not None:
+            require_whole("data.eval_batch_size", eval_batch_size)
 
     @abstractmethod
     def _train_loader(self, rank: int, world_size: int) -> ResumableLoader:
@@ -54,13 +70,21 @@ class ResumableDataModule(LightningDataModule, ABC):
         return {**self._loader.state_dict(), "data": self._identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next training loader go on from there.
+        """Let the next training loader go on from there; without effect on a Trainer that does not
+        train, whose data may be others.
 
         Raises UserError where the data are known already, and not the same; else what finds out
         raises it. A checkpoint that does not say which data it is of goes with any.
         """
-        self._state = state_dict
-        self._compare()
+        fn = self.trainer.state.fn if self.trainer else None
+        if fn in (None, TrainerFn.FITTING):
+            self._state = state_dict
+            self._compare()
+
+    def teardown(self, stage: str) -> None:
+        """Forget where a resumed training went on: the next one begins its own epochs."""
+        if stage == "fit":
+            self._state = {}
 
     def _identify(self, **identity: Any) -> None:
         """Say what the data are, as soon as it is known: plain values by the name of the config key
@@ -103,6 +127,19 @@ class ResumableDataModule(LightningDataModule, ABC):
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         workers = {"num_workers": self.num_workers, "pin_memory": on_gpu}
         return {"rank": rank, "world_size": world_size, **workers}
+
+
+def require_choice(key: str, value: object, kind: Any) -> None:
+    """Raises UserError, with the config key, unless a value is one of a `Literal`'s."""
+    allowed = get_args(kind)
+    if value not in allowed:
+        raise UserError(f"{key}={value}: allowed are {', '.join(allowed)}")
+
+
+def require_whole(key: str, value: object, *, least: int = 1) -> None:
+    """Raises UserError, with the config key, unless a value is a whole number from `least` on."""
+    if not (isinstance(value, Integral) and int(value) >= least):
+        raise UserError(f"{key}={value}: expected a whole number from {least} on")
 
 
 def _is_shown(value: Any) -> bool:

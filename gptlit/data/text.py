@@ -16,7 +16,7 @@ from gptlit.data.stream import TokenStream
 from gptlit.data.tokenizing import tokenize_corpus
 from gptlit.errors import UserError
 from gptlit.files import default_cache_dir
-from gptlit.tokenizer import Tokenizer
+from gptlit.tokenizer import Tokenizer, get_tokenizer
 
 
 class Windows:
@@ -62,7 +62,8 @@ class Windows:
 class TextDataModule(ResumableDataModule):
     """Windows of a text corpus, tokenized once into a cache.
 
-    tokenizer: encodes the text; its end-of-text id stands after each document
+    tokenizer: encodes the text, or the name of one that does; its end-of-text id stands after each
+        document
     context_length: tokens per window
     batch_size: windows per process and micro-batch
     seed: of the order of the windows
@@ -87,14 +88,14 @@ class TextDataModule(ResumableDataModule):
     def __init__(
         self,
         *,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | str,
         context_length: int,
         batch_size: int,
         seed: int,
-        path: str | Sequence[str] | None = None,
+        path: str | Path | Sequence[str | Path] | None = None,
         column: str = "text",
         val_fraction: float = 0.1,
-        val_path: str | Sequence[str] | None = None,
+        val_path: str | Path | Sequence[str | Path] | None = None,
         split_seed: int = 1337,
         cache_dir: str | Path | None = None,
         num_workers: int = 0,
@@ -104,14 +105,15 @@ class TextDataModule(ResumableDataModule):
         on_change: OnChange = "refuse",
     ) -> None:
         super().__init__(on_change)
-        self.tokenizer = tokenizer
+        self._require_sizes(context_length, seed, batch_size, None)
+        self.tokenizer = get_tokenizer(tokenizer)
         self.context_length = context_length
         self.batch_size = batch_size
         self.seed = seed
-        self.path = path
+        self.path = _names(path)
         self.column = column
         self.val_fraction = val_fraction
-        self.val_path = val_path
+        self.val_path = _names(val_path)
         self.split_seed = split_seed
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.num_workers = num_workers
@@ -245,3 +247,10 @@ class TextDataModule(ResumableDataModule):
         split = self.corpus.train if train else self.corpus.validation
         stream = self.corpus.stream(split)
         return Windows(stream, self.context_length, self.tokenizer.eot_id, partial=not train)
+
+
+def _names(path: str | Path | Sequence[str | Path] | None) -> str | list[str] | None:
+    """Paths as the config has them."""
+    if path is None or isinstance(path, str | Path):
+        return None if path is None else str(path)
+    return [str(one) for one in path]

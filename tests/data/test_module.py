@@ -3,9 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from gptlit.data.corpus import TextFiles
 from gptlit.data.instructions import InstructionDataModule
@@ -134,3 +137,80 @@ def test_a_checkpoint_that_does_not_say_its_data_goes_with_any(make: Make, tmp_p
     data = make(tmp_path, "shoes")
     data.load_state_dict(state)
     assert started(data).train_dataloader().state_dict()["samples"] == 6
+
+
+def trainer(*, fn: TrainerFn) -> Any:
+    """One that is about to do something, in one process."""
+    root = SimpleNamespace(root_device=torch.device("cpu"))
+    state = SimpleNamespace(fn=fn)
+    return SimpleNamespace(state=state, global_rank=0, world_size=1, strategy=root)
+
+
+def test_other_data_may_be_measured_with_a_checkpoint(make: Make, tmp_path: Path) -> None:
+    state = saved(make(tmp_path, "ships"))
+    data = started(make(tmp_path, "shoes"))
+    data.trainer = trainer(fn=TrainerFn.VALIDATING)
+    data.load_state_dict(state)
+    assert data.train_dataloader().state_dict()["samples"] == 0
+
+
+def test_a_training_after_a_resumed_one_begins_at_the_beginning(make: Make, tmp_path: Path) -> None:
+    data = started(make(tmp_path, "ships"))
+    data.load_state_dict(saved(make(tmp_path, "ships")))
+    assert data.train_dataloader().state_dict()["samples"] == 6
+    data.teardown("fit")
+    assert data.train_dataloader().state_dict()["samples"] == 0
+
+
+def test_loaders_read_what_they_need(make: Make, tmp_path: Path) -> None:
+    assert next(iter(make(tmp_path, "ships").train_dataloader())).input_ids.numel() > 0
+    assert len(list(make(tmp_path, "ships").val_dataloader())) > 0
+
+
+def test_what_the_task_has_to_know_is_known_when_it_is_asked(tmp_path: Path) -> None:
+    facts = labelled(tmp_path, "ships", balance="weights").for_task()
+    assert facts == {"labels": ["0", "1"], "class_weights": pytest.approx([1, 1], rel=0.1)}
+
+
+def test_a_tokenizer_may_be_named(make: Make, tmp_path: Path) -> None:
+    assert make(tmp_path, "ships", tokenizer="byte").tokenizer is BYTES  # type: ignore[attr-defined]
+
+
+def test_a_path_may_be_a_path(tmp_path: Path) -> None:
+    named = text(tmp_path, "ships")
+    data = text(tmp_path, "ships", path=tmp_path / "text.txt")
+    assert data.path == named.path
+    assert text(tmp_path, "ships", path=[tmp_path / "text.txt"]).path == [named.path]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("batch_size", 0, "data.batch_size=0: expected a whole number from 1 on"),
+        ("batch_size", 2.5, "data.batch_size=2.5"),
+        ("context_length", -3, "model.context_length=-3"),
+        ("seed", None, "seed=None: expected a whole number from 0 on"),
+        ("on_change", "keep", "data.on_change=keep: allowed are refuse, retokenize"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_can(
+    make: Make, tmp_path: Path, key: str, value: Any, expected: str
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        make(tmp_path, "ships", **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "expected"),
+    [
+        (labelled, "balance", "data.balance=x: allowed are none, undersample, weights"),
+        (instructions, "too_long", "data.too_long=x: allowed are cut, drop"),
+        (instructions, "on_error", "data.on_error=x: allowed are raise, skip"),
+        (instructions, "eval_batch_size", "data.eval_batch_size=x: expected a whole number"),
+    ],
+)
+def test_an_unknown_choice_is_refused_with_the_known_ones(
+    make: Make, tmp_path: Path, key: str, expected: str
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        make(tmp_path, "ships", **{key: "x"})
