@@ -7,7 +7,7 @@ from typing import Any
 from gptlit.errors import UserError
 from gptlit.inference.lookup import find_checkpoint
 from gptlit.inference.trained import TrainedModel
-from gptlit.model import blank_parameters
+from gptlit.model import GPTConfig, blank_parameters
 from gptlit.options import model_shape
 from gptlit.tokenizer import get_tokenizer
 from gptlit.weights.adapter import load_base
@@ -15,7 +15,7 @@ from gptlit.weights.classes import load_class_head
 from gptlit.weights.fetch import fetch
 from gptlit.weights.files import kind
 from gptlit.weights.formats import read_torch
-from gptlit.weights.load import inspect, load_weights
+from gptlit.weights.load import TOKENIZERS, inspect, load_weights
 
 LONGEST_TOLD = 200
 
@@ -118,6 +118,14 @@ def load_published(name: str, source: Mapping[str, Any]) -> TrainedModel:
 def _around_weights(path: Path) -> TrainedModel:
     """A language model, or a classifier, of the shape that its weights have."""
     found = inspect(path)
+    padded = {GPTConfig(n).padded_vocab_size: name for n, name in TOKENIZERS.items()}
+    likely = padded.get(found.config.vocab_size)
+    if likely and found.layout == "gptlit" and not found.tokenizer:
+        raise UserError(
+            f"{path} is the state_dict of a GPTModel, which says neither its heads nor its"
+            " tokenizer: save the model with gptlit.weights.export.export_safetensors(model,"
+            f" {likely!r}, 'FILE.safetensors'), and give that file"
+        )
     if not found.tokenizer:
         raise UserError(
             f"the weights in {path} are for {found.config.vocab_size:,} token ids, which no"

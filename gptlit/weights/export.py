@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptlit.errors import UserError
 from gptlit.files import replacing
-from gptlit.model import GPTConfig, GPTModel
+from gptlit.model import GPTConfig, GPTModel, is_lora_parameter
 from gptlit.weights.classes import HEAD, Classes, classifier_config
 from gptlit.weights.names import Layout, layout, rows
 
@@ -22,11 +22,22 @@ def named_tensors(model: GPTModel, target: Layout, prefix: str = "") -> dict[str
     """The weights by the names of a layout and as it stores them, without the padding rows.
 
     A query, key and value bias that the model does not have is written as zeros.
+
+    Raises:
+        ValueError: the model has LoRA, or its weights are packed for decoding.
     """
     cfg, state = model.cfg, model.state_dict()
+    if any(map(is_lora_parameter, state)):
+        raise ValueError("the model has LoRA, which has no name there: merge_lora it first")
     tensors = {}
     for row, block in rows(cfg.n_layers):
-        tensor = state.get(row.ours.replace("{i}", str(block)))
+        name = row.ours.replace("{i}", str(block))
+        tensor = state.get(name)
+        if tensor is None and (cfg.qkv_bias or not name.endswith("qkv.bias")):
+            raise ValueError(
+                f"the model has no {name}: its weights are packed for decoding; load it with"
+                ' precision="fp32"'
+            )
         if tensor is None:
             tensor = torch.zeros(3 * cfg.emb_dim)
         if row.ours == "tok_emb.weight":
@@ -42,13 +53,14 @@ def named_tensors(model: GPTModel, target: Layout, prefix: str = "") -> dict[str
 
 
 def export_safetensors(
-    model: GPTModel, tokenizer: str, out: Path, prompt: Mapping[str, Any] | None = None
+    model: GPTModel, tokenizer: str, out: Path | str, prompt: Mapping[str, Any] | None = None
 ) -> None:
     """Write one file with our own names; shape, tokenizer and, of a model that answers
     instructions, the fields of its `PromptFormat` stand in its header.
 
     Raises:
         UserError: `out` exists, or cannot be written.
+        ValueError: as in `named_tensors`.
     """
     tensors = named_tensors(model, layout("ours"))
     if not model.cfg.qkv_bias:
@@ -60,7 +72,7 @@ def export_safetensors(
 def export_huggingface(
     model: GPTModel,
     tokenizer: str,
-    out: Path,
+    out: Path | str,
     eot_id: int,
     texts: Mapping[str, str],
     classes: Classes | None = None,
@@ -81,6 +93,7 @@ def export_huggingface(
 
     Raises:
         UserError: `out` exists, or cannot be written.
+        ValueError: as in `named_tensors`.
     """
     names = layout("huggingface")
     tensors, config = named_tensors(model, names, PREFIX), huggingface_config(model.cfg)
@@ -141,10 +154,11 @@ def _save(
     path.chmod(path.parent.stat().st_mode & 0o666)  # the library leaves it to its owner alone
 
 
-def _write_new(out: Path, write: Callable[[Path], None]) -> None:
+def _write_new(out: Path | str, write: Callable[[Path], None]) -> None:
     """Let `write` make a file or folder under a temporary name, then give it its own."""
     from safetensors import SafetensorError
 
+    out = Path(out).expanduser()
     if out.exists():
         raise UserError(f"out={out} exists: delete it, or choose another name")
     try:

@@ -114,14 +114,14 @@ def identify(path: Path) -> tuple[list[Path], str]:
     return files, found
 
 
-def open_weights(path: Path) -> "WeightFile":
+def open_weights(path: Path | str) -> "WeightFile":
     """Open a file or folder of weights of any kind.
 
     Raises:
         UserError: there is nothing, it is of no known kind, damaged, or holds code; or it is
             TensorFlow's and tensorflow is not installed.
     """
-    files, found = identify(path)
+    files, found = identify(Path(path).expanduser())
     from gptlit.weights.formats import SafetensorsFile, TensorFlowFile, TorchFile
 
     if found == "safetensors":

@@ -145,6 +145,11 @@ class TorchFile(WeightFile):
                     f" together with python scripts/export.py ckpt={path} format=safetensors"
                     " out=FILE.safetensors, and give that file"
                 )
+            if not isinstance(hparams, dict):
+                raise UserError(
+                    f"{path} has LoRA weights, but does not say how they change the others: save"
+                    " the model after gptlit.model.merge_lora(model)"
+                )
             self.mapped = False
             try:
                 self._tensors = merged_lora(self._tensors, hparams)

@@ -43,7 +43,7 @@ class Found:
     """The fields of the `PromptFormat` of a model that answers instructions."""
 
 
-def inspect(path: Path) -> Found:
+def inspect(path: Path | str) -> Found:
     """Look at a file or folder of weights.
 
     Raises:
@@ -53,7 +53,7 @@ def inspect(path: Path) -> Found:
         return weights.found
 
 
-def check_fits(cfg: GPTConfig, path: Path) -> None:
+def check_fits(cfg: GPTConfig, path: Path | str) -> None:
     """Make sure that `load_weights` into a model of this shape will not be refused.
 
     Raises:
@@ -64,7 +64,7 @@ def check_fits(cfg: GPTConfig, path: Path) -> None:
 
 
 @torch.no_grad()
-def load_weights(model: GPTModel, path: Path) -> str:
+def load_weights(model: GPTModel, path: Path | str) -> str:
     """Copy published or trained weights into a model.
 
     Parameters on the meta device are allocated (fp32, on the CPU) one by one as they are filled;
@@ -310,7 +310,7 @@ class _Weights:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Weights]:
+def _opened(path: Path | str) -> Iterator[_Weights]:
     with open_weights(path) as file:
         yield _Weights(file)
 

@@ -15,8 +15,10 @@ from gptlit.data.batch import TextBatch
 from gptlit.errors import UserError
 from gptlit.inference.checkpoint import load_trained
 from gptlit.inference.lookup import find_checkpoint
+from gptlit.model import GPTConfig, GPTModel
 from gptlit.tasks.pretrain import PretrainTask
 from gptlit.training.checkpoints import AtomicCheckpointIO
+from gptlit.weights.export import export_safetensors
 
 torch.set_num_threads(1)
 
@@ -163,3 +165,12 @@ def test_a_damaged_file_is_named_in_one_line(
     with pytest.raises(UserError, match=r"damaged\.ckpt") as caught:
         load_trained(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bare_state_dict_of_ours_is_told_how_to_be_saved(tmp_path: Path) -> None:
+    model = GPTModel(GPTConfig(**SHAPE))
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(UserError, match=r"export_safetensors\(model, 'byte', 'FILE"):
+        load_trained(tmp_path / "bare.pth")
+    export_safetensors(model, "byte", str(tmp_path / "whole.safetensors"))
+    assert load_trained(tmp_path / "whole.safetensors").model.cfg == model.cfg

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from gptlit.errors import UserError
 from gptlit.inference.generation import Sampling, stream_ids
-from gptlit.model import GPTConfig, GPTModel
+from gptlit.model import GPTConfig, GPTModel, LoRAConfig, add_lora
 from gptlit.tokenizer import END_OF_TEXT, GPT2Tokenizer, get_tokenizer
 from gptlit.weights.card import model_card
 from gptlit.weights.export import export_huggingface, export_safetensors
@@ -169,3 +170,16 @@ def test_the_config_is_plain_json(tmp_path: Path) -> None:
     assert config["architectures"] == ["GPT2LMHeadModel"]
     assert (config["vocab_size"], config["n_positions"], config["n_head"]) == (50257, 48, 4)
     assert config["bos_token_id"] == config["eos_token_id"] == 50256
+
+
+def test_a_model_that_cannot_be_exported_is_refused_rather_than_written_in_part(
+    tmp_path: Path,
+) -> None:
+    model = add_lora(trained(CASES["bytes"]), LoRAConfig(rank=2))
+    with pytest.raises(ValueError, match=r"has LoRA, .* merge_lora it first"):
+        export_safetensors(model, "byte", tmp_path / "out")
+    packed = trained(CASES["bytes"])
+    packed.trf_blocks[0] = nn.Identity()  # whose names are gone, as those of a packed one
+    with pytest.raises(ValueError, match=r"no trf_blocks.0.norm1.weight: .* precision="):
+        export_safetensors(packed, "byte", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

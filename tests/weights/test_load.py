@@ -339,6 +339,12 @@ def test_as_many_tokens_of_another_language_are_refused(
     assert "\n" not in str(told.value)
 
 
+def test_a_path_may_be_a_string(folder: Path, theirs: GPT2LMHeadModel) -> None:
+    path = pickled(folder, theirs)
+    assert inspect(str(path)) == inspect(path)
+    load_weights(GPTModel(TINY), str(path))
+
+
 def test_importing_gptlit_never_imports_tensorflow() -> None:
     code = """
 import pkgutil, importlib, sys
