@@ -40,3 +40,8 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """What a notebook offers behind `gptlit.`, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -34,11 +34,16 @@ class LanguageModel:
             In 16 bits it can be trained, saved and placed no more, in fp32 it can.
         device: "auto", "cpu", "cuda" or "mps", or such a `torch.device`.
         precision: "auto", "fp32", "bf16" or "fp16"; see `place`.
+
+    Raises:
+        ValueError: the model is a classifier.
     """
 
     def __init__(
         self, trained: Trained, device: str | torch.device = "auto", precision: str = "auto"
     ) -> None:
+        if trained.classifier is not None:
+            raise ValueError("the model is a classifier, which writes no text: use Classifier")
         self.trained = trained
         self.tokenizer = get_tokenizer(trained.hparams["tokenizer"])
         self.model, self.device, self.precision = place(trained.model, device, precision)

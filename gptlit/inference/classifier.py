@@ -43,12 +43,16 @@ class Classifier:
         trained: a model with a classifier; taken over, its LoRA becomes part of the weights.
         device: "auto", "cpu", "cuda" or "mps", or such a `torch.device`.
         precision: "auto", "fp32", "bf16" or "fp16"; see `placement.place`. The head is fp32's.
+
+    Raises:
+        ValueError: the model is no classifier.
     """
 
     def __init__(
         self, trained: Trained, device: str | torch.device = "auto", precision: str = "auto"
     ) -> None:
-        assert trained.classifier is not None
+        if trained.classifier is None:
+            raise ValueError(f"a model of task={trained.name} is no classifier: use LanguageModel")
         self.trained, self._classifier = trained, trained.classifier
         self.labels: list[str] = list(trained.settings["labels"])
         self.tokenizer = get_tokenizer(trained.hparams["tokenizer"])

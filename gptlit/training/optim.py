@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+KINDS = ("cosine", "linear", "constant")
+"""Of schedules."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -17,12 +20,19 @@ class Schedule:
 
     Linear warm-up, then the decay of `kind`: "cosine" or "linear" down to `min_lr_ratio` at
     `total_steps`, or "constant" (Loshchilov and Hutter 2017, SGDR, equation 5, one cycle).
+
+    Raises:
+        ValueError: there is no such kind.
     """
 
     kind: str
     total_steps: int
     warmup_steps: int = 0
     min_lr_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"scheduler={self.kind}: allowed are {', '.join(KINDS)}")
 
     def __call__(self, step: int) -> float:
         """Factor for optimiser step number `step`, counted from 0."""

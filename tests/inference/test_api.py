@@ -90,6 +90,11 @@ def test_a_stop_string_is_one_string_not_its_letters(model: gptlit.LanguageModel
     assert "".join(model.stream("abc", 40, stop=end, **HOT)) == stopped
 
 
+def test_a_notebook_is_offered_what_is_public() -> None:
+    gptlit.__dict__.pop("GPTModel", None)  # as before its first use
+    assert set(gptlit.__all__) <= set(dir(gptlit))
+
+
 def test_seeds_make_draws_repeatable(model: gptlit.LanguageModel) -> None:
     texts = [model.generate("abc", 30, temperature=1.5, seed=seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]

@@ -149,6 +149,14 @@ def test_a_checkpoint_is_a_classifier_or_a_language_model_by_its_task(
     assert isinstance(gptlit.load(tmp_path / "other.ckpt", device="cpu"), LanguageModel)
 
 
+def test_neither_takes_the_model_of_the_other() -> None:
+    writes = PretrainTask(model=SHAPE, tokenizer="byte")
+    with pytest.raises(ValueError, match="a model of task=pretrain is no classifier: use Language"):
+        Classifier(writes, "cpu", "fp32")
+    with pytest.raises(ValueError, match="is a classifier, which writes no text: use Classifier"):
+        LanguageModel(make_task(), "cpu", "fp32")
+
+
 def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path: Path) -> None:
     task = make_task()
     hparams = dict(task.hparams)

@@ -57,6 +57,11 @@ def test_it_rises_to_the_peak_then_never_rises_again(
     assert min(after) >= floor - 1e-12
 
 
+def test_a_course_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="scheduler=cosin: allowed are cosine, linear, constant"):
+        Schedule("cosin", 10)
+
+
 def test_every_trainable_parameter_is_in_one_group_and_only_matrices_decay() -> None:
     model = GPTModel(SHAPE)
     for parameter in model.trf_blocks[0].parameters():
