@@ -1,4 +1,4 @@
-"""Modules without numbers, to be filled from a file."""
+"""Modules whose parameters have no values yet: a file will fill them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Leaves tensors as they are where torch.nn.init would fill them."""
+    """Makes the functions of torch.nn.init return their tensor unchanged."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -21,10 +21,10 @@ class _NoInitialisation(TorchFunctionMode):
 
 @contextmanager
 def blank_parameters() -> Iterator[None]:
-    """Modules made in this context have parameters on the meta device: shapes, and no memory.
+    """Modules made in this context have parameters on the meta device: shapes without memory.
 
-    Nothing draws initial values for them. On the meta device that would only cost time: PyTorch
-    imports its compiler for it.
+    Their initialisation is skipped. On the meta device it has no effect, but PyTorch would import
+    its compiler for it, which takes time.
     """
     with torch.device("meta"), _NoInitialisation():
         yield

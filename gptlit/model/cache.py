@@ -1,4 +1,4 @@
-"""Keys and values of the tokens already seen, so that no pass computes them again."""
+"""Keys and values of the tokens already seen, which are then never computed again."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from gptlit.model.config import GPTConfig
 
 
 class KVCache:
-    """A static key/value cache: allocated at the first keys, filled in place.
+    """A static key/value cache: allocated when the first keys arrive, and filled in place.
 
     Args:
         cfg: the model's shape.
@@ -17,18 +17,18 @@ class KVCache:
         self.n_layers = cfg.n_layers
         self.max_length = min(max_length, cfg.context_length)
         self.length = 0
-        """Tokens held by every layer; the model advances it once a forward pass is through."""
-        self._store: list[Tensor] = []  # of each layer, (2, B, n_heads, max_length, head_dim)
+        """Tokens held by every layer; the model updates it at the end of a forward pass."""
+        self._store: list[Tensor] = []  # one per layer: (2, B, n_heads, max_length, head_dim)
 
     def append(self, layer: int, kv: Tensor) -> Tensor:
-        """Store keys and values (2, B, n_heads, T, head_dim) of one layer behind what it holds.
+        """Store keys and values (2, B, n_heads, T, head_dim) of one layer after those it holds.
 
         Returns:
-            a view of all keys and values up to now, (2, B, n_heads, length + T, head_dim).
+            a view of all its keys and values so far, (2, B, n_heads, length + T, head_dim).
 
         Raises:
-            ValueError: there is no room for T more tokens, the cache holds those of another number
-                of rows, or a gradient would be taken through it.
+            ValueError: there is no room for T more tokens, the cache holds another number of rows
+                than B, or a gradient would be taken through it.
         """
         _, B, H, T, D = kv.shape  # noqa: N806
         if kv.requires_grad:
@@ -46,5 +46,5 @@ class KVCache:
         return self._store[layer].narrow(3, 0, stop)
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens behind the first `length`; the memory stays."""
+        """Forget all tokens after the first `length`; the memory stays allocated."""
         self.length = min(self.length, length)

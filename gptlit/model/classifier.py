@@ -1,4 +1,4 @@
-"""From hidden states to classes: where a text is read off, and who may look at whom.
+"""From hidden states to classes: which position is read, and which tokens attend to which.
 
 Shapes: B batch, T time (tokens), C emb_dim.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gptlit.model.gpt import GPTModel, TransformerBlock
 
 POOLS = ("last", "first", "mean")
-"""Positions that the head can see."""
+"""What hidden states the head can get, see `TextClassifier`."""
 
 
 def trained_blocks(trainable: str, n_layers: int) -> int:
@@ -23,7 +23,7 @@ def trained_blocks(trainable: str, n_layers: int) -> int:
         n_layers: how many blocks there are.
 
     Raises:
-        ValueError: there is no such choice.
+        ValueError: `trainable` is none of these.
     """
     match = re.fullmatch(r"last_(?:block|([1-9][0-9]*)_blocks)", str(trainable))
     named = {"head": 0, "all": n_layers, "lora": n_layers}
@@ -37,20 +37,23 @@ def trained_blocks(trainable: str, n_layers: int) -> int:
 
 
 class TextClassifier:
-    """A GPT and a head that says which class a text is of, from the hidden state at its pooled
-    position. It owns no weights: both parts belong to whoever trains or uses them.
+    """A GPT and a head that predicts the class of a text from its pooled hidden state. It owns no
+    weights: both parts belong to whoever trains or uses them.
 
-    Padding is never looked at: what a text is taken for depends on nothing else in its batch.
+    No token of a text attends to padding, so the prediction for a text does not depend on the rest
+    of its batch.
 
     Args:
         model: the body.
         head: C -> classes.
-        pool: the position that the head sees: "last" (of the text's tokens), "first" or "mean".
-        causal: whether a token sees only those before it; otherwise the whole of its text.
-        split: the block before which `lower` ends and `upper` begins.
+        pool: the hidden state that the head gets: that of the text's "last" or "first" token, or
+            the "mean" over its tokens.
+        causal: whether a token attends only to itself and those before it; otherwise it attends to
+            its whole text.
+        split: index of the first block that belongs to `upper`; those before it belong to `lower`.
 
     Raises:
-        ValueError: there is no such position.
+        ValueError: `pool` is none of these.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class TextClassifier:
         if self.pool == "mean":
             x = model.final_norm(model.run_blocks(x, start=self.split, mask=mask))
             real = (columns < lengths[:, None])[..., None]
-            # A thousand tokens' sum may be more than fp16 can hold.
+            # The sum over a thousand tokens may overflow fp16.
             x = (x * real).sum(dim=1, dtype=torch.float32) / lengths[:, None]
         else:
             positions = lengths - 1 if self.pool == "last" else torch.zeros_like(lengths)
@@ -95,8 +98,8 @@ class TextClassifier:
         return logits
 
     def _mask(self, lengths: Tensor, time: int) -> Tensor | None:
-        """None for causal attention, in which no text sees the padding behind it; otherwise every
-        position of a row, padding too, sees the whole text: (B, 1, T, T)."""
+        """None for causal attention, in which no token sees the padding after it; otherwise every
+        position of a row, also one of padding, attends to the whole text: (B, 1, T, T)."""
         if self.causal:
             return None
         columns = torch.arange(time, device=lengths.device)
@@ -105,6 +108,6 @@ class TextClassifier:
 
 
 def _can_be_cut(block: nn.Module) -> TypeGuard[TransformerBlock]:
-    """Whether a block can be computed at one position alone: a packed one, or one with LoRA, has no
-    projection that could be cut in parts."""
+    """Whether a block can be computed at a single position, for which `att.qkv` is cut in parts.
+    That of a packed block, or with LoRA, cannot be cut."""
     return isinstance(block, TransformerBlock) and type(block.att.qkv) is nn.Linear

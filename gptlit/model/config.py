@@ -60,9 +60,9 @@ class GPTConfig:
         return -(-self.vocab_size // 64) * 64
 
     def flops_per_token(self, training: bool = True) -> float:
-        """Floating-point operations per token at full context, multiply and add counted apart.
+        """Floating-point operations per token at full context; a multiply-add counts as two.
 
-        6 N + 12 L T d for a training step (forward and backward), a third of it for a forward
+        6 N + 12 L T d for a training step (forward and backward), a third of that for a forward
         pass. N leaves out the position table but counts the tied embedding once, for the head
         (Chowdhery et al. 2022, PaLM, appendix B).
         """
@@ -73,5 +73,5 @@ class GPTConfig:
         return float((forward + attention) * (3 if training else 1))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, as they stand in a checkpoint; `GPTConfig(**d)` is the way back."""
+        """Plain numbers, as a checkpoint stores them; `GPTConfig(**d)` is the way back."""
         return asdict(self)

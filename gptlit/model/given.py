@@ -1,4 +1,4 @@
-"""What a model is given by hand, and the cure where that is of the wrong kind or shape."""
+"""Checks of what Python code gives a model; errors name the cure for a wrong type or shape."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from gptlit.model.config import GPTConfig
 
 
 def require_config(cfg: Any) -> None:
-    """Raises TypeError unless it is a `GPTConfig`."""
+    """Raises TypeError unless `cfg` is a `GPTConfig`."""
     if not isinstance(cfg, GPTConfig):
         raise TypeError(
             f"GPTModel takes a GPTConfig, got {type(cfg).__name__}; of a dict make one:"
@@ -17,7 +17,7 @@ def require_config(cfg: Any) -> None:
 
 
 def require_ids(input_ids: Tensor) -> None:
-    """Raises ValueError unless they are (B, T)."""
+    """Raises ValueError unless `input_ids` are (B, T)."""
     if input_ids.dim() != 2:
         raise ValueError(
             f"input_ids must be (batch, time), got {tuple(input_ids.shape)}; of one sequence they"
@@ -26,7 +26,7 @@ def require_ids(input_ids: Tensor) -> None:
 
 
 def require_targets(targets: Tensor, input_ids: Tensor) -> None:
-    """Raises ValueError unless there is one for each input."""
+    """Raises ValueError unless there is a target for each input."""
     if targets.shape != input_ids.shape:
         raise ValueError(
             f"targets are {tuple(targets.shape)}, input_ids {tuple(input_ids.shape)}: there must be"

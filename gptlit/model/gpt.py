@@ -43,11 +43,11 @@ class MultiHeadAttention(nn.Module):
         B, T, C = x.shape  # noqa: N806
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim)
         if cache is None:
-            # Backward stacks the three gradients; those of slices would be padded and added.
+            # The backward of unbind stacks the three gradients; slices would pad and add theirs.
             q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, n_heads, T, head_dim)
         else:
             qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, n_heads, T, head_dim)
-            q, (k, v) = qkv[0], cache.append(layer, qkv[1:])  # of the past and now
+            q, (k, v) = qkv[0], cache.append(layer, qkv[1:])  # of cached and new tokens
         y = attention(q, k, v, mask, self.drop_rate if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.dropout(self.out_proj(y))
@@ -90,7 +90,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward, each behind its norm and added to the residual stream."""
+    """Attention, then feed-forward: each reads the stream through a norm, and adds to it."""
 
     def __init__(self, cfg: GPTConfig) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm2(x))
 
     def at(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """The output at one position of each row: only keys and values are computed for the rest.
+        """The output at one position of each row; elsewhere only keys and values are computed.
 
         Args:
             x, positions, mask: as in `MultiHeadAttention.at`.
@@ -121,16 +121,16 @@ class TransformerBlock(nn.Module):
 
 
 class GPTModel(nn.Module):
-    """Token and position embeddings, a stack of blocks, a final norm, and a head: by default the
-    token embedding once more.
+    """Token and position embeddings, a stack of blocks, a final norm, and a head, which by default
+    shares the weight of the token embedding.
 
-    Embedding and head have `cfg.padded_vocab_size` rows, so that matrix products run on round
+    Embedding and head have `cfg.padded_vocab_size` rows, since matrix products are faster on round
     sizes; the rows past `cfg.vocab_size` never appear in logits or losses.
 
-    Where `saved_dtype` is set, the blocks keep in it what the backward pass needs of them.
+    If `saved_dtype` is set, the activations that blocks save for the backward pass are kept in it.
 
     Raises:
-        TypeError: the shape is no `GPTConfig`.
+        TypeError: `cfg` is not a `GPTConfig`.
     """
 
     def __init__(self, cfg: GPTConfig) -> None:
@@ -150,9 +150,9 @@ class GPTModel(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """GPT-2's initialisation: N(0, 0.02), or `cfg.emb_init_std` for the embeddings, and the
-        projections that write to the residual stream scaled down by sqrt(2 n_layers), so that its
-        variance does not grow with depth."""
+        """GPT-2's initialisation: weights with standard deviation 0.02, embeddings with
+        `cfg.emb_init_std`, biases 0. Projections that write to the residual stream are scaled
+        down by sqrt(2 n_layers), so that its variance does not grow with depth."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.cfg.emb_init_std)
@@ -175,19 +175,19 @@ class GPTModel(nn.Module):
 
         Args:
             input_ids: (B, T) int64.
-            positions: (B, T) or (T,) int64, below the context length; T may then be greater.
-                Default: counted on from the cache's length.
-            mask: bool, broadcastable to (B, n_heads, T, T of the past and now), true where a query
-                may look at a key. Default: causal, through the fused kernel without a mask.
-            cache: keys and values of earlier tokens; this call's are appended to it. It is for
-                `torch.no_grad()`.
+            positions: (B, T) or (T,) int64, below the context length, which T itself may then
+                exceed. Default: consecutive, from the cache's length on.
+            mask: bool, broadcastable to (B, n_heads, T, cached + T), true where a query may look
+                at a key. Default: causal, for which the fused kernel needs no mask tensor.
+            cache: keys and values of earlier tokens; this call's are appended to it. Only
+                within `torch.no_grad()`.
 
         Returns:
             (B, T, C).
 
         Raises:
-            ValueError: the ids are not (B, T); there are no positions, and the sequence, with what
-                the cache holds, exceeds the context length; or what `KVCache.append` raises.
+            ValueError: the ids are not (B, T); `positions` is None, and cached and new tokens
+                together exceed the context length; or what `KVCache.append` raises.
         """
         past = 0 if cache is None else cache.length
         x = self.embed(input_ids, positions=positions, past=past)
@@ -201,21 +201,21 @@ class GPTModel(nn.Module):
         past: int = 0,
         table: Tensor | None = None,
     ) -> Tensor:
-        """What goes into the first block.
+        """The input of the first block: token plus position embeddings, with dropout.
 
         Args:
             input_ids: (B, T) int64.
-            positions: (B, T) or (T,) int64, below the context length; T may then be greater.
-                Default: counted on from `past`.
-            past: tokens that came before these.
-            table: the token embedding's weight, to take a sparse gradient. Default: dense.
+            positions: (B, T) or (T,) int64, below the context length, which T itself may then
+                exceed. Default: consecutive, from `past` on.
+            past: how many tokens came before these.
+            table: the token embedding's weight, if its gradient is to be sparse. Default: dense.
 
         Returns:
             (B, T, C).
 
         Raises:
-            ValueError: the ids are not (B, T); or there are no positions, and the sequence, with
-                what came before, exceeds the context length.
+            ValueError: the ids are not (B, T); or `positions` is None, and past and new tokens
+                together exceed the context length.
         """
         require_ids(input_ids)
         if positions is None:
@@ -238,11 +238,11 @@ class GPTModel(nn.Module):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """The residual stream behind the last block, before the final norm.
+        """The residual stream after the last block that is run, before the final norm.
 
         Args:
-            x: (B, T, C), from `embed`, or what came out of block `start` - 1.
-            start, stop: run only the blocks from `start` to before `stop`.
+            x: (B, T, C), the output of `embed`, or of block `start` - 1.
+            start, stop: run only blocks `start` to `stop` - 1.
             mask, cache: as in `hidden`.
 
         Returns:
@@ -250,7 +250,7 @@ class GPTModel(nn.Module):
         """
         past, T = (0 if cache is None else cache.length), x.shape[1]  # noqa: N806
         if mask is None and past > 0 and T > 1:
-            # The kernel's own causal flag starts at the first key, not at the first new one.
+            # With is_causal, the kernel would align the first query with the oldest key.
             keys = torch.arange(past + T, device=x.device)
             mask = keys <= keys[past:, None]
         if mask is not None and x.device.type == "cuda":
@@ -279,7 +279,7 @@ class GPTModel(nn.Module):
         return out[..., : self.cfg.vocab_size]
 
     def head_weight(self) -> Tensor:
-        """(rows, C), rows >= vocab_size: the head's, be it tied or not."""
+        """The weight of the head, tied or not: (rows, C), rows >= vocab_size."""
         return (self.tok_emb if self.out_head is None else self.out_head).get_parameter("weight")
 
     def forward(
@@ -311,7 +311,7 @@ class GPTModel(nn.Module):
             input_ids: (B, T) int64.
             targets: (B, T) int64, -100 where there is no loss.
             positions, mask: as in `hidden`.
-            dense: promises that no target is -100; a GPU then need not wait to find out.
+            dense: promises that no target is -100, which saves waiting for a GPU to find out.
 
         Returns:
             a scalar in fp32; divide by the number of targets for the mean.
@@ -332,14 +332,14 @@ class GPTModel(nn.Module):
         return cross_entropy_sum(h, weight, targets, self.cfg.vocab_size)
 
     def compile_blocks(self) -> None:
-        """Compile each block in place (names of parameters stay); all share one compiled graph."""
+        """Compile each block in place, so parameters keep their names; all share one graph."""
         for block in self.trf_blocks:
             block.compile()
 
     def num_parameters(self, *, embeddings: bool = True) -> int:
-        """Trainable and frozen parameters, as published counts have them: a tied head once, the
-        padding rows and LoRA's additions not at all; without the two embedding tables if
-        `embeddings` is false."""
+        """How many parameters there are, trainable and frozen, as published figures count them: a
+        tied head once, padding rows and LoRA's additions not at all. `embeddings=False` leaves
+        out the token and position tables."""
         cfg = self.cfg
         total = sum(p.numel() for name, p in self.named_parameters() if ".lora_" not in name)
         tables = 1 if cfg.tied_head else 2

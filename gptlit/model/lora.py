@@ -1,4 +1,4 @@
-"""LoRA: train a low-rank change of a few matrices, and leave the model as it is.
+"""LoRA: train a low-rank change of a few matrices, and freeze the model itself.
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685). A frozen
 weight W (out, in) becomes W + alpha / rank * B A, where A (rank, in) starts random and B
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from gptlit.model.gpt import GPTModel
 
 LAYERS = {"qkv": "att.qkv", "out_proj": "att.out_proj", "fc": "ff.fc", "proj": "ff.proj"}
-"""Targets that are a whole linear layer, and where it is in a `TransformerBlock`."""
+"""Targets that are a whole linear layer, with its path in a `TransformerBlock`."""
 PARTS = ("q", "k", "v")
-"""Targets that are a third of the rows of `att.qkv`, in their order."""
+"""Targets that are each a third of the rows of `att.qkv`, in this order."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class LoRAConfig:
     alpha: float = 16.0
     """The change is scaled by alpha / rank."""
     dropout: float = 0.0
-    """Dropout probability on what goes into A; the frozen path has none of it."""
+    """Dropout probability on the input of A; the frozen layer sees its input without it."""
     targets: tuple[str, ...] = ("qkv", "out_proj", "fc", "proj")
     """Linear layers of each block: "qkv", "out_proj", "fc", "proj". "q", "k" and "v" are parts of
-    the first, each with matrices of its own; the paper's choice is ("q", "v")."""
+    "qkv", each with its own A and B; the paper's choice is ("q", "v")."""
 
     def __post_init__(self) -> None:
         if isinstance(self.targets, Sequence) and not isinstance(self.targets, str):
@@ -66,15 +66,15 @@ class LoRAConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and a list, as they stand in a checkpoint."""
+        """Plain numbers and a list of strings, as a checkpoint stores them."""
         return {**asdict(self), "targets": list(self.targets)}
 
     @classmethod
     def from_dict(cls, node: Mapping[str, Any]) -> "LoRAConfig":
-        """The way back from `to_dict`; what is left out has its default.
+        """The way back from `to_dict`; missing keys get their defaults.
 
         Raises:
-            ValueError: there is no such key, or a value is not allowed.
+            ValueError: a key is unknown, or a value is not allowed.
         """
         keys = [field.name for field in fields(cls)]
         for key in node:
@@ -86,10 +86,10 @@ class LoRAConfig:
 class LoRALinear(nn.Linear):
     """A frozen linear layer and a trainable low-rank change of its weight.
 
-    `weight` and `bias` are the layer's own, by their own names, so that a checkpoint of the plain
-    model still fits. The output rows may be cut into equal parts, of which each changed one has
-    an A and a B of its own, stacked in `lora_A` (parts * rank, in) and `lora_B`
-    (rows of those parts, rank).
+    `weight` and `bias` are those of the layer and keep their names, so that a checkpoint of the
+    plain model still fits. The output rows may be cut into equal parts; each changed part has its
+    own A and B, stacked in `lora_A` (changed parts * rank, in) and `lora_B`
+    (rows of the changed parts, rank).
 
     Args:
         base: the layer; its parameters are taken over, not copied, and frozen.
@@ -111,7 +111,7 @@ class LoRALinear(nn.Linear):
         changed = sum(self.parts)
         self.lora_A = nn.Parameter(self.weight.new_empty(changed * config.rank, n_in))
         self.lora_B = nn.Parameter(self.weight.new_zeros(changed * self.part_rows, config.rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as nn.Linear's own weight
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as nn.Linear fills its weight
         self.train(base.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -133,9 +133,9 @@ class LoRALinear(nn.Linear):
         return plain
 
     def _up(self) -> Tensor:
-        """B for all rows and all parts: (out, changed parts * rank), zero where they do not meet.
+        """Block-diagonal matrix of the B of each part, (out, changed parts * rank).
 
-        One product with some zeros takes no longer than one for each part of the output.
+        One product with some zeros takes no longer than one product for each part.
         """
         if len(self.parts) == 1:
             return self.lora_B
@@ -145,14 +145,14 @@ class LoRALinear(nn.Linear):
 
 
 def add_lora(model: GPTModel, config: LoRAConfig) -> GPTModel:
-    """Freeze a model and put LoRA on its targets, in place. Its outputs stay what they were.
+    """Freeze a model and add LoRA to its targets, in place. Its outputs do not change.
 
-    The new parameters lie where the weights lie and have their type; on the meta device they, too,
-    wait for `load_state_dict(assign=True)`.
+    The new parameters have the device and type of the weights; on the meta device they, too, have
+    to be filled with `load_state_dict(assign=True)`.
 
     Raises:
-        ValueError: the model has LoRA already, its layers are no plain ones, or the rank is larger
-            than a target. The model is then unchanged.
+        ValueError: the model has LoRA already, a target is not a plain nn.Linear, or the rank is
+            larger than a target's smaller side. The model is then unchanged.
     """
     if any(_adapted(model)):
         raise ValueError("the model has LoRA already: merge_lora it first")
@@ -178,11 +178,11 @@ def add_lora(model: GPTModel, config: LoRAConfig) -> GPTModel:
 
 
 def merge_lora(model: GPTModel) -> GPTModel:
-    """Fold LoRA into the weights it changes, in place: the layers are plain ones again, with the
-    same outputs and no cost (section 4.1). Parameters stay frozen; a model without LoRA stays as
-    it is.
+    """Add LoRA's changes to the weights, in place: the layers are plain ones again, with the same
+    outputs and no extra cost (section 4.1). Parameters stay frozen. A model without LoRA is left
+    as it is.
 
-    The weights are new tensors: whoever shares the old ones keeps them.
+    The merged weights are new tensors, so whatever shares the old ones does not change.
     """
     for name, layer in list(_adapted(model)):
         model.set_submodule(name, layer.merged())
@@ -190,13 +190,13 @@ def merge_lora(model: GPTModel) -> GPTModel:
 
 
 def is_lora_parameter(name: str) -> bool:
-    """Whether a parameter's name, behind whatever prefix, is one of LoRA's own."""
+    """Whether a parameter's name, after any prefix, is one of LoRA's."""
     return name.rpartition(".")[2] in ("lora_A", "lora_B")
 
 
 def base_fingerprint(model: GPTModel) -> str:
-    """SHA-256, in hex, of all that LoRA's own parameters are added to: the numbers in fp32, by
-    their names, whatever file they came from; without the vocabulary's padding."""
+    """SHA-256, in hex, of the model without LoRA: names, shapes and fp32 values of its parameters,
+    sorted by name, without the vocabulary's padding. The file they came from does not matter."""
     digest, tables = hashlib.sha256(), ("tok_emb.weight", "out_head.weight")
     for name, tensor in sorted(model.state_dict().items()):
         if not is_lora_parameter(name):

@@ -19,20 +19,20 @@ IGNORE_INDEX = -100
 CHUNK_ELEMENTS = 2**26
 """Logits held at once: 128 MB in 16 bits."""
 SOFTMAX_ELEMENTS = 2**21
-"""Logits in fp32 at once on a CPU: 8 MB, what its caches hold."""
+"""Logits that are in fp32 at once on a CPU: 8 MB, which its caches can hold."""
 MEAN_ROWS = 1024
-"""Rows of the weight whose mean stands for that of all; also, rows that are narrowed at once."""
+"""About this many rows of the weight give its mean; also, how many rows are narrowed at once."""
 
 SMALL = 1e-30
-"""Smaller probabilities may have been rounded to 0: the loss there is computed another way."""
+"""Smaller probabilities may have underflowed to 0; their loss is computed from the logits."""
 
 
 def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
     """Sum over targets of the cross entropy of `hidden @ weight.T`, in nats.
 
-    Matrix products run in autocast's type where it is on, softmax and sums in fp32. The one
-    backward pass takes the gradients over; it raises RuntimeError where it is asked for a graph of
-    them (`create_graph`), which there is not.
+    Matrix products run in autocast's type where it is on, softmax and sums in fp32. Only one
+    backward pass is possible, since it reuses the memory of the gradients. It raises RuntimeError
+    with `create_graph`, as these gradients have no graph.
 
     Args:
         hidden: (N, C).
@@ -43,7 +43,7 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, vocab_siz
     Returns:
         a scalar in fp32, 0 for N = 0.
     """
-    if not torch.is_grad_enabled():  # autograd.Function would not know
+    if not torch.is_grad_enabled():  # else needs_input_grad stays true
         hidden, weight = hidden.detach(), weight.detach()
     dtype = product_dtype(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -100,8 +100,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class TiedTable(torch.autograd.Function):
-    """The tied table, as embedding and as head. The head's gradient fills the whole table, the
-    embedding's a few rows: they are added to it where it is, where autograd would copy it."""
+    """The tied weight twice: for the embedding and for the head. The head's gradient is dense, the
+    embedding's has a few rows, which are added to it in place; autograd would copy it first."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,28 +109,30 @@ class TiedTable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, few_rows: Tensor, all_rows: Tensor) -> Tensor:
-        """The head's gradient, which takes up the embedding's."""
+        """The head's gradient, with the embedding's added to it."""
         return all_rows.add_(few_rows)
 
 
 def narrow_head(weight: Tensor, dtype: torch.dtype, vocab_size: int) -> Tensor:
-    """The head's weight in the type of its products. If that type is narrower, the mean of some of
-    its rows is subtracted first, which shifts all logits of a position alike, and so changes no
-    softmax: those of the published GPT-2 are around -100, where bf16 has steps of a half.
+    """The head's weight in the type of its matrix products.
+
+    If that type is narrower, the mean of some rows is first subtracted from every row. This shifts
+    all logits of a position alike, and so changes no softmax; but the logits of the published GPT-2
+    are around -100, where the steps of bf16 are as large as 0.5, and closer to 0 they are smaller.
 
     Args:
         weight, vocab_size: as in `cross_entropy_sum`.
         dtype: see `autocast.product_dtype`.
 
     Returns:
-        (rows, C): hidden @ it.T are the logits, up to one number for each position.
+        (rows, C); hidden @ this.T are the logits, up to a constant for each position.
     """
     if dtype.itemsize >= weight.dtype.itemsize:
         return weight.to(dtype)
     shared = weight[: vocab_size : max(1, vocab_size // MEAN_ROWS)].mean(dim=0)
     narrow = torch.empty_like(weight, dtype=dtype)
     for to, rows in zip(narrow.split(MEAN_ROWS), weight.split(MEAN_ROWS), strict=True):
-        to.copy_(rows - shared)  # while a CPU's caches hold them
+        to.copy_(rows - shared)  # in parts that a CPU's caches hold
     return narrow
 
 
@@ -142,7 +144,7 @@ def _softmax_minus_onehot_(
     logits[:, vocab_size:] = -torch.inf
     if logits.device.type != "cpu":
         return _in_large_kernels_(logits, targets)
-    # A CPU is faster while its caches hold the rows.
+    # On a CPU it is faster to take as many rows at once as its caches hold.
     n_rows = max(1, SOFTMAX_ELEMENTS // logits.shape[1])
     loss = logits.new_zeros((), dtype=torch.float32)
     parts = (x.split(n_rows) for x in (logits, hidden, targets))
@@ -160,8 +162,8 @@ def _softmax_minus_onehot_(
 
 
 def _in_large_kernels_(logits: Tensor, targets: Tensor) -> Tensor:
-    """The same for all rows at once, which is faster on a GPU. Nothing here has to wait for the GPU
-    to learn whether a probability is tiny."""
+    """The same for all rows at once, which is faster on a GPU. There is no branch on tiny
+    probabilities, for which Python would have to wait for the GPU."""
     p = torch.softmax(logits, dim=1, dtype=torch.float32)
     # log(sum exp) from the likeliest class, whose probability cannot underflow.
     log_z = logits.amax(dim=1).float() - p.amax(dim=1).log()

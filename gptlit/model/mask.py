@@ -6,7 +6,7 @@ from torch import Tensor
 from gptlit.model.autocast import product_dtype
 
 ALIGNED = 16
-"""Numbers that the rows of a bias are a multiple of, as CUDA's kernel wants them."""
+"""The stride of a bias's rows, in elements, must be a multiple of this for CUDA's kernel."""
 
 
 def as_bias(mask: Tensor, x: Tensor) -> Tensor:
@@ -17,10 +17,10 @@ def as_bias(mask: Tensor, x: Tensor) -> Tensor:
 
     Args:
         mask: (..., T, S) bool.
-        x: whose projections queries and keys are.
+        x: the input from which queries and keys are projected.
 
     Returns:
-        (..., T, S), of their type.
+        (..., T, S), in the type of queries and keys.
     """
     S = mask.shape[-1]  # noqa: N806
     shape = *mask.shape[:-1], -(-S // ALIGNED) * ALIGNED

@@ -1,8 +1,8 @@
-"""What the forward pass saves for the backward pass, in half the memory.
+"""Halves the memory of what the forward pass saves for the backward pass.
 
-The products are those of fp32, forward and backward; only the activations that a gradient is
-computed from have been rounded in between. On a CPU without fast 16-bit products that gives the
-memory of mixed precision at the speed of fp32.
+All computation stays in fp32, forward and backward; only the activations that gradients are
+computed from are rounded to 16 bits in between. On a CPU without fast 16-bit products this gives
+the memory of mixed precision at the speed of fp32.
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,11 @@ def saved_in(dtype: torch.dtype, weights: Iterable[Tensor], at_least: int) -> sa
     """A context in which the fp32 tensors that autograd saves are kept in `dtype`.
 
     Args:
-        dtype: a type of 16 bits.
-        weights: they and their views stay as they are, since saving them copies nothing.
-        at_least: elements of the smallest tensor to keep so, those of the residual stream. What was
-            summed over a dimension (the norms' means, the logarithms of attention's sums) is
-            smaller, and needs all its digits.
+        dtype: a 16-bit type.
+        weights: these and their views are saved as they are, since that copies nothing.
+        at_least: elements of the smallest tensor to convert, as many as the residual stream has.
+            Tensors reduced over a dimension (the norms' means, the log-sum-exp of attention) are
+            smaller, and need their full precision.
     """
     apart = {weight.untyped_storage().data_ptr() for weight in weights}
 
@@ -33,7 +33,7 @@ def saved_in(dtype: torch.dtype, weights: Iterable[Tensor], at_least: int) -> sa
     def unpack(kept: Tensor | tuple[Tensor, tuple[int, ...]]) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
-        x, stride = kept  # compiled code relies on it
+        x, stride = kept  # compiled code relies on the stride
         return torch.empty_strided(x.shape, stride, dtype=torch.float32, device=x.device).copy_(x)
 
     return saved_tensors_hooks(pack, unpack)
