@@ -25,11 +25,12 @@ class InstructionBatch(NamedTuple):
     input_ids: (batch, time) int64, padded on the right with end-of-text
     targets: (batch, time) int64, the token after each input; -100 where there is no loss: within
         the prompt, unless it is trained on, and on padding
-    positions: (batch, time) int64, of each token in its entry, from 0; None where a row is one
-        entry
+    positions: (batch, time) int64, the position of each token in its entry, from 0; None if each
+        row is one entry
     segments: (batch, time) int64, 1, 2, ... for the entries of a row, so that a mask can keep them
-        apart, and 0 for what all of them begin with and for padding; None where a row is one entry
-    rows: (entries,) int64, where each entry stands in its split; None for packed rows
+        apart, and 0 for the beginning that they share and for padding; None if each row is one
+        entry
+    rows: (entries,) int64, the index of each entry in its split; None for packed rows
     """
 
     input_ids: Tensor
@@ -42,10 +43,10 @@ class InstructionBatch(NamedTuple):
 class LabelledBatch(NamedTuple):
     """Texts with one class each.
 
-    input_ids: (batch, time) int64, filled up on the right with the end-of-text id to the longest
+    input_ids: (batch, time) int64, padded on the right with the end-of-text id
     lengths: (batch,) int64, the tokens of each text, at least 1
     labels: (batch,) int64, the classes
-    rows: (batch,) int64, where each text stands in its split
+    rows: (batch,) int64, the index of each text in its split
     """
 
     input_ids: Tensor

@@ -1,4 +1,4 @@
-"""In which order samples of unequal length are read: those of about one length together."""
+"""The order in which samples of unequal length are read: those of similar length together."""
 
 import math
 from collections.abc import Iterator
@@ -12,23 +12,26 @@ SPREAD = 0.5
 
 
 class BucketLoader(ResumableLoader):
-    """Shuffled micro-batches for training, of samples of about one length; resumable.
+    """Shuffled micro-batches for training, of samples of similar length; resumable.
 
-    Each epoch reads every sample once. Its order is a function of seed and epoch alone: lengths,
-    each stretched at random by up to one half, sort the samples; the sorted row is cut into steps
-    of batch_size · world_size; the steps are shuffled; and of each step the processes take turns
-    to draw a sample. Without `bucket` samples are shuffled and nothing is sorted.
+    Each epoch reads every sample once, in an order that depends only on seed and epoch. Samples
+    are sorted by length, each length first stretched at random by up to one half; the sorted
+    samples are cut into steps of batch_size · world_size; the steps are shuffled; and the samples
+    of a step are dealt to the processes in turn. Without `bucket`, samples are shuffled, not
+    sorted.
 
-    The last step of an epoch is smaller where the numbers ask for it, and shared evenly. Where it
-    would leave a process without a sample, the step before it gives some away. Only batches of one
-    sample cannot give: then less than `world_size` samples, others in each epoch, are left out.
+    The last step of an epoch is smaller if the samples do not fill it; the processes share it as
+    evenly as possible. If it had fewer samples than there are processes, the step before gives it
+    some of its own. With a `batch_size` of 1 that step has none to spare: then fewer than
+    `world_size` samples, different ones in each epoch, are left out.
 
-    A state may be loaded with another batch size or number of processes as long as their product
-    stays; with another product the epoch goes on after as many samples, which are not the same.
+    A state may be loaded with another batch size or number of processes. If their product is the
+    same, the epoch goes on with the samples not yet read. Otherwise it goes on after as many
+    samples as were read, though not the same ones.
 
     lengths: of the samples, (samples,) int64; the rest is as in `ResumableLoader`
 
-    Raises UserError where there are fewer samples than processes.
+    Raises UserError if there are fewer samples than processes.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class BucketLoader(ResumableLoader):
         shuffled = Permutation(n, self._seed, epoch)(np.arange(n))
         slots = np.arange(len(self._sizes))
         keys = shuffled / n
-        if self._bucket:  # the steps, shortest first, and the slots of the epoch that they take
+        if self._bucket:  # steps are cut shortest first; slots says when in the epoch each is read
             slots = Permutation(len(slots), self._seed, epoch)(slots)
             keys = self._lengths * (1 + SPREAD * keys)
         keys[shuffled >= self._sizes.sum()] = np.inf  # left out
@@ -82,7 +85,7 @@ class BucketLoader(ResumableLoader):
 
 
 def _step_sizes(n: int, batch_size: int, world_size: int) -> np.ndarray:
-    """How many samples each step of an epoch reads, (steps,) int64: all n, as far as can be."""
+    """How many samples each step of an epoch reads, (steps,) int64; together all n, if possible."""
     whole, rest = divmod(n, batch_size * world_size)
     sizes = np.full(whole, batch_size * world_size)
     if rest >= world_size:
@@ -96,14 +99,14 @@ def _step_sizes(n: int, batch_size: int, world_size: int) -> np.ndarray:
 class SortedLoader(SequentialLoader):
     """Every sample exactly once, shortest first, for evaluation.
 
-    Process r of W reads samples r, r + W, r + 2W and so on of the sorted row, in batches of about
-    equal size. All processes hand out equally many, which sharded models need; to this end a batch
-    may hold two samples where `batch_size` is 1.
+    Process r of W reads samples r, r + W, r + 2W and so on of the sorted ones, in batches of about
+    equal size. All processes hand out the same number of batches, as sharded models require; for
+    this, a batch may hold two samples even if `batch_size` is 1.
 
     lengths: of the samples, (samples,) int64
     what: the name of the samples in errors; the rest is as in `SequentialLoader`
 
-    Raises UserError where there are fewer samples than processes.
+    Raises UserError if there are fewer samples than processes.
     """
 
     def __init__(

@@ -13,10 +13,10 @@ LINE_S = 30.0
 
 
 class ByteBar:
-    """Bytes, speed and time left, on stderr. A context manager; one task after another.
+    """Bytes, speed and time left, on stderr. A context manager that shows one task after another.
 
-    bar: show a bar, where stderr is a terminal
-    lines: print a line each LINE_S seconds, where it is none
+    bar: show a bar if stderr is a terminal
+    lines: print a line every LINE_S seconds if it is not
     """
 
     def __init__(self, *, bar: bool, lines: bool = False) -> None:
@@ -41,7 +41,7 @@ class ByteBar:
             self._bar.stop()
 
     def start(self, what: str, total: int, done: int = 0) -> None:
-        """The task is now `what`, of `total` bytes, of which `done` need not be read again."""
+        """Begin the task `what` of `total` bytes, of which `done` need not be read again."""
         self._what, self._total, self._done, self._first = what, total, done, done
         self._since = self._told = time.monotonic()
         if self._bar:
@@ -50,11 +50,11 @@ class ByteBar:
             self._bar.add_task(what, total=total, completed=done)
 
     def advance(self, n_bytes: int) -> None:
-        """So many bytes more are done."""
+        """Count `n_bytes` more as done."""
         self.reach(self._done + n_bytes)
 
     def reach(self, done: int) -> None:
-        """So many bytes are done."""
+        """Count `done` bytes of the task as done."""
         self._done = done
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=done)

@@ -1,4 +1,4 @@
-"""Documents of a text corpus, read piece by piece at flat memory."""
+"""Documents of a text corpus, read piece by piece in constant memory."""
 
 import contextlib
 import glob
@@ -31,32 +31,33 @@ PIECE_CHARS = 1 << 20
 MEMO_AGE_NS = 2_000_000_000
 HASHERS = 4
 
-# A space or newline after a character that is no whitespace: no token of GPT-2 spans it, and what
-# stands before it cannot see past it, since the pre-tokenizer only ever looks ahead of whitespace.
-# Python's \S leaves out all whitespace of the tokenizer's \s and a few control characters more.
+# Text may be cut before a space or newline that follows a non-whitespace character: no token of
+# GPT-2 spans such a place, and the tokens before it do not depend on the text after it, since the
+# pre-tokenizer looks ahead only past whitespace. Python's \S excludes all that the tokenizer's \s
+# matches, and a few control characters more.
 _LAST_CUT = re.compile(r".*\S(?=[ \n])", re.DOTALL)
 
 Document = Iterable[str]
 
 
-Advance = Callable[[int], object]  # is told how many bytes more have been read
+Advance = Callable[[int], object]  # called with the number of bytes read since the last call
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a source is made of, such as a file: as long as a part and those before it stay, so do
-    the documents up to its end."""
+    """A part of a source, such as a file. As long as it and the parts before it do not change, the
+    documents up to its end do not either."""
 
     name: str
     bytes: int
     sha256: str
     form: str
-    """How it is read, as far as its documents depend on that."""
+    """How it is read (format, packing, column), as far as its documents depend on that."""
 
 
 class Source(Protocol):
     """Documents to tokenize. `size` and `done` (bytes to read and read so far) drive a bar; `part`
-    is the number of the part that the newest document came from."""
+    is the number of the part that the latest document came from."""
 
     name: str
     size: int
@@ -64,21 +65,21 @@ class Source(Protocol):
     part: int
 
     def parts(self, cache_dir: Path | None, seen: Advance) -> list[Part]:
-        """The parts in the order of their documents; `cache_dir`, if any, may keep what helps."""
+        """The parts in the order of their documents; a `cache_dir` may speed up later calls."""
 
     def documents(self, first_part: int = 0) -> Iterator[Document]:
-        """Each document, from a part on, as an iterable of pieces, which tokenized apart give the
-        ids of the whole.
+        """Each document from part `first_part` on, as an iterable of pieces. Tokenized one by one,
+        the pieces give the ids of the whole document.
 
-        A document is read when it is iterated, once.
+        A document is read as it is iterated, which can be done only once.
         """
 
 
 def cut_pieces(chunks: Iterable[str], size: int = PIECE_CHARS) -> Iterator[str]:
     """The text of `chunks` in pieces of about `size` characters, cut between pre-tokens.
 
-    GPT-2's ids of the pieces, one after another, are the ids of the whole text. A piece grows for
-    as long as there is no place to cut. Pieces are never empty.
+    Tokenized one by one, the pieces give GPT-2's ids of the whole text. A piece grows until there
+    is a place to cut. Pieces are never empty.
     """
     held: list[str] = []
     length = 0
@@ -104,16 +105,16 @@ class NamedFile(NamedTuple):
 class TextFiles:
     """The documents of files, folders and globs: `.txt .md .jsonl .csv .parquet`, see `readers`.
 
-    A text file is one document, a row of another file is one, and rows without text are none.
-    Files are read in the order of `paths`, and by name within a folder or glob. One that has
-    several names, through links, is read once, under the first.
+    A text file is one document; in other files each row is one, except rows without text. Files
+    are read in the order of `paths`, and by name within a folder or glob. A file that has several
+    names, through links, is read once, under the first.
 
-    paths: a file, a folder (read with its sub-folders, and with those that links lead to), a glob,
+    paths: a file, a folder (with its sub-folders, also those that links lead to), a glob,
         or several of these
     column: the field of a row that holds its text
     key: the config key that `paths` came from, named in errors
 
-    `files` are by what their names lead to.
+    The keys of `files` are real paths, with links resolved.
 
     Raises UserError for a path that leads to no readable file; reading the documents raises it
     for damaged or binary files, a missing column and a row whose text is not a string.
@@ -122,7 +123,7 @@ class TextFiles:
     def __init__(
         self, paths: str | Sequence[str], column: str = "text", key: str = "data.path"
     ) -> None:
-        self.files: dict[Path, NamedFile] = {}  # a file named twice would stand in both splits
+        self.files: dict[Path, NamedFile] = {}  # a file read twice could be in both splits
         resolve = cache(Path.resolve)
         for path in [paths] if isinstance(paths, str) else paths:
             with looking_at(path, key):
@@ -140,7 +141,7 @@ class TextFiles:
         self._stamps: dict[Path, list[int]] = {}
 
     def documents(self, first_part: int = 0) -> Iterator[Document]:
-        """As `Source.documents`; raises UserError too for a file that is not as `parts` saw it."""
+        """As `Source.documents`; also raises UserError for a file that changed since `parts`."""
         start = 0
         for number, (file, kind) in enumerate(self.files.values()):
             size = file.stat().st_size
@@ -170,8 +171,8 @@ class TextFiles:
     def parts(self, cache_dir: Path | None, seen: Advance = lambda _: None) -> list[Part]:
         """The files, with the SHA-256 of each, in the order in which they are read.
 
-        A file that kept its size and times since it was last hashed is not read again, if there is
-        a `cache_dir`, which remembers it.
+        If there is a `cache_dir`, it remembers the hashes: a file that has kept its size and times
+        since it was hashed is not read again.
         """
         memo_file = cache_dir and cache_dir / "hashes.json"
         memo = _read_memo(memo_file) if memo_file else {}
@@ -186,13 +187,13 @@ class TextFiles:
                 seen(stamp[0])
             else:
                 digest = file_sha256(file, seen)
-            # A file changed in the last moments may change again within its times' resolution.
+            # A file that has only just changed may change again without its times showing it.
             if time.time_ns() - max(stamp[1:]) > MEMO_AGE_NS:
                 memo[str(file)] = [*stamp, digest]
             form = f"{kind.suffix}{kind.packing}" + (f" {self.column}" if kind.has_rows else "")
             return Part(str(file), stamp[0], digest, form)
 
-        with ThreadPoolExecutor(HASHERS) as pool:  # which runs in C, at the speed of a good disk
+        with ThreadPoolExecutor(HASHERS) as pool:  # hashing runs in C, as fast as a good disk
             parts = list(pool.map(part, self.files.values()))
         if memo_file and memo != before:
             _write_memo(memo_file, memo)
@@ -233,8 +234,8 @@ def _find(path: str, key: str) -> list[NamedFile]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """What is in a folder and its sub-folders, but for what is hidden. Links to folders come last:
-    what has been gone through by then is not again, nor for ever where one leads back."""
+    """All that is in a folder and its sub-folders and not hidden. Links to folders are followed
+    last. No folder is visited twice, so that a link that leads back makes no endless loop."""
     waiting, seen = [folder], set[Path]()
     for start in waiting:
         for place, folders, names in os.walk(start, onerror=_refuse):
@@ -257,8 +258,8 @@ def _refuse(error: OSError) -> None:
 
 
 def _target(file: Path, resolve: Callable[[Path], Path]) -> Path:
-    """What a file's name leads to. Folders alone are resolved, and names that lead nowhere else
-    kept, as there may be a million files."""
+    """The real path of a file. There may be a million files, so only links and folders are
+    resolved, and a path that is real already is returned as it is."""
     if file.is_symlink():
         return file.resolve()
     folder = resolve(file.parent)
@@ -295,6 +296,6 @@ def _read_memo(file: Path) -> dict[str, list]:
 
 
 def _write_memo(file: Path, memo: dict[str, list]) -> None:
-    # It only saves time: a cache that cannot be written still serves what it holds.
+    # The memo only saves time: a cache that cannot be written can still be read.
     with contextlib.suppress(OSError), replacing(file) as draft:
         draft.write_text(json.dumps(memo))

@@ -1,9 +1,9 @@
 """Pieces of text to token ids, on all cores.
 
 For much text each core gets a process of its own, which reads jobs from its standard input and
-answers on its standard output: the encoder is about a third faster in the main thread of a process
-than in several threads of one. Such a process is not started by multiprocessing, which would run
-a user's script again.
+answers on its standard output: the encoder is about a third faster in the main threads of several
+processes than in several threads of one. The processes are not started by multiprocessing, which
+would run a user's script again.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from gptlit.errors import UserError
 from gptlit.tokenizer import Tokenizer, get_tokenizer
 
 MOST_WORKERS = 16  # about as many as one reader can feed
-PROCESS_BYTES = 2**25  # less text than this is done before the processes have started
+PROCESS_BYTES = 2**25  # less text than this is encoded before processes would have started
 WORKER = "from gptlit.data.encoder import main; main()"
 
 
 class Counts(NamedTuple):
-    """How much there is of a split. A document counts where it ends; its end is no character or
-    byte."""
+    """The size of a split. A document is counted where it ends; its end-of-text token is no
+    character or byte."""
 
     documents: int = 0
     characters: int = 0
@@ -46,10 +46,10 @@ class Counts(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What a job has of a split."""
+    """The tokens of a job for one split."""
 
     ids: np.ndarray
-    """(tokens,), of the type that they are stored as."""
+    """(tokens,), of the type in which they are stored."""
     counts: Counts
 
 
@@ -86,13 +86,13 @@ def _n_bytes(text: str) -> int:
 def encode_in_order(
     jobs: Iterator[Job], tokenizer: Tokenizer, dtype: np.dtype, size: int, workers: int | None
 ) -> Iterator[tuple[Job, list[Encoded]]]:
-    """Each job with its tokens, in the order of `jobs`, of which a few are in memory.
+    """Each job with its tokens, in the order of `jobs`; only a few are in memory at a time.
 
-    size: bytes of text in all, to choose between threads and processes
+    size: bytes of text in all, which decide between threads and processes
     workers: how many; None: one for each core that this process may use, up to MOST_WORKERS
     """
     workers = workers or min(usable_cores(), MOST_WORKERS)
-    # A process builds its own tokenizer by the name, which a tokenizer of the user's does not have.
+    # A process builds its tokenizer from the name, which is not possible for one of the user's own.
     apart = size >= PROCESS_BYTES and _is_known(tokenizer)
     with contextlib.ExitStack() as stack:
         encode: Encode = partial(encode_items, tokenizer, dtype)
@@ -112,7 +112,7 @@ def encode_in_order(
 
 def usable_cores() -> int:
     """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Slurm and containers give a job some of the cores
+    if hasattr(os, "sched_getaffinity"):  # Slurm and containers may grant only some of the cores
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -126,7 +126,7 @@ def _is_known(tokenizer: Tokenizer) -> bool:
 
 @contextlib.contextmanager
 def _processes(tokenizer: str, dtype: np.dtype, workers: int) -> Iterator[Encode]:
-    """A function for `workers` threads, which has a process for each of them."""
+    """A function to call from `workers` threads, which passes jobs on to as many processes."""
     running: list[subprocess.Popen[bytes]] = []
     idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
     env = {

@@ -15,19 +15,19 @@ from gptlit.prompts import PromptFormat
 from gptlit.tokenizer import Tokenizer
 
 PROMPT, ANSWER, UNLEARNED = range(3)
-"""What a token is of: a prompt, or a response with its end-of-text, which is learned or not."""
+"""What a token belongs to: a prompt, or a response (with its end-of-text) to learn or not."""
 
 
 class TokenizedEntries:
     """Prompts and responses of a split as token ids, one after another in one array.
 
-    An entry has the prompt, the response and one end-of-text; one of several turns has these of
-    each. One with more than context_length + 1 tokens (that many inputs and targets) is cut at its
-    end, or dropped; it is also dropped where nothing would be left of the first response that is
+    An entry has a prompt, a response and one end-of-text; a chat has these for each turn. An entry
+    of more than context_length + 1 tokens (context_length inputs and as many targets) is cut at its
+    end, or dropped. It is also dropped if the cut would leave nothing of the first response that is
     learned.
 
     entries: of the split; tokenizer, prompt: how they become ids
-    context_length: inputs of an entry at most
+    context_length: most inputs of an entry
     cut: whether to cut entries that are too long, rather than to drop them
     """
 
@@ -40,9 +40,9 @@ class TokenizedEntries:
         *,
         cut: bool,
     ) -> None:
-        kept: list[tuple[np.ndarray, np.ndarray, int]] = []  # ids, what they are of, row
+        kept: list[tuple[np.ndarray, np.ndarray, int]] = []  # ids, what each belongs to, row
         self.cut = 0
-        """Entries that are without their end."""
+        """How many entries have lost their end."""
         self.longest = 0
         """Tokens of the longest entry, uncut."""
         for row, entry in enumerate(entries):
@@ -54,26 +54,25 @@ class TokenizedEntries:
                 self.cut += 1
             kept.append((ids[: context_length + 1], kinds[: context_length + 1], row))
         self.dropped = len(entries) - len(kept)
-        """Entries that are left out."""
+        """How many entries are left out."""
         self._rows = torch.tensor([row for *_, row in kept], dtype=torch.int64)
         sizes = np.array([len(ids) for ids, *_ in kept], dtype=np.int64)
         self.lengths = sizes - 1
-        """Inputs, which are as many as targets, of each kept entry, (kept,)."""
+        """Number of inputs, and so of targets, of each kept entry, (kept,)."""
         self.common = _common(kept)
-        """Tokens that all entries begin with, and that are followed by one that is no answer to
-        learn either."""
+        """How many tokens all entries begin with in common; the token after these is not part of a
+        learned response either."""
         self._ends = np.cumsum(sizes)
         self._ids = np.concatenate([ids for ids, *_ in kept] or [sizes.astype(np.int32)])
         self._kinds = np.concatenate([kinds for _, kinds, _ in kept] or [sizes.astype(np.uint8)])
         self.in_responses = int((self._kinds == ANSWER).sum())
-        """Tokens of all kept responses that are learned, those of the end-of-text behind them
-        included."""
+        """Tokens of all kept responses that are learned, including the end-of-text after each."""
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def rows_of(self, entries: np.ndarray) -> Tensor:
-        """Where kept entries stand in the split, int64 of the same shape."""
+        """Indices in the split of kept entries, int64 of the same shape."""
         return self._rows[torch.from_numpy(entries)]
 
     def ids(self, entry: int) -> np.ndarray:
@@ -93,12 +92,13 @@ class TokenizedEntries:
 class InstructionDataset:
     """Batches of tokenized entries.
 
-    Entries are joined into a few rows, one after another behind what all prompts begin with. That
-    beginning is then computed once for a row, and there is little padding; the mask has to keep
-    entries from seeing one another. With `join_tokens` 0 each entry is a row of its own.
+    Entries are joined into a few rows, one after another behind the beginning that all prompts
+    share. That beginning is then computed only once for a row, and there is little padding; a mask
+    has to keep entries from seeing one another. With `join_tokens` 0 each entry is a row of its
+    own.
 
-    mask_prompt: whether the tokens of prompts are no targets
-    join_tokens: tokens of a row of joined entries, about; 0: entries are not joined
+    mask_prompt: whether to leave the tokens of prompts out of the targets
+    join_tokens: about how many tokens a row of joined entries has; 0: entries are not joined
     """
 
     def __init__(
@@ -148,9 +148,9 @@ class InstructionDataset:
 
 
 class PackedDataset(InstructionDataset):
-    """Batches of tokenized entries, several to a row; has as many samples as there are rows.
+    """Batches of tokenized entries, several to a row. A sample is a row.
 
-    room: tokens of a row at most; at least those of the longest entry
+    room: most tokens of a row; at least as many as the longest entry has
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class PackedDataset(InstructionDataset):
         return self._n_rows
 
     def rows(self, seed: int, epoch: int) -> list[np.ndarray]:
-        """The entries of each row; the same ones for the same seed and epoch."""
+        """The entries of each row; the same for the same seed and epoch."""
         n = len(self._entries)
         order = Permutation(n, seed, epoch)(np.arange(n))
         return pack_rows(self._entries.lengths - self._common, self._room - self._common, order)
@@ -194,13 +194,13 @@ class PackedLoader(BucketLoader):
 
 
 def join_rows(entries: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
-    """Entries dealt to as many rows as it takes for `size` tokens in the average one, or fewer:
-    the longest first, each to the row that is the shortest yet.
+    """Entries dealt to as few rows as keep the average one within `size` tokens (one row for each
+    entry at most): the longest first, each to the row that is shortest so far.
 
     Args:
         entries: (n,) int64, n at least 1.
-        lengths: (n,) int64, of each.
-        size: of a row.
+        lengths: (n,) int64, tokens of each.
+        size: tokens of a row.
     """
     rows: list[list[int]] = [[] for _ in range(min(len(entries), -(-int(lengths.sum()) // size)))]
     filled = [0] * len(rows)
@@ -212,19 +212,19 @@ def join_rows(entries: np.ndarray, lengths: np.ndarray, size: int) -> list[np.nd
 
 
 def pack_rows(lengths: np.ndarray, room: int, order: np.ndarray) -> list[np.ndarray]:
-    """Entries packed into rows of `room` at most: the longest first, each into the fullest row
-    that still has room for it (best fit decreasing).
+    """Entries packed into rows of at most `room` tokens: the longest first, each into the fullest
+    row that still has room for it (best fit decreasing).
 
-    How many rows there are depends on the lengths alone; `order` decides among equal ones.
+    How many rows there are depends only on the lengths; `order` decides between equal ones.
 
     Args:
         lengths: (entries,) int64, each at most `room`.
-        room: of a row.
+        room: most tokens of a row.
         order: (entries,) int64, a permutation.
     """
     rows: list[list[int]] = []
     by_room: list[list[int]] = [[] for _ in range(room + 1)]  # rows, by the room left in them
-    there = 0  # bit i: some row has i left
+    there = 0  # bit i: some row has room for exactly i more
     for entry in order[np.argsort(-lengths[order], kind="stable")].tolist():
         size = int(lengths[entry])
         fitting = there >> size
@@ -244,7 +244,7 @@ def pack_rows(lengths: np.ndarray, room: int, order: np.ndarray) -> list[np.ndar
 def _encode(
     entry: Entry, tokenizer: Tokenizer, prompt: PromptFormat
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids, (tokens,) int32, and what each is of, (tokens,) uint8."""
+    """Token ids, (tokens,) int32, and what each belongs to, (tokens,) uint8."""
     encoded = [prompt.encode_turn(tokenizer, *turn) for turn in entry.turns]
     ids = np.concatenate([part for parts in encoded for part in parts]).astype(np.int32)
     kinds, stop = np.full(len(ids), PROMPT, dtype=np.uint8), 0

@@ -18,7 +18,7 @@ from gptlit.errors import UserError
 from gptlit.prompts import with_system
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
-NAMED = 10  # faults that are told in words; of entries with others, only the numbers
+NAMED = 10  # different faults that are told in words
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Entry:
 
     instruction: str
     input: str
-    """What the instruction is about; empty where it needs nothing."""
+    """What the instruction is about; empty if it needs no input."""
     output: str
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The entry as it stood in the file."""
     history: tuple[tuple[str, str], ...] = ()
     """In a chat of several turns, the instructions before this one, each with its answer."""
     unlearned: frozenset[int] = frozenset()
-    """Places in `history` of answers that are read but not learned."""
+    """Indices in `history` of answers that are read but not learned."""
     system: str = ""
-    """What stands before the first instruction of a chat; empty without a message by the system."""
+    """The system message of a chat, put before its first instruction; empty if there is none."""
 
     @property
     def turns(self) -> list[tuple[str, str, str]]:
-        """Instruction, answer and input of all turns, this one the last, as they are trained on."""
+        """Instruction, answer and input of each turn, as trained on; this one is the last."""
         turns = [*((*turn, "") for turn in self.history)]
         turns.append((self.instruction, self.output, self.input))
         turns[0] = (with_system(self.system, turns[0][0]), *turns[0][1:])
@@ -62,11 +62,11 @@ def read_entries(
 ) -> tuple[list[Entry], list[Broken]]:
     """The entries of a .json, .jsonl or .parquet file, and what is wrong with the others.
 
-    An entry has `instruction`, `output` and perhaps `input`; or `messages`, see `is_chat`, which
-    are a chat of user and assistant in turn that ends with the assistant, perhaps with a system
-    message before them. That one is put before the first instruction, with a blank line between.
-    An answer whose `weight` is 0 is not learned; nor is anything behind the last answer that is,
-    which is left out. .json and .jsonl may be packed (.gz, .zst).
+    An entry has `instruction`, `output` and perhaps `input`; or else `messages`, see `is_chat`: a
+    chat in which user and assistant alternate, and the assistant has the last word. A system
+    message may come first; it is put before the first instruction, with a blank line between. An
+    answer whose `weight` is 0 is not learned; all that follows the last learned answer is left out.
+    .json and .jsonl may be packed (.gz, .zst).
 
     Args:
         path: the file.
@@ -95,8 +95,8 @@ def read_entries(
 
 
 def tell_broken(broken: Sequence[Broken]) -> str:
-    """All of them by their number, and why: "entries 2, 5-7: output is empty; entry 9: ...". Beyond
-    `NAMED` different faults, the rest are "other faults"."""
+    """The numbers of the entries with each fault: "entries 2, 5-7: output is empty; entry 9: ...".
+    Beyond `NAMED` different faults, the rest are "other faults"."""
     faults: dict[str, list[Broken]] = {}
     for one in broken:
         why = one.why if one.why in faults or len(faults) < NAMED else "other faults"
@@ -119,14 +119,14 @@ def _numbers(ones: Sequence[Broken]) -> str:
 def split_entries(
     entries: Sequence[Entry], val_fraction: float, test_fraction: float, seed: int | None
 ) -> dict[str, list[Entry]]:
-    """Entries for "train", then "test", then "validation", in this order of the file.
+    """Entries for "train", "test" and "validation", taken from the file in this order.
 
     Training and test take their shares rounded down, and validation the rest.
 
     Args:
         entries: all of them.
         val_fraction, test_fraction: shares that validate and test.
-        seed: of the order to take them in; None takes that of the file.
+        seed: of a random order to take them in; None takes them in that of the file.
 
     Raises:
         UserError: the shares leave nothing to train on or to validate with.
@@ -152,7 +152,7 @@ def split_entries(
 
 
 def _records(path: str | Path) -> Iterator[tuple[str, int, Any]]:
-    """What each record is and its number, and the record itself, or a function that parses it."""
+    """What each record is called and its number, with the record or a function that parses it."""
     path, kind = find_table(path, "data.path", SUFFIXES)
     if kind.suffix == ".parquet":
         return _parquet_rows(path)
@@ -194,7 +194,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
 
 
 def _entry(record: Any) -> Entry:
-    """Raises ValueError that says what is wrong with the record."""
+    """The entry in a record. Raises a ValueError that says what is wrong with it."""
     if not isinstance(record, dict):
         raise ValueError(f"it is {_kind(record)}, expected an object with named fields")
     if is_chat(record):
@@ -241,7 +241,7 @@ def _chat(record: dict[str, Any]) -> Entry:
 
 
 def _said(message: dict[str, Any], expected: str) -> str:
-    """The content of a message by the expected role."""
+    """The content of a message, which has to be by the expected role."""
     role = _text(message, "role")
     if role != expected:
         raise ValueError(f"role is {role!r:.40}, expected {expected!r}")
@@ -266,6 +266,6 @@ def _text(record: dict[str, Any], name: str, *, may_be_empty: bool = False) -> s
 def _kind(value: Any) -> str:
     kinds = {dict: "an object", list: "a list", str: "text", type(None): "null"}
     kinds |= {bool: "true or false", int: "a number", float: "a number"}
-    if isinstance(value, float) and math.isnan(value):  # a missing text, to pandas
+    if isinstance(value, float) and math.isnan(value):  # how pandas writes a missing text
         return "NaN"
     return kinds.get(type(value)) or f"{value!r:.40}"

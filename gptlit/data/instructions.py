@@ -34,32 +34,31 @@ OnError = Literal["raise", "skip"]
 class InstructionDataModule(ResumableDataModule):
     """Instructions, perhaps with an input, and the responses to learn.
 
-    tokenizer: encodes the texts, or the name of one that does; its end-of-text id stands after each
+    tokenizer: encodes the texts, or the name of one that does; its end-of-text id follows each
         response
-    context_length: tokens of a row at most
+    context_length: most tokens of a row
     seed: of the order of the entries, and of the split if `shuffle`
     prompt: the fields of `PromptFormat`
     batch_size: entries, or packed rows, per process and micro-batch
     path: see `read_entries`; without it, the file published at `urls` (mirrors) is downloaded as
         `file_name`, and checked with `sha256`
     val_fraction, test_fraction: see `split_entries`
-    shuffle: split in an order of chance, rather than in that of the file
+    shuffle: split in random order, rather than in that of the file
     too_long: "cut" or "drop", see `TokenizedEntries`
     on_error: "raise" or "skip" for broken entries
-    mask_prompt: train on the responses alone
-    join_tokens: see `InstructionDataset`; where there is dropout, joined entries share its noise on
-        what all of them begin with
-    pack: as many entries to a row in training as `context_length` has room for
-    bucket: entries of about one length to a batch; of no effect on packed rows
+    mask_prompt: train on the responses only
+    join_tokens: see `InstructionDataset`; dropout is then the same for all entries of a row on the
+        beginning that they share
+    pack: in training, put as many entries into a row as `context_length` has room for
+    bucket: put entries of similar length into a batch; without effect on packed rows
     num_workers: processes that read batches ahead; reading is fast enough without
     cache_dir: for downloads, see `default_cache_dir`
-    eval_batch_size: entries of a batch that validates or tests; None: batch_size
+    eval_batch_size: entries per batch in validation and test; None: batch_size
     on_change: see `ResumableDataModule`
 
     `prepare_data`, `setup` and what they call raise UserError for a file that cannot be read, and
-    for splits that are empty. After `setup`, which the loaders do themselves if need be, `splits`
-    has the entries for "train", "validation" and "test", among them those that turned out to be too
-    long.
+    for splits that are empty. After `setup`, which the loaders call if need be, `splits` has the
+    entries for "train", "validation" and "test", including those that turned out to be too long.
     """
 
     def __init__(
@@ -120,11 +119,11 @@ class InstructionDataModule(ResumableDataModule):
 
     @property
     def source(self) -> str:
-        """What messages call the data."""
+        """The name of the data in messages."""
         return str(self.path or self.file_name)
 
     def prepare_data(self) -> None:
-        """Download the file, if it is a published one that is not there."""
+        """Download the file, if it is a published one that is not there yet."""
         if self.path is None:
             self._downloaded()
 
@@ -139,7 +138,7 @@ class InstructionDataModule(ResumableDataModule):
         )
 
     def read_splits(self) -> dict[str, list[Entry]]:
-        """The entries of each split; other data override this."""
+        """The entries of each split; subclasses override this for other data."""
         path = self._downloaded() if self.path is None else self.path
         entries, self.broken = read_entries(path, skip_broken=self.on_error == "skip")
         seed = self.seed if self.shuffle else None
@@ -218,7 +217,7 @@ class InstructionDataModule(ResumableDataModule):
         )
 
     def for_task(self) -> dict[str, Any]:
-        """What the task has to know and its checkpoints keep."""
+        """What the task has to know, and keeps in its checkpoints."""
         return {"prompt": self.prompt.to_dict()}
 
     def final_loaders(self) -> dict[str, SortedLoader]:
@@ -255,7 +254,7 @@ def _content(splits: Mapping[str, Sequence[Entry]]) -> str:
 
 def _texts(entry: Entry) -> tuple[Any, ...]:
     *before, (instruction, output, given) = entry.turns
-    # Runs know entries of one turn as these three.
+    # Existing checkpoints hold a digest of these three for entries of one turn.
     last = instruction, given, output
     history = [(asked, answer) for asked, answer, _ in before]
     if entry.unlearned:

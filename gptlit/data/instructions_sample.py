@@ -1,9 +1,9 @@
-"""Made-up instructions that a small model can learn from nothing, for a first try without a
-download: work on words and numbers, in several wordings.
+"""Made-up instructions that a small model can learn from scratch, for a first try without a
+download: tasks with words and numbers, in several wordings.
 
-What is tested never stood in the training data: a word is asked for its letters backwards there
-only if it was not in training, though other things may have been asked of it; two numbers are added
-that were not added before; and an opposite is asked for in words that were used for others.
+No test question occurs in training. A word to reverse, for instance, was not reversed in training,
+though it may have occurred in other tasks; two numbers to add were not added before; and an
+opposite is asked for in a wording that training used for other words only.
 """
 
 import random
@@ -96,7 +96,7 @@ class InstructionsSampleDataModule(InstructionDataModule):
         pass
 
     def read_splits(self) -> dict[str, list[Entry]]:
-        """Of each task the shares that `val_fraction` and `test_fraction` say."""
+        """The splits; `val_fraction` and `test_fraction` are shares of each task."""
         if self.path is not None:
             return super().read_splits()
         seed = self.seed if self.shuffle else None
@@ -112,8 +112,7 @@ class InstructionsSampleDataModule(InstructionDataModule):
 
 
 def made_up_tasks(seed: int = 0) -> Iterator[list[Entry]]:
-    """The entries of each task, all about something else, in an order of chance; the same ones for
-    the same seed."""
+    """The entries of each task, all different, in random order; the same for the same seed."""
     chance = random.Random(seed)
     pairs = [pair.split() for pair in OPPOSITES.split("|")]
     opposites = {word: other for a, b in pairs for word, other in ((a, b), (b, a))}

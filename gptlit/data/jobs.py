@@ -1,5 +1,5 @@
-"""The documents of a corpus as jobs for the tokenizer: pieces with their split, and with the place
-from which a later run can go on."""
+"""The documents of a corpus as jobs for the tokenizer: pieces with their splits, and the place from
+which a later run can resume."""
 
 import math
 from collections import deque
@@ -20,25 +20,25 @@ Items = list[tuple[int, str | None]]  # a split, and a piece of text or None for
 
 
 class Place(NamedTuple):
-    """A place in the documents of a row of sources."""
+    """A place in the documents of several sources."""
 
     source: int = 0
     part: int = 0
     first: int = 0
-    """Documents of the source that stand before the part."""
+    """How many documents of the source come before the part."""
     document: int = 0
-    """The document, counted from the source's first."""
+    """Number of the document, counted from the source's first."""
     pieces: int = 0
-    """Pieces of the document that stand before the place."""
+    """How many pieces of the document come before the place."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is encoded at once."""
+    """Pieces that are encoded together."""
 
     items: Items
     after: Place
-    """Where the next one starts."""
+    """Where the next job starts."""
     done: int
     """Bytes that the sources have read by then."""
 
@@ -47,15 +47,16 @@ def read_jobs(sources: Sequence[Source], share: Fraction, seed: int, start: Plac
     """The pieces of all documents from `start` on, in order, as jobs of about PIECE_CHARS
     characters.
 
-    One source is split, two are training and validation. Of each 1 / share consecutive documents
-    one, drawn with `seed`, is for validation (above one half: one is for training). A corpus of one
-    document is all for training.
+    A single source is split; of two, the first is for training and the second for validation. In a
+    split, one of every 1 / share consecutive documents, drawn with `seed`, is for validation. For a
+    share above one half, one of every 1 / (1 - share) is for training. A corpus of one document is
+    all for training.
     """
     items: Items = []
     size = 0
     for split, piece, after in _pieces(sources, share, seed, start):
         items.append((split, piece))
-        size += len(piece or "") + 100  # an entry takes memory of its own
+        size += len(piece or "") + 100  # a list item takes memory, too
         if size >= PIECE_CHARS:
             yield Job(items, after, sum(source.done for source in sources))
             items, size = [], 0
@@ -64,8 +65,8 @@ def read_jobs(sources: Sequence[Source], share: Fraction, seed: int, start: Plac
 
 
 def first_block(share: Fraction) -> int:
-    """Documents of the first block, from which one is drawn for the smaller split. A shorter corpus
-    is a shorter block, so within the first block the draw depends on how many documents there are.
+    """How many documents the first block has, from which one is drawn for the smaller split. In a
+    corpus of fewer documents the block is shorter, so the draw depends on their number.
     """
     return math.ceil(1 / min(share, 1 - share))
 
@@ -85,7 +86,7 @@ def _pieces(
             documents = _drawn(source, share, seed, here)
         for split, place, document in documents:
             if place.document < here.document:
-                continue  # a text file is not even opened
+                continue  # without reading it: a text file is not even opened
             known = here.pieces if place.document == here.document else 0
             read = 0
             for read, piece in enumerate(document, 1):
@@ -96,7 +97,7 @@ def _pieces(
 
 
 def _numbered(source: Source, start: Place) -> Iterator[tuple[Place, Document]]:
-    """The documents from the beginning of the part of `start` on, with their places."""
+    """The documents with their places, from the beginning of the part that `start` is in."""
     place = start._replace(document=start.first, pieces=0)
     for document in source.documents(start.part):
         if source.part != place.part:
@@ -115,7 +116,7 @@ def _all_for(
 def _drawn(
     source: Source, share: Fraction, seed: int, start: Place
 ) -> Iterator[tuple[int, Place, Document]]:
-    """Documents with their split, from the beginning of the part of `start` or before on."""
+    """Documents with their splits, from the beginning of the part with `start`, or earlier."""
     smaller = VALIDATION if share <= Fraction(1, 2) else TRAIN
     block = first_block(share)
     from_start = start.first < block
@@ -143,7 +144,7 @@ class _Draw:
         self._hit = -1
 
     def hits(self, document: int) -> bool:
-        """Whether it is the one of its block."""
+        """Whether the document is the one drawn from its block."""
         if not self._start <= document < self._stop:
             block = math.floor(document * self._share)
             self._start = math.ceil(block / self._share)

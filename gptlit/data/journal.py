@@ -1,9 +1,9 @@
-"""How far a corpus has been tokenized, noted in the folder of its shards, so that a run that was
-interrupted goes on from there.
+"""How far a corpus has been tokenized, noted in the folder of its shards, so that an interrupted
+run can be resumed.
 
-`sources.ndjson` has a line for each part of the sources, `progress.ndjson` the settings and then a
-line for each point. A point is noted when the shards up to it are on disk, and only ever appended:
-where a source has changed since, the last point before the change still holds.
+`sources.ndjson` has a line for each part of the sources; `progress.ndjson` has the settings, then a
+line for each point. A point is appended once the shards up to it are on disk, and earlier ones are
+kept: if a source changes later, the last point before the change is still valid.
 """
 
 import json
@@ -21,19 +21,19 @@ from gptlit.data.jobs import SPLITS, Place
 from gptlit.data.stream import segments_of
 from gptlit.files import replacing
 
-SOURCES = "sources.ndjson"  # not .jsonl, which is read as text
+SOURCES = "sources.ndjson"  # not .jsonl, which would be read as text of a corpus
 PROGRESS = "progress.ndjson"
 POINT_S = 5.0
 
 
 class Point(NamedTuple):
-    """Where a later run may go on."""
+    """Where a later run may resume."""
 
     place: Place = Place()
     counts: tuple[Counts, ...] = (Counts(),) * len(SPLITS)
     """What has been written of each split."""
     done: int = 0
-    """Bytes that the sources had read."""
+    """Bytes of the sources that had been read."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,15 @@ class Layout:
     shard_tokens: int
     itemsize: int
     first_block: int
-    """See `jobs.first_block`; 0 where nothing is drawn."""
+    """See `jobs.first_block`; 0 if nothing is drawn."""
 
 
 class Journal:
-    """The notes in `folder`, which is made if it is not there.
+    """The notes in `folder`, which is made if it does not exist.
 
-    `point` is the one to go on from, the start of all where there is none. `changed` says what is
-    not as it was for the notes in the folder; "" if all is, or there are none.
+    `point` is where to resume: the last valid point in the folder, or else the very start.
+    `changed` names what differs from when the notes were written; "" if nothing does, or there are
+    no notes.
     """
 
     def __init__(self, folder: Path, layout: Layout, parts: Sequence[Sequence[Part]]) -> None:
@@ -61,17 +62,17 @@ class Journal:
         points = self._valid_points(folder, layout, parts)
         self.point = points[-1] if points else Point()
         folder.mkdir(parents=True, exist_ok=True)
-        # In this order: the points that stay are good for the old sources and the new ones.
+        # In this order, since the points that are kept are valid for the old and the new sources.
         write_lines(self._file, [self._header, *points])
         write_lines(folder / SOURCES, _part_lines(parts))
         self._noted_at = time.monotonic()
 
     def due(self) -> bool:
-        """Whether the newest point is some time ago."""
+        """Whether POINT_S seconds have passed since the last point."""
         return time.monotonic() - self._noted_at >= POINT_S
 
     def note(self, point: Point) -> None:
-        """Append a point, for which all shards are on disk."""
+        """Append a point; the shards up to it must be on disk."""
         with self._file.open("a") as file:
             file.write(json.dumps(point) + "\n")
             file.flush()
@@ -80,13 +81,13 @@ class Journal:
         self._noted_at = time.monotonic()
 
     def close(self) -> None:
-        """Take the notes back: the corpus is whole."""
+        """Delete the points: the corpus is complete."""
         self._file.unlink()
 
     def _valid_points(
         self, folder: Path, layout: Layout, parts: Sequence[Sequence[Part]]
     ) -> list[Point]:
-        """The points in the folder, up to the last one that holds for these parts."""
+        """The points in the folder, up to the last one that is valid for these parts."""
         header, *lines = list(_read_lines(self._file)) or [None]
         if not lines:
             return []
@@ -114,8 +115,8 @@ class Journal:
 
 
 def compare_sources(folder: Path, parts: Sequence[Sequence[Part]]) -> tuple[int, str]:
-    """How many parts, up to the first change, are those that the folder's corpus was made of; and
-    the name of that which changed, came or went, or "" if all are the same."""
+    """How many parts, before the first difference, are those that the folder's corpus was made of;
+    and the name of the part that was changed, added or removed first, or "" if all are the same."""
     before = list(_read_lines(folder / SOURCES))
     now = list(_part_lines(parts))
     same = sum(1 for _ in takewhile(_is_same, zip(before, now, strict=False)))
@@ -124,7 +125,7 @@ def compare_sources(folder: Path, parts: Sequence[Sequence[Part]]) -> tuple[int,
 
 
 def write_lines(path: Path, lines: Iterable[Any]) -> None:
-    """Write each as JSON on a line of its own, to a temporary name first."""
+    """Write each as a line of JSON, to a temporary file first."""
     with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line) + "\n")
@@ -139,7 +140,7 @@ def _part_lines(parts: Sequence[Sequence[Part]]) -> Iterator[dict[str, Any]]:
 
 
 def _read_lines(path: Path) -> Iterator[Any]:
-    """The lines of a file, none if it is not there, and none from the first broken one on."""
+    """The parsed lines of a file up to the first broken one; none if the file does not exist."""
     try:
         with path.open("rb") as file:
             for line in file:
@@ -159,7 +160,7 @@ def _point(line: Any) -> Point:
 
 
 def _there(folder: Path, name: str, tokens: int, layout: Layout) -> bool:
-    """Whether the shards have at least so many tokens."""
+    """Whether the shards hold at least `tokens` tokens."""
     return all(
         (folder / file).is_file() and (folder / file).stat().st_size >= stop * layout.itemsize
         for file, _, stop in segments_of(name, tokens, layout.shard_tokens)

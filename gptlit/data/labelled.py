@@ -31,7 +31,7 @@ class LabelledSplit:
     ids: list[np.ndarray]
     """The token ids of each text, uint32: at least one, and at most `context_length`."""
     n_cut: int
-    """Texts that had more tokens than that."""
+    """How many texts had more tokens than that, and were cut."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -50,7 +50,7 @@ class LabelledDataset:
         return len(self._ids)
 
     def __getitem__(self, rows: np.ndarray) -> LabelledBatch:
-        """The batch of `rows`, (batch,) int64; time is the tokens of the longest."""
+        """The batch of `rows`, (batch,) int64; time is the length of the longest text."""
         chosen = [self._ids[row] for row in rows.tolist()]
         lengths = np.array([len(ids) for ids in chosen], dtype=np.int64)
         padded = np.full((len(chosen), lengths.max(initial=1)), self._pad_id, dtype=np.int64)
@@ -63,28 +63,28 @@ class LabelledDataset:
 class LabelledDataModule(ResumableDataModule):
     """Texts of a table, each with a label, for training, validation and a test.
 
-    tokenizer: encodes the texts, or the name of one that does; its end-of-text id fills up batches
-    context_length: tokens per text at most; longer ones are cut
-    seed: of the draw that balances, of the splits and of the order of the batches
+    tokenizer: encodes the texts, or the name of one that does; its end-of-text id pads batches
+    context_length: most tokens per text; longer texts are cut
+    seed: of the draw that balances classes, of the splits and of the order of the batches
     batch_size: texts per process and micro-batch
     path: a table to train on, see `labelled_files.read_labelled_table`; it is split, see
         `labelled_splits.make_splits`
     text_column, label_column: the columns with the texts and their labels
     val_path, test_path: tables to validate and to test on, rather than a part of `path`
-    balance: "undersample" leaves rows of `path` out until all classes have equally many, "weights"
-        leaves the rows and gives `class_weights`, "none" does neither
+    balance: "undersample" drops rows of `path` until all classes have equally many, "weights" keeps
+        all rows and gives `class_weights` instead, "none" does neither
     deduplicate: keep only the first of rows with the same text
     val_fraction, test_fraction: shares of the rows of `path` that are left after that
     num_workers: processes that read batches ahead; reading is fast enough without
     cache_dir: for downloads and splits, see `files.default_cache_dir`
     eval_batch_size: texts per process and batch in evaluation; None: four times `batch_size`
-    bucket: put texts of about one length into a batch, see `BucketLoader`
+    bucket: put texts of similar length into a batch, see `BucketLoader`
     splits_dir: where splits are saved and found again, see `labelled_saved.saved_splits`; None: a
         folder of `cache_dir`
     on_change: see `ResumableDataModule`
 
-    After `setup`, which the loaders do themselves if need be: `labels`, the names of the classes,
-    and `splits`, by the names "train", "validation" and "test".
+    After `setup`, which the loaders call if need be: `labels`, the names of the classes, and
+    `splits`, by the names "train", "validation" and "test".
 
     `prepare_data`, `setup` and what they call raise UserError for a table that cannot be read or
     split.
@@ -135,11 +135,11 @@ class LabelledDataModule(ResumableDataModule):
         self._rows: Splits | None = None
 
     def default_table(self) -> LabelledTable:
-        """The rows where no path is set; another kind of data overrides this."""
+        """The rows if no path is set; subclasses override this for other data."""
         raise UserError("data.path is not set; set it to a table with a text and a label per row")
 
     def read(self, path: str, key: str) -> LabelledTable:
-        """The rows of a file, named by the config's `key`; a subclass may know other files."""
+        """The rows of a file, named by the config's `key`; subclasses may read other kinds."""
         return read_labelled_table(path, self.columns, key)
 
     def prepare_data(self) -> None:
@@ -162,7 +162,7 @@ class LabelledDataModule(ResumableDataModule):
         self._identify(rows=content_of(self._rows.tables))
 
     def setup(self, stage: str) -> None:
-        """Tokenize the splits, for all stages alike."""
+        """Tokenize the splits, once for all stages."""
         if self.splits:
             return
         self.prepare_data()
@@ -182,7 +182,7 @@ class LabelledDataModule(ResumableDataModule):
         return LabelledSplit(table.texts, labels, ids, n_cut)
 
     def for_task(self) -> dict[str, object]:
-        """What the task has to know and its checkpoints keep."""
+        """What the task has to know, and keeps in its checkpoints."""
         self.setup("fit")
         return {"labels": self.labels, "class_weights": self.class_weights()}
 
@@ -191,9 +191,9 @@ class LabelledDataModule(ResumableDataModule):
         return {split: self.eval_loader(split) for split in self.splits}
 
     def class_weights(self) -> list[float] | None:
-        """What a text of each class counts in the loss, or None unless balance is "weights".
+        """The weight of each class in the loss, or None unless balance is "weights".
 
-        n / (classes · count), of the n training texts: 1 on average over the texts.
+        It is n / (classes · count) for n training texts, so that their average weight is 1.
         """
         if self.settings.balance != "weights":
             return None

@@ -1,4 +1,4 @@
-"""Texts with their labels, out of tables: .csv, .tsv, .jsonl and .parquet.
+"""Texts with their labels, from tables: .csv, .tsv, .jsonl and .parquet.
 
 Every mistake in a file ends in a UserError that names the file and the place in it.
 """
@@ -43,16 +43,16 @@ class LabelledTable:
 
 
 def class_names(labels: Iterable[str]) -> list[str]:
-    """The different labels in order: as numbers if all are whole ones, else as text."""
+    """The distinct labels, sorted: as numbers if all are whole numbers, else as text."""
     names = sorted(set(labels))
-    # Python makes no number of thousands of digits.
+    # int() refuses thousands of digits.
     if all(re.fullmatch(r"[+-]?[0-9]{1,999}", name) for name in names):
         names.sort(key=int)
     return names
 
 
 def check_labelled_table(path: str, columns: Columns, key: str) -> None:
-    """Look at a file's name and first row alone; raises UserError as `read_labelled_table`."""
+    """Check only a file's name and first row; raises UserError as `read_labelled_table` does."""
     next(iter(_open(path, columns, key)[1]), None)
 
 

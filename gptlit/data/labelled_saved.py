@@ -27,19 +27,19 @@ MANIFEST = "splits.json"
 def saved_splits(
     given: dict[str, LabelledTable], settings: SplitSettings, cache_dir: Path, folder: Path | None
 ) -> Splits:
-    """The splits that `folder` holds, or else those of `make_splits`, saved there.
+    """The splits saved in `folder`, or else those of `make_splits`, which are then saved there.
 
     A folder has `train.csv`, `validation.csv` and `test.csv`, with the columns `text` and `label`,
-    and `splits.json`, which says what they were made from. Without `folder`, it is one of the
-    cache, named by the rows and settings; splits in a `folder` are used with any seed. Two
-    processes may call this at once.
+    and `splits.json`, which says what they were made from. Without `folder`, one in the cache is
+    used, with a name that depends on the rows and settings. Splits in a given `folder` are used
+    whatever the seed. Two processes may call this at once.
 
-    Raises UserError as `make_splits`, for a folder that cannot be written, and for one that holds
-    splits of other rows or settings.
+    Raises UserError as `make_splits` does, for a folder that cannot be written, and for one that
+    holds splits of other rows or settings.
     """
     made_from = {"format": FORMAT, "content": content_of(given), **asdict(settings)}
     if settings.balance != "undersample":
-        made_from["balance"] = "none"  # weights leave the rows alone
+        made_from["balance"] = "none"  # weights do not change the splits
     fingerprint = sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
     place = folder or cache_dir / fingerprint
     from filelock import FileLock
@@ -68,7 +68,7 @@ def content_of(given: dict[str, LabelledTable]) -> str:
 
 
 def _found(folder: Path, made_from: dict[str, object], name: str) -> Splits | None:
-    """The splits in `folder`, or None where there are none, or none that are whole."""
+    """The splits in `folder`, or None if there are none, or they are incomplete."""
     files = {split: folder / f"{split}.csv" for split in SPLITS}
     there = [file for file in files.values() if file.exists()]
     try:
@@ -103,7 +103,7 @@ def _found(folder: Path, made_from: dict[str, object], name: str) -> Splits | No
 
 
 def _save(folder: Path, splits: Splits, made_from: dict[str, object]) -> None:
-    """Write the splits. They are whole when all four files are there."""
+    """Write the splits. They are complete once all four files are there."""
     folder.mkdir(exist_ok=True)
     labels = {name: dict(Counter(table.labels)) for name, table in splits.tables.items()}
     manifest = {"made_from": made_from, "counts": asdict(splits.counts), "labels": labels}

@@ -39,9 +39,9 @@ class Counts:
     rows: int
     """Rows of all files."""
     duplicates: int = 0
-    """Rows left out since their text stood in an earlier row, or in the file of another split."""
+    """Rows left out because their text is in an earlier row, or in the file of another split."""
     conflicts: int = 0
-    """Duplicates among them that had another label."""
+    """Those of the duplicates that had another label."""
     left_out: int = 0
     """Rows left out to balance the classes."""
 
@@ -59,14 +59,15 @@ class Splits:
 
 
 def make_splits(given: dict[str, LabelledTable], settings: SplitSettings) -> Splits:
-    """Split the rows of `given["train"]` into those splits that `given` has no table for.
+    """Split the rows of `given["train"]` into training rows and those splits that `given` lacks.
 
-    A text that stands in several rows is kept in the first, whatever the labels. Texts that a
-    table given for the test or validation holds are kept there, and left out elsewhere; these two
-    are not changed otherwise. To balance, as many rows of each class are drawn as the rarest has.
+    Of rows with the same text only the first is kept, whatever their labels. A text that is also in
+    a table given for the test or validation is kept there, and left out elsewhere; such a table is
+    not changed otherwise. To balance, as many rows of each class are drawn as the rarest has.
 
-    Each class is split in the same proportions, as far as its number allows. Together the splits
-    have floor(rows · share) rows for training and validation, and the rest for the test.
+    Each class is split in the same proportions, as far as its size allows. In total, training gets
+    floor(rows · share) rows, validation too, and the test the rest; if no test is split off,
+    validation gets the rest.
 
     Raises UserError for less than two classes, an empty split, a class without training rows, and
     fractions that leave nothing for training.
@@ -99,11 +100,11 @@ def make_splits(given: dict[str, LabelledTable], settings: SplitSettings) -> Spl
 
 
 def _deduplicate(tables: dict[str, LabelledTable], counts: Counts) -> None:
-    """Leave each text once; the test has the first claim on it, then the validation."""
+    """Keep each text once; the test has the first claim on it, then the validation."""
     seen: dict[str, str] = {}
     for split in ("test", "validation", "train"):
         if table := tables.get(split):
-            # Rows that are repeated within a file for a test or validation are its author's.
+            # Rows that a test or validation file repeats stay: they are its author's choice.
             known = seen if split == "train" else dict(seen)
             kept = []
             for number, (text, label) in enumerate(zip(table.texts, table.labels, strict=True)):
@@ -129,7 +130,7 @@ def _taken(table: LabelledTable, numbers: Sequence[int] | np.ndarray) -> Labelle
 
 
 def _shuffled_by_class(labels: list[str], seed: int) -> list[np.ndarray]:
-    """The numbers of each class's rows, in an order of chance."""
+    """The numbers of each class's rows, in random order."""
     order = Permutation(len(labels), seed)(np.arange(len(labels)))
     names = class_names(labels)
     number = {name: code for code, name in enumerate(names)}
@@ -141,7 +142,7 @@ def _cut(rows: list[np.ndarray], validation: float, test: float) -> dict[str, np
     """Deal the classes' rows to the splits.
 
     The rows of all classes are merged so that each class is spread evenly over the whole; then any
-    part of it has the classes in proportion.
+    stretch of it has the classes in proportion.
     """
     shares = [Fraction(str(share)) for share in (validation, test)]
     if sum(shares) >= 1:

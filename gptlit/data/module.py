@@ -1,5 +1,5 @@
-"""What the data modules share: training that resumes inside an epoch, with the data that it was
-started with, and their place among the processes."""
+"""What the data modules share: training that resumes within an epoch, on the data that it was
+started with, and the process's rank."""
 
 from abc import ABC, abstractmethod
 from numbers import Integral
@@ -16,12 +16,12 @@ OnChange = Literal["refuse", "retokenize"]
 
 
 class ResumableDataModule(LightningDataModule, ABC):
-    """A data module whose training loader goes on where a checkpoint left it.
+    """A data module whose training loader resumes where a checkpoint left off.
 
-    on_change: what a resumed run does where the data are not those of its checkpoint: "refuse"
-        them, or "retokenize" them and go on
+    on_change: what a resumed run does if the data are not those of its checkpoint: "refuse" them,
+        or "retokenize" them and go on
 
-    What is refused where a data module is made raises UserError.
+    Raises UserError for arguments that are not allowed.
     """
 
     num_workers: int
@@ -40,7 +40,7 @@ class ResumableDataModule(LightningDataModule, ABC):
     def _require_sizes(
         context_length: int, seed: int, batch_size: int, eval_batch_size: int | None
     ) -> None:
-        """Raises UserError for what is no size, or no seed."""
+        """Raises UserError for sizes or a seed that are not allowed."""
         require_whole("model.context_length", context_length)
         require_whole("seed", seed, least=0)
         require_whole("data.batch_size", batch_size)
@@ -52,7 +52,7 @@ class ResumableDataModule(LightningDataModule, ABC):
         """The training batches of a process."""
 
     def train_dataloader(self) -> ResumableLoader:
-        """Every sample at most once per epoch, in an order of its own each; resumable."""
+        """Every sample at most once per epoch, each epoch in its own order; resumable."""
         self._loader = self._resumed_loader(*self._place())
         return self._loader
 
@@ -70,11 +70,12 @@ class ResumableDataModule(LightningDataModule, ABC):
         return {**self._loader.state_dict(), "data": self._identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next training loader go on from there; without effect on a Trainer that does not
-        train, whose data may be others.
+        """Let the next training loader resume from this state; without effect with a Trainer that
+        does not train, whose data may be others.
 
-        Raises UserError where the data are known already, and not the same; else what finds out
-        raises it. A checkpoint that does not say which data it is of goes with any.
+        Raises UserError if the data are known already and are not those of the checkpoint; if they
+        become known later, `_identify` raises it. A checkpoint that does not say which data it
+        belongs to is accepted with any.
         """
         fn = self.trainer.state.fn if self.trainer else None
         if fn in (None, TrainerFn.FITTING):
@@ -82,13 +83,13 @@ class ResumableDataModule(LightningDataModule, ABC):
             self._compare()
 
     def teardown(self, stage: str) -> None:
-        """Forget where a resumed training went on: the next one begins its own epochs."""
+        """Forget where a resumed training began, so that the next one starts with epoch 0."""
         if stage == "fit":
             self._state = {}
 
     def _identify(self, **identity: Any) -> None:
-        """Say what the data are, as soon as it is known: plain values by the name of the config key
-        or of what they are a digest of. Raises UserError as `load_state_dict`."""
+        """Record what the data are, as soon as that is known: plain values, named after the config
+        key or after what they are a digest of. Raises UserError as `load_state_dict` does."""
         self._identity = identity
         self._compare()
 
@@ -110,12 +111,12 @@ class ResumableDataModule(LightningDataModule, ABC):
             _tell(f"the data have changed since the checkpoint ({', '.join(changed)}): going on")
 
     def train_batches(self, world_size: int = 1) -> int:
-        """Micro-batches per epoch and process. Raises UserError where there is none."""
+        """Micro-batches per epoch and process. Raises UserError if there is none."""
         return len(self._train_loader(0, world_size))
 
     def batches_read(self, world_size: int = 1) -> int:
-        """Micro-batches per process that hold what the checkpoint's run had read, whatever its
-        batch size and number of processes were."""
+        """How many micro-batches per process hold what the checkpoint's run had read, even if its
+        batch size or number of processes was another."""
         return self._resumed_loader(0, world_size).handed_out
 
     def _place(self) -> tuple[int, int]:
@@ -123,14 +124,14 @@ class ResumableDataModule(LightningDataModule, ABC):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _reading(self, rank: int, world_size: int) -> dict[str, Any]:
-        """How batches come to a process, as arguments of a loader."""
+        """A loader's arguments that say how a process gets its batches."""
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         workers = {"num_workers": self.num_workers, "pin_memory": on_gpu}
         return {"rank": rank, "world_size": world_size, **workers}
 
 
 def require_choice(key: str, value: object, kind: Any) -> None:
-    """Raises UserError, with the config key, unless a value is one of a `Literal`'s."""
+    """Raises UserError, with the config key, unless a value is one of those of a `Literal`."""
     allowed = get_args(kind)
     if value not in allowed:
         raise UserError(f"{key}={value}: allowed are {', '.join(allowed)}")
@@ -143,7 +144,7 @@ def require_whole(key: str, value: object, *, least: int = 1) -> None:
 
 
 def _is_shown(value: Any) -> bool:
-    """Whether it is a setting; digests say nothing to a reader."""
+    """Whether it is a setting, rather than a digest, which tells a reader nothing."""
     return isinstance(value, int | float)
 
 

@@ -1,4 +1,4 @@
-"""A corpus that is tokenized ahead of time, into a folder of the user's: written, and opened."""
+"""A corpus tokenized ahead of time into a folder of the user's: making it and opening it."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from gptlit.errors import UserError
 from gptlit.tokenizer import Tokenizer
 
 UNFINISHED = ".unfinished"
-"""What a folder's name ends in until the corpus is whole."""
+"""What a folder's name ends in until the corpus is complete."""
 
 
 def prepare_corpus(
@@ -36,14 +36,14 @@ def prepare_corpus(
     workers: int | None = None,
     say: Callable[[str], None] = print,
 ) -> TokenizedCorpus:
-    """Tokenize `sources` into the folder `out`; see `Plan` for them and for the settings.
+    """Tokenize `sources` into the folder `out`; see `Plan` for these and for the settings.
 
-    A call that was interrupted, in whatever way, is gone on with by the next one, and the result is
-    the same. A folder that holds this corpus already is compared with its hashes and kept. `say` is
-    told what a user may want to know.
+    If a call is interrupted, in whatever way, the next one resumes its work, with the same result.
+    A folder that holds this corpus already is checked against its hashes and kept. `say` is called
+    with what a user may want to know.
 
     Raises UserError as `Plan` does, for a folder that holds something else or cannot be written,
-    and where another process is at work on it.
+    and if another process is working on it.
     """
     draft = out.with_name(out.name + UNFINISHED)
     with ByteBar(bar=True, lines=True) as bar:
@@ -94,14 +94,14 @@ def prepare_corpus(
 def is_prepared(path: object) -> TypeGuard[str]:
     """Whether `path` is the name of a folder that `prepare_corpus` made.
 
-    Raises UserError for one that it has not finished.
+    Raises UserError for one that is not finished.
     """
     if not isinstance(path, str):
         return False
     try:
         folder = Path(path).expanduser()
         unfinished = not folder.exists() and folder.with_name(folder.name + UNFINISHED).is_dir()
-    except (OSError, RuntimeError):  # for those who look for other kinds of data to tell
+    except (OSError, RuntimeError):  # left to the reader of another kind of data
         return False
     if unfinished:
         raise UserError(
@@ -112,8 +112,8 @@ def is_prepared(path: object) -> TypeGuard[str]:
 
 
 def open_prepared(path: str, tokenizer: Tokenizer) -> TokenizedCorpus:
-    """The corpus in a folder that `prepare_corpus` made. The time that it takes depends on the
-    number of shards alone.
+    """The corpus in a folder that `prepare_corpus` made. How long this takes depends only on the
+    number of shards.
 
     Raises UserError for a corpus of another tokenizer or format, and for one with files missing.
     """
@@ -141,7 +141,7 @@ def open_prepared(path: str, tokenizer: Tokenizer) -> TokenizedCorpus:
 def _same(out: Path, make_plan: Callable[[], Plan]) -> TokenizedCorpus:
     """The corpus that is in `out` already, if it is the one that is wanted. Nothing is written."""
     manifest = read_manifest(out)
-    if manifest is None:  # said before the text is read to make a plan
+    if manifest is None:  # checked first: to make a plan, all text is read
         raise UserError(f"out={out} exists and is no prepared corpus; choose another name")
     plan = make_plan()
     wanted = vars(plan.settings)
@@ -164,7 +164,7 @@ def _same(out: Path, make_plan: Callable[[], Plan]) -> TokenizedCorpus:
 
 
 def _tell(journal: Journal, size: int, say: Callable[[str], None]) -> None:
-    """What is to be said about an earlier run that was interrupted."""
+    """Tell the user about an earlier run that was interrupted."""
     done = journal.point.done
     if journal.changed:
         say(f"{journal.changed}: not as for the run that was interrupted")

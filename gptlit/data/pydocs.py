@@ -1,4 +1,4 @@
-"""English text that every Python brings along: the language reference, by topic."""
+"""English text that comes with every Python: the language reference, by topic."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from gptlit.errors import UserError
 class PydocsTopics:
     """The topics of the standard library's `pydoc_data`, one document each, by name.
 
-    Raises UserError where the interpreter lacks them.
+    Raises UserError if the interpreter lacks them.
     """
 
     name = "Python's language reference"
@@ -31,7 +31,7 @@ class PydocsTopics:
         self.part = 0
 
     def parts(self, cache_dir: Path | None, seen: Advance) -> list[Part]:
-        """One: all texts, which differ between versions of Python."""
+        """A single part with all texts, which differ between versions of Python."""
         digest = hashlib.sha256()
         for text in self._texts:
             digest.update(hashlib.sha256(text.encode()).digest())

@@ -24,7 +24,7 @@ TEXT_SUFFIXES = (".txt", ".md")
 ROW_SUFFIXES = (".jsonl", ".csv", ".parquet")
 PACKINGS = (".gz", ".zst")
 
-Seen = Callable[[int], None]  # is told how many bytes of the file on disk have been read
+Seen = Callable[[int], None]  # called with how many bytes of the file on disk have been read
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FileKind:
 def file_kind(
     path: Path, allowed: tuple[str, ...] = TEXT_SUFFIXES + ROW_SUFFIXES
 ) -> FileKind | None:
-    """The kind of the file called `path`, or None for one that is not among the `allowed`."""
+    """The kind of the file called `path`, or None if its format is not `allowed`."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     packing = suffixes.pop() if suffixes and suffixes[-1] in PACKINGS else ""
     suffix = suffixes.pop() if suffixes else ""
@@ -62,8 +62,8 @@ ALLOWED_NAMES = names_of(TEXT_SUFFIXES + ROW_SUFFIXES)
 
 @contextmanager
 def looking_at(path: str | Path, key: str) -> Iterator[None]:
-    """Errors of looking at a path, or at what is in it, become a UserError that names the config
-    key it came from: an OSError, or the RuntimeError for the home of an unknown user."""
+    """Turn errors of looking at a path, or at what is in it, into a UserError that names the config
+    key of the path: any OSError, and the RuntimeError for the home of an unknown user."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -78,8 +78,8 @@ def looking_at(path: str | Path, key: str) -> Iterator[None]:
 def existing(path: str | Path, key: str) -> Path:
     """The file or folder that `path` names. `key` is the config key that it came from.
 
-    Raises UserError where there is none, naming one that is nearly called so, and where `path`
-    cannot be looked at.
+    Raises UserError if there is none, suggesting one with a similar name, and if `path` cannot be
+    looked at.
     """
     with looking_at(path, key):
         return _existing(path, key)
@@ -104,14 +104,14 @@ def _existing(path: str | Path, key: str) -> Path:
 def read_text(path: Path, kind: FileKind, seen: Seen = lambda done: None) -> Iterator[str]:
     """The text of a file in chunks of about 1 MiB, decoded as strict UTF-8 without its BOM.
 
-    Line ends stay as they are. Raises UserError for a file that is damaged or no text.
+    Line ends stay as they are. Raises UserError for a file that is damaged or not text.
     """
     return decoded(path, _chunks(path, kind, seen))
 
 
 def decoded(path: Path, chunks: Iterable[bytes]) -> Iterator[str]:
-    """The text of the file called `path`, as `read_text` gives it, out of its unpacked bytes, which
-    end in an empty chunk."""
+    """The text of the file called `path`, as `read_text` gives it, decoded from the file's unpacked
+    bytes, of which the last chunk is empty."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     first = True
@@ -166,7 +166,7 @@ def _chunks(path: Path, kind: FileKind, seen: Seen) -> Iterator[bytes]:
 
 
 def _zstd_chunks(file: IO[bytes]) -> Iterator[bytes]:
-    """Unpacked frames. zstandard's own stream reader is silent about a frame that ends early."""
+    """Unpacked frames. zstandard's own stream reader does not report a frame that ends early."""
     import zstandard
 
     frame = zstandard.ZstdDecompressor().decompressobj()

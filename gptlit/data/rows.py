@@ -16,7 +16,7 @@ from gptlit.errors import UserError
 
 Row = Mapping[str, Any]
 Rows = Iterator[tuple[str, Row]]
-"""Where each row stands, for errors, and the row."""
+"""The place of each row, for errors, and the row itself."""
 Wanted = Sequence[tuple[str, str]]
 """Names of columns, each with the config key that it came from."""
 
@@ -24,13 +24,13 @@ Wanted = Sequence[tuple[str, str]]
 def read_rows(
     file: Path, kind: FileKind, wanted: Wanted = (), seen: Seen = lambda done: None
 ) -> Rows:
-    """The rows of a table, in a stream. A .tsv file has no quotes, as its standard says.
+    """The rows of a table, as a stream. A .tsv file has no quotes, as its standard says.
 
     Args:
         file: .csv, .tsv or .jsonl, plain or packed, or .parquet.
         kind: its kind.
-        wanted: columns that every row has to have; others may be left out. Without, rows have all.
-        seen: is told how many bytes of the file have been read.
+        wanted: columns that every row must have; others may be left out. If empty, rows have all.
+        seen: called with how many bytes of the file have been read.
 
     Raises:
         UserError: the file is damaged or binary, a row is broken, or a column is missing.
@@ -51,9 +51,9 @@ def read_rows(
 def read_texts(
     file: Path, kind: FileKind, column: str, key: str, seen: Seen = lambda done: None
 ) -> Iterator[str]:
-    """What stands in `column` of each row, as by `read_rows`.
+    """The text in `column` of each row of `read_rows`.
 
-    Raises UserError too for what is no text; it names `key`, which sets the column in the config.
+    Also raises UserError for a value that is not text, naming the config's `key` for the column.
     """
     for place, row in read_rows(file, kind, [(column, key)], seen):
         if not isinstance(row[column], str):
@@ -80,12 +80,12 @@ def text_lines(chunks: Iterable[str]) -> Iterator[str]:
 def parquet_rows(
     file: Path, pick: Callable[[list[str]], Sequence[str]], seen: Seen = lambda done: None
 ) -> Rows:
-    """The rows of a .parquet file, in a stream.
+    """The rows of a .parquet file, as a stream.
 
     Args:
         file: the file.
-        pick: is given the names of its columns, and says which of them rows have.
-        seen: is told how many bytes of the file have been read.
+        pick: takes the names of all columns, and returns those that the rows are to have.
+        seen: called with how many bytes of the file have been read.
 
     Raises:
         UserError: the file cannot be read.
@@ -96,7 +96,7 @@ def parquet_rows(
         columns = pick(opened.schema_arrow.names)
         size, rows, number = file.stat().st_size, opened.metadata.num_rows, 0
         for batch in opened.iter_batches(batch_size=1024, columns=list(columns)):
-            # Of columns with one name the first, as in a .csv file.
+            # Of columns with the same name take the first, as in a .csv file.
             first = batch.select([batch.schema.names.index(name) for name in columns])
             for row in arrow_rows(first):
                 number += 1
@@ -128,7 +128,7 @@ def _values(column: Any) -> list[Any]:
 
 @contextmanager
 def named_as_parquet(file: Path) -> Iterator[None]:
-    """Errors of pyarrow say which file they are of."""
+    """Turn errors of pyarrow into a UserError that names the file."""
     import pyarrow
 
     try:
@@ -143,7 +143,7 @@ def place_of(file: Path, number: int) -> str:
 
 
 def _delimited_rows(file: Path, suffix: str, lines: Iterator[str], wanted: Wanted) -> Rows:
-    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than many a text
+    csv.field_size_limit(2**31 - 1)  # many texts are longer than the default of 128 KiB
     if suffix == ".tsv":
         reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
         cure = "texts in a .tsv file have no tabs and line ends, and quotes mean nothing"
@@ -194,7 +194,7 @@ def _json_rows(file: Path, lines: Iterator[str], wanted: Wanted) -> Rows:
 
 
 def check_columns(place: object, names: Collection[str], wanted: Wanted) -> None:
-    """Raises UserError where one that is wanted is not among the names."""
+    """Raises UserError if a wanted column is not among the names."""
     for name, key in wanted:
         if name not in names:
             there = ", ".join(map(repr, names)) or "none"
@@ -203,7 +203,7 @@ def check_columns(place: object, names: Collection[str], wanted: Wanted) -> None
 
 
 def _other_separator(names: Collection[str]) -> str:
-    """What to do about a table whose only column seems to be all of them; else empty."""
+    """What to do if a table seems to have another separator, all its names in one; else ""."""
     only = next(iter(names), "") if len(names) == 1 else ""
     for mark, said in ((";", "semicolons"), ("\t", "tabs")):
         if mark in only:
@@ -212,8 +212,8 @@ def _other_separator(names: Collection[str]) -> str:
 
 
 def check_distinct(file: Path, names: Sequence[str]) -> None:
-    """Raises UserError for two columns of one name. Those without one may be several: spreadsheets
-    write them where cells were emptied."""
+    """Raises UserError for two columns of the same name. Several without a name are allowed, since
+    spreadsheets write them for cells that were emptied."""
     if twice := next((name for name in names if name and names.count(name) > 1), None):
         raise UserError(f"{file} has two columns {twice!r}; give them different names")
 
@@ -223,7 +223,7 @@ def _listed(wanted: Wanted) -> str:
 
 
 def not_text(place: str, column: str, value: object, key: str) -> UserError:
-    """What to say about a column, set by the config's `key`, whose value at `place` is no text."""
+    """The error for a column, set by the config's `key`, whose value at `place` is not text."""
     return UserError(
         f"{place}: column {column!r} holds {shown(value)}, expected text; mend or remove the row, "
         f"or set {key} to a column of text"

@@ -1,6 +1,6 @@
-"""In which order samples are read: shuffled and resumable for training, once each for validation.
+"""The order in which samples are read: shuffled and resumable for training, in order otherwise.
 
-A dataset here has a length and answers an array of sample numbers with the whole batch.
+A dataset here has a length, and is indexed with the sample numbers of a whole batch.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from gptlit.errors import UserError
 
 ROUNDS = 8
-BLOCK = 256  # micro-batches whose order is worked out at once: numpy's cost per call is spread
+BLOCK = 256  # micro-batches whose order is computed at once, to spread numpy's cost per call
 
 
 class BatchDataset(Protocol):
@@ -29,8 +29,8 @@ class BatchDataset(Protocol):
 class Permutation:
     """A seeded shuffle of range(n) that is computed, not stored: any part of it at any time.
 
-    A Feistel network over a rectangle of about sqrt(n) by sqrt(n) cells, of which there are at
-    least n; numbers that leave the range walk on until they are back in it.
+    A Feistel network over a rectangle of about sqrt(n) by sqrt(n) cells, at least n in all. A
+    number outside of range(n) is permuted again until it is back inside.
 
     Source: Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", methods 2 and 3.
     """
@@ -42,7 +42,7 @@ class Permutation:
         self._keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Which numbers stand at `positions`, both int64 of one shape, all below n."""
+        """The numbers at `positions` of the shuffle; both int64 of the same shape, all below n."""
         out = self._once(positions)
         while (outside := out >= self.n).any():
             out[outside] = self._once(out[outside])
@@ -57,7 +57,7 @@ class Permutation:
 
 
 def _mixed(x: np.ndarray, key: np.uint64) -> np.ndarray:
-    """64 well mixed bits of each x, shifted to 32 so that adding a cell cannot overflow.
+    """The upper 32 of 64 well mixed bits of each x, so that adding a cell cannot overflow.
 
     Source: Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators" (SplitMix64).
     """
@@ -68,22 +68,22 @@ def _mixed(x: np.ndarray, key: np.uint64) -> np.ndarray:
 
 
 class ResumableLoader:
-    """Shuffled micro-batches for training, which go on exactly where a checkpoint was written.
+    """Shuffled micro-batches for training, which resume exactly where a checkpoint was written.
 
     The micro-batches of a run form one endless sequence: all of epoch 0, then of epoch 1 and so
     on, where each epoch reads every sample at most once, in an order of its own, and leaves out
-    what fills no whole batch. Micro-batch m of an epoch, on process r of W, has the samples at
+    those that do not fill a batch. Micro-batch m of an epoch, on process r of W, has the samples at
     positions [(m·W + r)·B, (m·W + r + 1)·B) of that order: together the W processes read what
     one process with batches of W·B would.
 
     A pass over the loader hands out the next `len(loader)` micro-batches, and `state_dict` says
-    how many have been handed out, whatever workers have read ahead. The state counts samples, so
+    how many have been handed out, however far workers have read ahead. The state counts samples, so
     it may be loaded with another batch size or number of processes. It is the same on all ranks.
 
     dataset: see BatchDataset; batch_size: samples per process and micro-batch
     what: the name of a sample in errors
 
-    Raises UserError where an epoch has less than one micro-batch for each process.
+    Raises UserError if an epoch has less than one micro-batch for each process.
     """
 
     def __init__(
@@ -141,11 +141,11 @@ class ResumableLoader:
         permutation = Permutation(len(self._dataset), self._seed, epoch)
         for start in range(first, last, BLOCK):
             batches = np.arange(start, min(start + BLOCK, last))[:, None]
-            batches = batches * self._world_size + self._rank  # of all processes
+            batches = batches * self._world_size + self._rank  # among those of all processes
             yield from permutation(batches * self._batch_size + np.arange(self._batch_size))
 
     def state_dict(self) -> dict[str, int]:
-        """Epochs that have been handed out, and samples of the next one, over all processes."""
+        """Whole epochs that have been handed out, and samples of the next, over all processes."""
         epoch, batch = divmod(self.handed_out, len(self))
         return {"epoch": epoch, "samples": batch * self._batch_size * self._world_size}
 
@@ -159,8 +159,8 @@ class SequentialLoader:
     """Every sample once and in order, for validation.
 
     Process r of W reads samples r, r + W, r + 2W and so on. All processes hand out equally many
-    batches of equal sizes, which sharded models need; for this the last number of a process may
-    lie past the end, by less than W, and the dataset answers it with a sample without targets.
+    batches of equal sizes, as sharded models require. For this, the last sample number of a process
+    may be past the end, by less than W; the dataset must give it a sample without targets.
     """
 
     def __init__(
@@ -207,7 +207,8 @@ def _batches(
             num_workers=num_workers,
             pin_memory=pin_memory,
             collate_fn=_as_it_is,
-            # Of its own, since it draws a seed: a resumed run must not draw more than others did.
+            # The loader draws a seed, which must not advance the global generator: a resumed run
+            # would be one draw ahead.
             generator=torch.Generator(),
         )
     )

@@ -1,7 +1,7 @@
 """A tokenized corpus on disk: a folder with `manifest.json`, with `sources.ndjson`, which names
 what it was made of, and with the files of a `TokenStream` for each split.
 
-A folder has its name only when it is whole.
+A folder gets its final name only once it is complete.
 """
 
 import json
@@ -29,7 +29,7 @@ MOST_OFF = 3
 
 @dataclass(frozen=True)
 class Split:
-    """What a split holds. A document counts where it ends; its end is no character or byte."""
+    """A split. A document is counted where it ends; its end-of-text is no character or byte."""
 
     documents: int
     characters: int
@@ -52,19 +52,19 @@ class Settings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must stay for a run to go on with the same data, by the names of the keys."""
+        """By name, what must be unchanged for a run to resume with the same data."""
         drawn = {"split_seed": self.seed, "val_fraction": self.val_fraction}
         return {"text": self.content, **(drawn if self.one_source else {})}
 
     @property
     def one_source(self) -> bool:
-        """Whether the validation text is a share of the text, and no text of its own."""
+        """Whether the validation text is a share of the only source, not a source of its own."""
         return len(self.content) == 1
 
 
 @dataclass(frozen=True)
 class TokenizedCorpus:
-    """A folder with a tokenized corpus. `cached` says whether it was there before it was asked
+    """A folder with a tokenized corpus. `cached` says whether it existed before it was asked
     for."""
 
     folder: Path
@@ -75,17 +75,17 @@ class TokenizedCorpus:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the ids on disk."""
+        """The type of the ids on disk."""
         return np.dtype(self.settings.dtype)
 
     @property
     def documents(self) -> int:
-        """Of both splits."""
+        """How many documents both splits have."""
         return self.train.documents + self.validation.documents
 
     @property
     def validation_share(self) -> float:
-        """Of the tokens."""
+        """The share of the tokens that are for validation."""
         return self.validation.tokens / (self.train.tokens + self.validation.tokens)
 
     def describe(self) -> str:
@@ -98,9 +98,9 @@ class TokenizedCorpus:
         )
 
     def lopsided(self, cure: str) -> str:
-        """A warning where the documents drawn for validation, being few or of very different
-        lengths, have far more or fewer of the tokens than was asked for; "" elsewhere. `cure` gives
-        text that validates."""
+        """A warning if the documents drawn for validation, being few or of very different
+        lengths, have a far larger or smaller share of the tokens than was asked for; else "".
+        `cure` is the setting that gives separate validation text."""
         wanted, got = self.settings.val_fraction, self.validation_share
         drawn = self.settings.one_source and self.documents > 1
         if not drawn or wanted / MOST_OFF <= got <= wanted * MOST_OFF:
@@ -116,7 +116,7 @@ class TokenizedCorpus:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, of any format, or None where there is none of ours."""
+    """The manifest of a folder, of any format, or None if there is none of ours."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
@@ -125,7 +125,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def open_corpus(folder: Path, *, cached: bool = True) -> TokenizedCorpus | None:
-    """What is in `folder`, or None where something is missing or cut short."""
+    """The corpus in `folder`, or None if something is missing or cut short."""
     manifest = read_manifest(folder)
     if manifest is None or manifest.get("format") != FORMAT:
         return None
@@ -144,7 +144,7 @@ def open_corpus(folder: Path, *, cached: bool = True) -> TokenizedCorpus | None:
 
 
 def damaged_shards(folder: Path, manifest: dict[str, Any], *, deep: bool = False) -> list[str]:
-    """The files that are not there, have another size or, looking `deep`, another content."""
+    """The files that are missing or have another size, or, if `deep`, another content."""
 
     def is_damaged(shard: dict[str, Any]) -> bool:
         file = folder / shard["file"]
@@ -185,7 +185,7 @@ def manifest_of(
 def counts_of(
     folder: Path, dtype: np.dtype, segments: list[Segment], tokenizer: Tokenizer
 ) -> Counts:
-    """What is in `segments`, by their tokens: a character counts where it begins."""
+    """The size of `segments`, counted from their tokens: a character counts where it begins."""
     documents = total_bytes = characters = 0
     token_bytes = tokenizer.token_bytes()
     token_characters = _token_characters(tokenizer)

@@ -26,7 +26,7 @@ class SmsSpamDataModule(LabelledDataModule):
 
     path: the published zip, a folder with the collection, the collection itself, or another table,
         as in `LabelledDataModule`; without it, the zip is downloaded
-    balance: as there; there are six times as many ham messages as spam
+    balance: as in `LabelledDataModule`; there are six times as many ham messages as spam
     urls: mirrors of the zip; sha256: its hash; file_name: its name in the cache
     arguments: as in `LabelledDataModule`
     """
@@ -62,10 +62,10 @@ class SmsSpamDataModule(LabelledDataModule):
 
 
 def read_messages(place: Path) -> LabelledTable:
-    """Read the SMS Spam Collection: on each line a label, a tab and a message; no header, and no
-    meaning to quotes.
+    """Read the SMS Spam Collection: on each line a label, a tab and a message. There is no header,
+    and quotes mean nothing.
 
-    place: the file, a folder that it lies in, or a zip
+    place: the file, a folder that it is in, or a zip
 
     Raises UserError for a place without it, a damaged zip, and lines of another form.
     """
@@ -105,7 +105,7 @@ def read_messages(place: Path) -> LabelledTable:
 
 
 def _unzipped(place: Path) -> bytes:
-    """The collection out of a zip."""
+    """The collection from a zip."""
     with zipfile.ZipFile(place) as archive:
         names = archive.namelist()
         for name in names:

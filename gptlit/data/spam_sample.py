@@ -72,7 +72,7 @@ class SpamSampleDataModule(LabelledDataModule):
 
 
 def made_up_messages(seed: int = 0) -> LabelledTable:
-    """As many different messages of each class, the classes mixed; the same for the same seed."""
+    """PER_CLASS different messages of each class, shuffled; the same for the same seed."""
     chance = random.Random(seed)
     rows: dict[str, str] = {}
     for label, templates in (("ham", HAM), ("spam", SPAM)):
@@ -88,7 +88,7 @@ def made_up_messages(seed: int = 0) -> LabelledTable:
 
 
 def _filled(template: str, chance: random.Random) -> str:
-    """A message out of a template: words drawn, and sometimes without capitals or the last dot."""
+    """A message from a template: with words drawn, and some without capitals or last dot."""
 
     def drawn(slot: re.Match[str]) -> str:
         if slot[1] == "phone":

@@ -1,4 +1,4 @@
-"""Token ids on disk: raw files written one after another, read as one row through memory maps."""
+"""Token ids on disk: raw files written one after another, mapped and read as one sequence."""
 
 import os
 from bisect import bisect_right
@@ -20,7 +20,7 @@ class Segment(NamedTuple):
 
 
 class TokenStream:
-    """The token ids of `segments` of files in `folder`, as one row.
+    """The token ids of `segments` of files in `folder`, as one sequence.
 
     Pickles as paths: a worker process maps the files again.
     """
@@ -50,7 +50,7 @@ class TokenStream:
     def read_into(self, start: int, out: np.ndarray) -> None:
         """Fill `out`, (tokens,) of an integer type, with the ids from `start` on.
 
-        Raises IndexError where the stream has fewer.
+        Raises IndexError if the stream has fewer.
         """
         if not 0 <= start <= start + len(out) <= len(self):
             raise IndexError(f"tokens {start} to {start + len(out)} of a stream of {len(self)}")
@@ -75,7 +75,7 @@ class ShardWriter:
 
     `segments` says what has been written.
 
-    written: tokens of an earlier writer, to go on after; what it wrote beyond them is cut off
+    written: tokens of an earlier writer to continue after; what it wrote beyond is cut off
     dtype: of the tokens
     """
 
@@ -108,7 +108,7 @@ class ShardWriter:
             tokens = tokens[len(part) :]
 
     def sync(self) -> None:
-        """Return when all that has been written would outlast a loss of power."""
+        """Return once all that has been written would survive a power failure."""
         for file in sorted(self._unsynced):
             with (self._folder / file).open("ab") as stream:
                 os.fsync(stream.fileno())
@@ -116,7 +116,7 @@ class ShardWriter:
 
 
 def segments_of(name: str, tokens: int, shard_tokens: int) -> list[Segment]:
-    """What a ShardWriter's files are once it has written `tokens` in all."""
+    """The files of a ShardWriter that has written `tokens` tokens in all."""
     starts = range(0, tokens, shard_tokens)
     return [
         Segment(_shard_name(name, number), 0, min(shard_tokens, tokens - start))

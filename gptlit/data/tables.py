@@ -1,4 +1,4 @@
-"""Whole tables: .csv, .tsv, .jsonl, .parquet, and .txt, which has one text on each line.
+"""Whole tables: .csv, .tsv, .jsonl, .parquet, and .txt with one text on each line.
 
 Every mistake in a file ends in a UserError that names the file and the place in it.
 """
@@ -28,19 +28,19 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 @dataclass
 class Table:
-    """The rows of a file. A row of a .jsonl file has the keys that stand there; rows of other files
-    have all columns."""
+    """The rows of a file. A row of a .jsonl file has only the keys that its line has; rows of other
+    files have all columns."""
 
     path: Path
     rows: list[Row] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     """Where each row stands, for errors."""
     arrow: Any = None
-    """A .parquet file as pyarrow has it, with the columns' types."""
+    """The pyarrow table of a .parquet file, with the columns' types."""
 
     @property
     def columns(self) -> list[str]:
-        """The names of all columns, as they first occur."""
+        """The names of all columns, in the order in which they first occur."""
         return list(self.arrow.column_names if self.arrow else dict.fromkeys(_names(self.rows)))
 
     def texts(self, column: str, key: str) -> list[str]:
@@ -48,10 +48,10 @@ class Table:
 
         Args:
             column: its name.
-            key: of the config, that sets it.
+            key: the config key that sets it.
 
         Raises:
-            UserError: there is no such column, or it holds something that is no text.
+            UserError: there is no such column, or it holds something that is not text.
         """
         for place, row in zip(self.places, self.rows, strict=True):
             check_columns(place, row, [(column, key)])
@@ -66,10 +66,10 @@ def read_table(path: str, key: str, column: str) -> Table:
     Args:
         path: a file whose name ends in one of `SUFFIXES` or in .txt, plain or packed.
         key: the config key that `path` came from, named in errors.
-        column: the name of a .txt file's one column.
+        column: a name for the only column of a .txt file.
 
     Raises:
-        UserError: the file is not there, of no known kind, damaged, binary or without rows.
+        UserError: the file does not exist, or is of no known kind, damaged, binary or without rows.
     """
     file, kind = find_table(path, key, (*SUFFIXES, ".txt"))
     table = Table(file)
@@ -89,7 +89,7 @@ def read_table(path: str, key: str, column: str) -> Table:
 def find_table(path: str | Path, key: str, allowed: tuple[str, ...]) -> tuple[Path, FileKind]:
     """The file that `path` names and its kind, one of the `allowed`.
 
-    Raises UserError where there is none, or another kind of file; it names the config's `key`.
+    Raises UserError, which names the config's `key`, if there is none, or one of another kind.
     """
     file = existing(path, key)
     kind = file_kind(file, allowed)
@@ -106,7 +106,7 @@ def _lines(file: Path, kind: FileKind, column: str) -> Rows:
 
 
 def _read_parquet(file: Path) -> Any:
-    """The file as pyarrow has it."""
+    """The file as a pyarrow table."""
     from pyarrow import parquet
 
     with named_as_parquet(file), parquet.ParquetFile(file) as opened:

@@ -14,10 +14,10 @@ from gptlit.files import replacing
 from gptlit.tokenizer import without_surrogates
 
 NO_QUOTES = "\t\n\r"
-"""What no field of a .tsv file may have."""
+"""Characters that no field of a .tsv file may have."""
 
 Columns = Mapping[str, list[Any]]
-"""Columns that are added, by name; a value for each row."""
+"""Columns to add, by name, each with a value for each row."""
 
 
 def check_writable(path: Path, table: Table, key: str) -> None:
@@ -25,12 +25,12 @@ def check_writable(path: Path, table: Table, key: str) -> None:
 
     Args:
         path: the file to write.
-        table: what will stand in it.
+        table: the rows to write.
         key: the config key that `path` came from, named in errors.
 
     Raises:
-        UserError: `path` is the table's own file, a folder or in none, or its name says no format
-            that the rows can be written in.
+        UserError: `path` is the table's own file or a folder, its folder does not exist, or its
+            name stands for no format in which the rows can be written.
     """
     suffix = path.suffix.lower()
     if suffix not in WRITERS:
@@ -65,8 +65,8 @@ def _not_in_tsv(what: str, key: str) -> UserError:
 
 
 def write_table(path: Path, table: Table, more: Columns, key: str) -> None:
-    """Write the rows and further columns, in the format that the name says. The file has its name
-    once it is whole.
+    """Write the rows and further columns, in the format that the name stands for. The file gets its
+    final name only once it is complete.
 
     Args:
         path: allowed by `check_writable` and `check_labels`.
@@ -81,7 +81,7 @@ def write_table(path: Path, table: Table, more: Columns, key: str) -> None:
         with replacing(path) as draft:
             WRITERS[path.suffix.lower()](draft, table, more)
     except OSError as error:
-        # What pyarrow says instead names the draft.
+        # pyarrow's own message names the draft.
         why = os.strerror(error.errno) if error.errno else error
         raise UserError(f"cannot write {key}={path}: {why}; choose another file") from error
 
@@ -101,7 +101,7 @@ def _write_jsonl(draft: Path, table: Table, more: Columns) -> None:
         for row in _extended(table, more):
             try:
                 line = json.dumps(row, ensure_ascii=False, default=str).encode()
-            except UnicodeEncodeError:  # halves of characters, which only escapes can hold
+            except UnicodeEncodeError:  # halves of surrogate pairs, which only escapes can hold
                 line = json.dumps(row, default=str).encode()
             file.write(line + b"\n")
 
@@ -125,11 +125,11 @@ WRITERS: dict[str, Callable[[Path, Table, Columns], None]] = {
     ".jsonl": _write_jsonl,
     ".parquet": _write_parquet,
 }
-"""By the end of the file's name."""
+"""By the suffix of the file's name."""
 
 
 def _extended(table: Table, more: Columns) -> Iterator[dict[str, Any]]:
-    """Each row with what is added to it."""
+    """Each row with the added columns."""
     for i, row in enumerate(table.rows):
         yield {**row, **{name: values[i] for name, values in more.items()}}
 
@@ -143,7 +143,7 @@ def _fields(table: Table, more: Columns) -> Iterator[list[str]]:
 
 
 def _field(value: object) -> str:
-    """A value as text, the way JSON writes what it has."""
+    """A value as text: None is empty, and what JSON has a form for is written as JSON."""
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False, default=str) if _is_json(value) else str(value)
@@ -154,7 +154,7 @@ def _is_json(value: object) -> bool:
 
 
 def _arrow(values: list[Any]) -> Any:
-    """A column of one type; of text, where its values are of several, or of none that Parquet has:
+    """A column of one type. It is text if the values have several types, or one that Parquet lacks:
     whole numbers of more than 64 bits, and objects without keys."""
     import pyarrow
     from pyarrow.parquet import write_table as write

@@ -22,8 +22,9 @@ from gptlit.tokenizer import Tokenizer, get_tokenizer
 class Windows:
     """Windows of `context_length` inputs, one after another, with the tokens after them as targets.
 
-    With `partial`, every token but the first is a target of one window: the last is filled up with
-    `pad_id`, without targets there, and so are windows past the end. Without it the rest is left.
+    With `partial`, every token but the first is a target of exactly one window: the last window is
+    padded with `pad_id`, which is no target, and windows past the end are all padding. Without it,
+    tokens that do not fill a window are left out.
     """
 
     def __init__(
@@ -62,15 +63,15 @@ class Windows:
 class TextDataModule(ResumableDataModule):
     """Windows of a text corpus, tokenized once into a cache.
 
-    tokenizer: encodes the text, or the name of one that does; its end-of-text id stands after each
+    tokenizer: encodes the text, or the name of one that does; its end-of-text id follows each
         document
     context_length: tokens per window
     batch_size: windows per process and micro-batch
     seed: of the order of the windows
-    split_seed: of the draw of documents for validation; not the run's, so that runs with other
-        seeds have the same tokens and are measured on the same text
+    split_seed: of the draw of documents for validation; it is not the run's seed, so that runs
+        with different seeds have the same tokens and are measured on the same text
     path: a file, a folder, a glob or a list of these, see `corpus.TextFiles`, or the folder of a
-        corpus that was tokenized ahead, see `prepared`, and split then; without it, the file
+        corpus that was tokenized and split ahead, see `prepared`; without it, the file
         published at `urls` (mirrors) is downloaded as `file_name`, and checked with `sha256`
     column: the field of a .jsonl, .csv or .parquet row that holds its text
     val_fraction, val_path: what is for validation, see `tokenizing.tokenize_corpus`
@@ -83,7 +84,7 @@ class TextDataModule(ResumableDataModule):
     """
 
     batches_at_start = 16
-    """What a validation before the first step reads at most: an untrained model needs no more."""
+    """Most batches of a validation before the first step: an untrained model needs no more."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class TextDataModule(ResumableDataModule):
         self._name = ""
 
     def default_source(self) -> Source:
-        """The documents to read where no path is set; another kind of text overrides this."""
+        """The documents to read if no path is set; subclasses override this for other text."""
         if not (self.urls and self.file_name):
             raise UserError("data.path is not set; set it to a text file, a folder or a glob")
         from gptlit.download import download
@@ -133,7 +134,7 @@ class TextDataModule(ResumableDataModule):
         return TextFiles(str(download(self.urls, target, sha256=self.sha256)), self.column)
 
     def _sources(self) -> tuple[Source, Source | None]:
-        """Documents to train on, and those to validate on where they are separate."""
+        """Documents to train on, and those to validate on if they are separate."""
         given = TextFiles(self.path, self.column) if self.path is not None else None
         source = given or self.default_source()
         if self.val_path is None:
@@ -147,8 +148,8 @@ class TextDataModule(ResumableDataModule):
         return source, val_source
 
     def prepare_data(self) -> None:
-        """Tokenize the corpus, unless the cache holds it or it has been prepared. Once: the Trainer
-        asks for it again, when what is in the files may be other text."""
+        """Tokenize the corpus, unless the cache holds it or it has been prepared. Only the first
+        call does: the Trainer calls again, and by then the files may hold other text."""
         if self._corpus is not None:
             return
         if is_prepared(self.path):
@@ -178,7 +179,7 @@ class TextDataModule(ResumableDataModule):
         self._identify(**self._corpus.settings.identity)
 
     def setup(self, stage: str) -> None:
-        """Open the tokenized corpus, for all stages alike."""
+        """Open the tokenized corpus, the same for all stages."""
         corpus = self.corpus
         if corpus.train.tokens <= self.context_length:
             raise UserError(
@@ -193,7 +194,7 @@ class TextDataModule(ResumableDataModule):
             )
 
     def _more(self, change: str) -> str:
-        """How a split comes to more text; `change` is what to do to the share that validates."""
+        """How to get more text into a split; `change` is what to do to the validation share."""
         if not self.corpus.settings.one_source:
             return "give more text"
         if self.corpus.lopsided(self._val_text()):
@@ -204,7 +205,7 @@ class TextDataModule(ResumableDataModule):
         return f"give more text, or {change} data.{share}"
 
     def _val_text(self) -> str:
-        """The key for validation text of its own."""
+        """The setting that gives separate validation text."""
         prepared = is_prepared(self.path)
         return "val_input=FILE of scripts/prepare_corpus.py" if prepared else "data.val_path=FILE"
 
@@ -231,7 +232,7 @@ class TextDataModule(ResumableDataModule):
         return SequentialLoader(windows, self.batch_size, **reading)
 
     def describe(self) -> str:
-        """The corpus in one line; in a second one what is odd about its split."""
+        """The corpus in one line; a second one warns of an odd split."""
         size = f"{self._name}: {self.corpus.describe()}, {self._origin()}"
         lines = (size, self.corpus.lopsided(self._val_text()))
         return "\n".join(filter(None, lines))
@@ -250,7 +251,7 @@ class TextDataModule(ResumableDataModule):
 
 
 def _names(path: str | Path | Sequence[str | Path] | None) -> str | list[str] | None:
-    """Paths as the config has them."""
+    """Paths as strings, as they are in a config."""
     if path is None or isinstance(path, str | Path):
         return None if path is None else str(path)
     return [str(one) for one in path]

@@ -35,16 +35,16 @@ SHARD_TOKENS = 2**27
 
 
 class Plan:
-    """A corpus to be tokenized. After each document stands the end-of-text id.
+    """A corpus to be tokenized. An end-of-text id follows each document.
 
     The second of `sources`, if there are two, is the validation split. Otherwise documents are
     split, see `jobs.read_jobs`. A single document is split by position: the last `val_fraction` of
     its tokens are for validation.
 
-    Making a plan reads all sources once, to know their content.
+    Making a plan reads all sources once, to take the hashes of their content.
 
-    memo_dir: may keep what is known of files, so that they are not read for it again; None keeps
-        nothing
+    memo_dir: where hashes of files are kept, so that unchanged files are not read for them again;
+        None: nowhere
     val_fraction: between 0 and 1, both excluded
     shard_tokens: most tokens per file
     workers: see `encoder.encode_in_order`
@@ -86,7 +86,7 @@ class Plan:
         self.fingerprint = _digest(asdict(self.settings))
 
     def journal(self, draft: Path) -> Journal:
-        """How far `draft` has come with this corpus; it is made if it is not there."""
+        """The notes on this corpus in the folder `draft`, which is made if it does not exist."""
         settings = {n: v for n, v in asdict(self.settings).items() if n != "content"}
         drawn = len(self.sources) == 1
         layout = Layout(
@@ -98,10 +98,10 @@ class Plan:
         return Journal(draft, layout, self.parts)
 
     def write(self, draft: Path, journal: Journal) -> None:
-        """Fill the folder `draft` from where its journal stands on. Memory stays flat.
+        """Fill the folder `draft`, resuming at the last point of its journal, in constant memory.
 
-        Raises UserError for a corpus without text. Of what was done before an error, the points
-        of the journal stay; where there are none, nothing does.
+        Raises UserError for a corpus without text. After an error the folder stays if its journal
+        has a point to resume from; otherwise it is deleted.
         """
         try:
             writers, counts = self._write_shards(draft, journal)
@@ -159,7 +159,7 @@ class Plan:
     def _cut(
         self, draft: Path, shards: list[Segment], counts: tuple[Counts, ...]
     ) -> tuple[list[list[Segment]], tuple[Counts, ...]]:
-        """A single document, split by position."""
+        """Segments and counts of both splits of a single document, which is split by position."""
         segments = cut_segments(shards, self._share)
         dtype = np.dtype(self.settings.dtype)
         after = counts_of(draft, dtype, segments[VALIDATION], self.tokenizer)
@@ -181,11 +181,11 @@ def tokenize_corpus(
 ) -> TokenizedCorpus:
     """Tokenize `source` into `cache_dir`, or find it there, tokenized with the same settings.
 
-    Two processes may call this at once: one tokenizes, the other waits. A call that was killed is
-    gone on with by the next one.
+    Two processes may call this at once: one tokenizes, the other waits. If a call is killed, the
+    next one resumes its work.
 
     val_source, val_fraction, seed, shard_tokens: see `Plan`
-    check: is told the corpus's `Settings.identity` before there is any work
+    check: called with the corpus's `Settings.identity` before any work is done
 
     Raises UserError as `Plan` does, and for a cache that cannot be written.
     """
