@@ -1,4 +1,4 @@
-"""The Python way in: `gptlit.load(ckpt).generate("...")`, or `.predict("...")` of a classifier."""
+"""The Python interface: `gptlit.load(ckpt).generate("...")`, or, of a classifier, `.predict`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,11 +27,11 @@ from gptlit.tokenizer import get_tokenizer
 
 
 class LanguageModel:
-    """A trained model with its tokenizer, ready to write.
+    """A trained model with its tokenizer, ready to generate text.
 
     Args:
-        trained: a model and its prompt format; taken over, its LoRA becomes part of the weights.
-            In 16 bits it can be trained, saved and placed no more, in fp32 it can.
+        trained: a model, which is changed in place (LoRA is merged), and its prompt format. In fp32
+            the model can still be trained, saved and placed again; in 16 bits it cannot.
         device: "auto", "cpu", "cuda" or "mps", or such a `torch.device`.
         precision: "auto", "fp32", "bf16" or "fp16"; see `place`.
 
@@ -56,12 +56,12 @@ class LanguageModel:
         max_new_tokens: int = 0,
         system: str = "",
     ) -> Prompt:
-        """What stands before the model's answer to `text`; the arguments are those of `generate`.
+        """The prompt after which the model answers `text`; the arguments are those of `generate`.
 
         Raises:
-            UserError: a turn is none, or there are some, or the system says something, but the
-                model continues text.
-            TypeError: what should be text is not.
+            UserError: a turn in `history` has the wrong form; or there is a `history` or `system`,
+                but the model only continues text.
+            TypeError: an argument that should be text is not.
         """
         for name, given in (("prompt", text), ("input", input), ("system", system)):
             if not isinstance(given, str):
@@ -76,7 +76,7 @@ class LanguageModel:
         if form is None or not history:
             return prompt
         ids = encode_prompt(self.tokenizer, prompt)
-        # What the system says stays, whichever turn is the first.
+        # The system message is kept, whichever turn comes first.
         behind = encode_prompt(self.tokenizer, self.trained.wrap_prompt(text, input))
         room = context - min(max_new_tokens, context // 2)
         for turn in reversed(history):
@@ -95,7 +95,7 @@ class LanguageModel:
         return ids
 
     def told_of_cut(self, prompts: Sequence[Prompt]) -> list[str]:
-        """A line that says so if the model sees only the end of some wrapped prompts."""
+        """A line for the user if the model sees only the end of some wrapped prompts; else none."""
         window = self.model.cfg.context_length
         cut = sum(len(encode_prompt(self.tokenizer, prompt)) > window for prompt in prompts)
         which = "the prompt is" if len(prompts) == 1 else f"{cut} of {len(prompts)} prompts are"
@@ -116,23 +116,24 @@ class LanguageModel:
         """Continue a prompt (returns str) or several, batched (returns list of str).
 
         Args:
-            prompt: text to continue, or, of an instruction-tuned model, the instruction to answer;
-                the result does not repeat it. For several draws give it as often, in a list. Of one
-                longer than the model's context the end counts, see `told_of_cut`.
-            input: what the instruction is about, or all of them are; of no effect on other models.
-            history: of an instruction-tuned model, what was said before in the chat: pairs of an
-                instruction and its answer, or these with an input as the third. The oldest are left
-                out where the context has no room for them and the answer, of which half of the
-                context is kept at most.
-            system: of an instruction-tuned model, what is put before the first instruction that is
-                not left out.
-            max_new_tokens: at most this many tokens; end-of-text ends earlier.
+            prompt: text to continue, or, for an instruction-tuned model, the instruction to answer;
+                the result does not repeat it. For several draws, give it several times in a list.
+                If it is longer than the model's context, only its end counts, see `told_of_cut`.
+            input: what the instruction, or each of several, is about; without effect on other
+                models.
+            history: for an instruction-tuned model, the earlier turns of the chat: tuples
+                (instruction, answer) or (instruction, answer, input). The oldest are left out if
+                the context has no room for them and `max_new_tokens`, for which at most half of
+                the context is reserved.
+            system: for an instruction-tuned model, what is put before the first instruction that
+                is not left out.
+            max_new_tokens: at most this many tokens; end-of-text stops earlier.
             stop: strings that end the text, not included.
             sampling: fields of `Sampling`: temperature, top_k, top_p, seed.
 
         Raises:
-            UserError, TypeError: as in `wrap_prompt`; or there is no such field, or a stop string
-                is none.
+            UserError, TypeError: as in `wrap_prompt`; or `Sampling` has no such field, or a stop
+                string is not a string.
             ValueError: a number is out of its range.
         """
         several = isinstance(prompt, Iterable) and not isinstance(prompt, str)
@@ -190,18 +191,18 @@ def load(
     A checkpoint of a classification becomes a `Classifier`, any other a `LanguageModel`.
 
     Args:
-        ckpt: what to load; None for the newest finished run of `task`. A published name is that
-            model, even where a file is called so; write "./gpt2-small" for the file.
+        ckpt: what to load; None for the newest finished run of `task`. A published name means
+            that model, even if a file has the same name; write "./gpt2-small" for the file.
         device, precision: see `place`.
         task: whose newest run is meant.
-        outputs: where runs lie.
+        outputs: the folder of runs.
         weights: where published models come from: the name of an option of `conf/weights`
             ("huggingface", "openai", "book"), or such an option as a dict.
 
     Raises:
         UserError: there is none, it is damaged or of no known kind, or the device is missing.
     """
-    resolve_device(device)  # a missing one is said before anything is fetched
+    resolve_device(device)  # so that a missing one is reported before anything is fetched
     source = read_option("weights", weights) if isinstance(weights, str) else weights
     trained, _ = open_trained(None if ckpt is None else str(ckpt), task, outputs, source)
     if trained.classifier is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints and published weights, read without executing what stands in them."""
+"""Checkpoints and published weights, read without executing anything in them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ LONGEST_TOLD = 200
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What one of our checkpoints holds; tensors are mapped from the file, not copied.
+    """The contents of one of our checkpoints; tensors are mapped from the file, not copied.
 
     Raises:
         UserError: the file is not one of our checkpoints, or is damaged.
@@ -35,14 +35,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_trained(path: Path, base: str | None = None) -> TrainedModel:
-    """What a checkpoint was trained for, or a model around weights of another kind; on the CPU, in
+    """The trained model in a checkpoint, or a model around weights of another kind; on the CPU, in
     evaluation mode.
 
     Tensors of a checkpoint are mapped from the file, not copied; only what is used is read.
 
     Args:
         path: the file.
-        base: where the weights are that an adapter without them belongs to; None: where they were.
+        base: where the weights are that a checkpoint of only an adapter needs; None: where they
+            were in training.
 
     Raises:
         UserError: the file is of no known kind, or is damaged; or what it refers to is not there.
@@ -66,14 +67,15 @@ def load_trained(path: Path, base: str | None = None) -> TrainedModel:
 
 
 def _told(error: Exception) -> str:
-    """What an error says first; of PyTorch's lists of what does not fit, their beginning."""
+    """The first line of an error, or the first item if PyTorch lists what does not fit; cut if
+    long."""
     heading, *items = (line.strip() for line in str(error).splitlines() or [repr(error)])
     told = items[0] if items else heading
     return told if len(told) <= LONGEST_TOLD else f"{told[:LONGEST_TOLD]}..."
 
 
 def _checkpoint_in(path: Path) -> dict[str, Any] | None:
-    """What a file holds, if that is a checkpoint of a task."""
+    """The contents of a file, or None if it is not a checkpoint of a task."""
     content = read_torch(path) if path.is_file() and kind(path) == "torch" else None
     nodes = ("hyper_parameters", "state_dict")
     if not isinstance(content, dict) or not all(isinstance(content.get(n), dict) for n in nodes):
@@ -84,12 +86,12 @@ def _checkpoint_in(path: Path) -> dict[str, Any] | None:
 def open_trained(
     ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]
 ) -> tuple[TrainedModel, str]:
-    """What `ckpt` means: a published model, or what `find_checkpoint` finds; and its name.
+    """The model that `ckpt` means, published or found by `find_checkpoint`, and its name.
 
     Args:
         ckpt, task, outputs: as in `find_checkpoint`.
-        source: an option of `conf/weights`, for published models. Their names win over files. Its
-            path, if there is one, is that of the weights to an adapter without them.
+        source: an option of `conf/weights`, for published models. Their names have precedence over
+            files. Its `path`, if there is one, is that of the weights that an adapter needs.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -109,14 +111,14 @@ def load_published(name: str, source: Mapping[str, Any]) -> TrainedModel:
         source: an option of `conf/weights`.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be fetched or read.
     """
     path = fetch(source, name, instead="give ckpt=PATH")
     return _language_model(model_shape(name), "gpt2", path)
 
 
 def _around_weights(path: Path) -> TrainedModel:
-    """A language model, or a classifier, of the shape that its weights have."""
+    """A language model or a classifier, with the shape of the weights in a file."""
     found = inspect(path)
     padded = {GPTConfig(n).padded_vocab_size: name for n, name in TOKENIZERS.items()}
     likely = padded.get(found.config.vocab_size)
@@ -147,7 +149,7 @@ def _around_weights(path: Path) -> TrainedModel:
 def _language_model(
     shape: dict[str, Any], tokenizer: str, path: Path, prompt: Mapping[str, Any] | None = None
 ) -> TrainedModel:
-    """One that continues text, or, with a prompt format, answers instructions."""
+    """A model that continues text or, with a prompt format, answers instructions."""
     try:
         shape = {**shape, "vocab_size": get_tokenizer(tokenizer).vocab_size}
     except ValueError as error:

@@ -17,16 +17,16 @@ from gptlit.tokenizer import get_tokenizer
 
 @dataclass(frozen=True)
 class Prediction:
-    """Which class a text was taken for."""
+    """The predicted class of a text."""
 
     label: str
     """The likeliest class."""
     probability: float
-    """Of that class."""
+    """The probability of that class."""
     probabilities: dict[str, float]
-    """Of every class, in the order of the classifier's labels; they sum to 1."""
+    """That of every class, in the order of the classifier's labels; they sum to 1."""
     cut: bool
-    """Whether only the beginning was read: the text has more tokens than the model's context."""
+    """Whether only the beginning was read, as the text has more tokens than the model's context."""
 
     def __str__(self) -> str:
         """The classes in one line, likeliest first: "spam 0.9731, ham 0.0269"."""
@@ -40,12 +40,12 @@ class Classifier:
     """A trained classifier with its tokenizer.
 
     Args:
-        trained: a model with a classifier; taken over, its LoRA becomes part of the weights.
+        trained: a model with a classifier; it is changed in place, and LoRA is merged.
         device: "auto", "cpu", "cuda" or "mps", or such a `torch.device`.
-        precision: "auto", "fp32", "bf16" or "fp16"; see `placement.place`. The head is fp32's.
+        precision: "auto", "fp32", "bf16" or "fp16"; see `placement.place`. The head stays in fp32.
 
     Raises:
-        ValueError: the model is no classifier.
+        ValueError: the model is not a classifier.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Classifier:
     def predict(
         self, text: str | Sequence[str], batch_size: int = 32, *, show_progress: bool = False
     ) -> Prediction | list[Prediction]:
-        """Say which class a text is of, or each of several, batched with others of its length.
+        """Predict the class of a text, or of each of several, batched by similar length.
 
-        A text's prediction is the same alone and in any batch, up to the precision's rounding. Of
-        a text longer than the model's context the beginning counts, as in training. Control tokens
-        in a text are ordinary text.
+        A text's prediction is the same alone and in any batch, up to the precision's rounding. Only
+        the beginning of a text longer than the model's context is read, as in training. Control
+        tokens in a text are ordinary text.
 
         Args:
             text: one text (returns `Prediction`) or several (returns a list in their order).
@@ -84,7 +84,7 @@ class Classifier:
             show_progress: draw a bar on a terminal.
 
         Raises:
-            TypeError: what should be text is not.
+            TypeError: a text is not a string.
             ValueError: the batch size is less than 1.
         """
         if batch_size < 1:
@@ -109,7 +109,7 @@ class Classifier:
         """The classes' probabilities for each text; the longest texts go first."""
         from rich.progress import track
 
-        # The caller's default type and device are not ours.
+        # The caller may have set another default type and device.
         lengths = torch.tensor([len(text) for text in ids], dtype=torch.int64, device="cpu")
         found = torch.zeros(len(ids), len(self.labels), dtype=torch.float32, device="cpu")
         batches = lengths.argsort(descending=True, stable=True).split(batch_size) if ids else ()
@@ -131,5 +131,5 @@ class Classifier:
 
 
 def _to_fp32(_head: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """A norm behind 16-bit weights may hand on 16 bits."""
+    """The final norm of a model with 16-bit weights may give 16 bits."""
     return (inputs[0].float(),)

@@ -14,7 +14,7 @@ from gptlit.model import GPTModel, KVCache
 from gptlit.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
-"""Text, or token ids where end-of-text stands within: between the turns of a chat."""
+"""Text; or token ids, if it contains end-of-text, as between the turns of a chat."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sampling:
     top_k: int = 0
     """Keep only the k likeliest tokens (Fan et al. 2018); 0 keeps all."""
     top_p: float = 1.0
-    """Keep the fewest likeliest tokens that together reach p (Holtzman et al. 2020)."""
+    """Keep the fewest tokens, likeliest first, that together reach p (Holtzman et al. 2020)."""
     seed: int = 0
     """Row i of a batch draws from a generator seeded with seed + i, so that what it draws does
     not depend on the rest of the batch. From 0 to 2**63 - 1."""
@@ -67,8 +67,8 @@ class Sampler:
         noise = torch.empty_like(probabilities)
         for row, generator in zip(noise, self.generators, strict=True):
             row.exponential_(generator=generator)
-        # Apple's GPUs draw a 0 now and then (PyTorch's issue 192577). 0 / 0, of a token that is
-        # filtered out, would be NaN, which argmax prefers to any number.
+        # Apple's GPUs draw a 0 now and then (PyTorch issue 192577). For a token that is filtered
+        # out, 0 / 0 would be NaN, which argmax prefers to any number.
         noise.masked_fill_(noise <= torch.finfo(noise.dtype).tiny, torch.inf)
         return (probabilities / noise).argmax(dim=-1)
 
@@ -81,13 +81,14 @@ def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
         sampling: with a temperature above 0.
 
     Returns:
-        (B, V), each row sums to 1 over the tokens that are kept; the likeliest always is.
+        (B, V), each row sums to 1 over the tokens that are kept; the likeliest is always kept.
     """
     if 0 < sampling.top_k < logits.shape[-1]:
         kth = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
-    # The likeliest is at 0, and the divisor a number of fp32: a tiny temperature would otherwise
-    # make infinities of several, an infinite one NaN of what top-k has left out.
+    # The largest logit is shifted to 0, and the divisor clamped to finite numbers of fp32.
+    # Otherwise a tiny temperature would make several logits infinite, and an infinite one would
+    # turn those that top-k has left out into NaN.
     logits = logits - logits.amax(dim=-1, keepdim=True)
     fp32 = torch.finfo(torch.float32)
     logits = logits / min(max(sampling.temperature, fp32.tiny), fp32.max)
@@ -110,31 +111,31 @@ def stream_ids(
     use_cache: bool = True,
     prompt_lookup: bool = True,
 ) -> Iterator[list[int]]:
-    """Continue prompts of any lengths, a token of each at a time.
+    """Continue prompts of any lengths, one token each at a time.
 
     Prompts are padded on the left; padding is masked, and positions count from each prompt's
     first token. Once the text is longer than the context, the window slides: each new token sees
-    the last `context_length` tokens, at positions counted from 0, as if they were all there is.
+    the last `context_length` tokens, at positions counted from 0, as if there were no others.
 
-    A single prompt's next tokens are guessed from its text, so that a pass of the model may give
-    several. They are those that would come without guesses, drawn with the same random numbers,
-    but for the rounding of logits that a pass over more positions computes in another order.
+    The next tokens of a single prompt are guessed from its text, so that a pass of the model may
+    give several. The result is the same as without guesses, drawn with the same random numbers,
+    except that a pass over more positions may round logits differently.
 
     Args:
         model: in any mode; it is left in the mode it came in.
         prompts: token ids, at least one each.
         max_new_tokens: how many tokens each gets.
         sampling: how tokens are drawn.
-        use_cache: off computes every position anew at each step, to check the cache against.
-        prompt_lookup: off guesses nothing and takes a pass for each token. Without the cache, for
-            several prompts, and while the window slides there are no guesses anyway.
+        use_cache: if False, each step computes every position anew, to check the cache against.
+        prompt_lookup: if False, nothing is guessed and each token takes a pass. Without cache, for
+            several prompts, and while the window slides, there are no guesses anyway.
 
     Yields:
         one token id for each prompt.
 
     Raises:
         ValueError: a prompt is empty, or has an id that the model does not know, or
-            `max_new_tokens` is no whole number from 0 on.
+            `max_new_tokens` is not a whole number from 0 on.
     """
     if not len(prompts):
         return
@@ -154,13 +155,13 @@ def stream_ids(
             start = max(0, stop - window)
             if start > 0 or not use_cache:
                 cache.truncate(0)  # every position has moved
-            # A pass ends in a token that nobody guessed, and fits into the window.
+            # Leave room for the token drawn after the guesses, and stay within the window.
             draft = lookup.draft(min(end - 1, window) - stop) if lookup else []
             if draft:
                 ids[:, stop : stop + len(draft)] = torch.tensor(draft, device=device)
             past, positions, mask = cache.length, None, None
             if start < longest - shortest:  # there is padding inside the window
-                left = (padding - start).clamp(min=0)  # its columns
+                left = (padding - start).clamp(min=0)  # columns of padding
                 positions, mask = _positions_and_mask(left, past, stop - start)
             h = model.hidden(
                 ids[:, start + past : stop + len(draft)],
@@ -181,7 +182,7 @@ def stream_ids(
                 if kept == len(draft) or newest != draft[kept]:
                     break
                 kept += 1
-            cache.truncate(stop - 1)  # keys and values of guesses that did not come true
+            cache.truncate(stop - 1)  # drops keys and values of wrong guesses
             if lookup:
                 lookup.adapt(len(draft), kept)
     finally:
@@ -189,8 +190,8 @@ def stream_ids(
 
 
 def _padded(prompts: Sequence[Sequence[int]], max_new_tokens: int, n_ids: int) -> Tensor:
-    """Prompts padded on the left, and room for what comes: (B, longest + new) int64, on the CPU.
-    Raises ValueError as `stream_ids`, whose model knows `n_ids`."""
+    """Prompts padded on the left, with room for new tokens: (B, longest + new) int64, on the CPU.
+    Raises ValueError as `stream_ids` does, for a model that knows `n_ids` ids."""
     if not (isinstance(max_new_tokens, Integral) and max_new_tokens >= 0):
         raise ValueError(f"max_new_tokens must be a whole number from 0 on, got {max_new_tokens!r}")
     if not all(len(prompt) for prompt in prompts):
@@ -209,8 +210,9 @@ def _padded(prompts: Sequence[Sequence[int]], max_new_tokens: int, n_ids: int) -
 
 
 def _positions_and_mask(padding: Tensor, past: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Positions (B, T) and mask (B, 1, T, stop) of the columns past..stop behind left padding (B,).
-    Without padding the model's own defaults are right, and faster."""
+    """Positions (B, T) and mask (B, 1, T, stop) for columns `past` to `stop` of rows that begin
+    with `padding` (B,) columns of padding. Without any, the model's defaults are right, and faster.
+    """
     columns = torch.arange(stop, device=padding.device)
     queries = columns[past:]
     positions = (queries - padding[:, None]).clamp(min=0)
@@ -233,7 +235,7 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, stop: str | Sequence[str] = ()) -> None:
         self.tokenizer, self.stop = tokenizer, stop_strings(stop)
         self.finished = False
-        """An end-of-text token or a stop string has come."""
+        """Whether an end-of-text token or a stop string has come."""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
 
@@ -262,7 +264,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Length of the longest proper beginning of `stop` that `text` ends with."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:size]):
             return size
@@ -270,10 +272,10 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def stop_strings(stop: str | Sequence[str]) -> list[str]:
-    """A string that ends a text, or several, as a list; empty ones end none.
+    """A stop string, or several, as a list, without empty ones.
 
     Raises:
-        TypeError: there is something else.
+        TypeError: `stop` is anything else.
     """
     several: Any = [stop] if isinstance(stop, str) else stop
     if not isinstance(several, Iterable) or not all(isinstance(s, str) for s in several):
@@ -297,7 +299,7 @@ def stream_text(
     sampling: Sampling,
     stop: str | Sequence[str] = (),
 ) -> Iterator[list[str]]:
-    """Continue prompts, yielding for each the text that has become certain; ends when all have.
+    """Continue prompts until all have ended, yielding for each the text that became certain.
 
     Args:
         model, max_new_tokens, sampling: as in `stream_ids`.
@@ -306,7 +308,7 @@ def stream_text(
         stop: as in `TextStream`.
 
     Raises:
-        TypeError: there is one prompt, not a list; or a stop string is none.
+        TypeError: `prompts` is a single text, or a stop string is not a string.
         ValueError: as in `stream_ids`.
     """
     if isinstance(prompts, str):

@@ -1,4 +1,4 @@
-"""What `ckpt=...` means. Imports no torch, so that a mistake is answered at once."""
+"""What `ckpt=...` means. Imports no torch, so that a mistake is reported at once."""
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -13,8 +13,8 @@ from gptlit.weights.files import find_files
 def check_ckpt(
     ckpt: str | None, task: str, outputs: str | Path, source: Mapping[str, Any]
 ) -> Path | None:
-    """What `find_checkpoint` finds, None for a published model. Raises UserError where there is
-    none. Arguments as in `checkpoint.open_trained`."""
+    """What `find_checkpoint` finds, or None for a published model. Raises UserError if there is
+    neither. Arguments as in `checkpoint.open_trained`."""
     published = source.get("models", {})
     return None if ckpt in published else find_checkpoint(ckpt, task, outputs, published)
 
@@ -31,7 +31,7 @@ def find_checkpoint(
         ckpt: a checkpoint, a run folder (its best checkpoint, else its last), a file or folder of
             weights of another kind, or None for the newest finished run of the task.
         task: name of the task whose newest run is meant.
-        outputs: where runs lie.
+        outputs: the folder of runs.
         published: names that could have been given instead, for messages.
 
     Raises:
@@ -52,7 +52,7 @@ def find_checkpoint(
         path = Path(ckpt).expanduser()
         files = find_files(path)
         there = files[0].is_file()
-    except (OSError, RuntimeError) as error:  # a name that is too long, or a home that is nobody's
+    except (OSError, RuntimeError) as error:  # a name too long, or an unknown user's home
         why = getattr(error, "strerror", None) or error
         raise UserError(
             f"ckpt={ckpt} cannot be read: {why}; give a checkpoint, or a run folder"

@@ -1,10 +1,10 @@
 """16-bit weights for decoding on a CPU.
 
-Decoding reads every weight once for each pass, which mostly gives one token, so its speed is that
-of memory. PyTorch's own bf16 matrix-vector product reaches half of it, and on a CPU without
-instructions for bf16 a hundredth. Two libraries inside of PyTorch do better: oneDNN's blocked
-layout, which torch.compile's CPU backend uses too, where the CPU multiplies bf16; and FBGEMM's,
-whose weights are fp16 and whatever they meet fp32, where it has AVX2 alone.
+Each decoding pass reads every weight once, and mostly gives one token, so the speed of memory
+limits it. PyTorch's own bf16 matrix-vector product reaches half of that speed, and on a CPU without
+bf16 instructions a hundredth. Two libraries inside PyTorch do better: oneDNN with its blocked
+layout, which torch.compile's CPU backend uses too, on CPUs that multiply bf16; and FBGEMM, with
+weights in fp16 and activations in fp32, on CPUs that have only AVX2.
 """
 
 import torch
@@ -18,12 +18,12 @@ from gptlit.model.gpt import TransformerBlock
 
 
 class BFloat16Linear:
-    """A linear layer whose weight lies in bf16 in oneDNN's layout.
+    """A linear layer whose weight is in bf16, in oneDNN's layout.
 
     Args:
         weight: (out, in), of any float type.
         bias: (out,) or None.
-        activation: "none", or "gelu" for GPT-2's approximation of it on what comes out.
+        activation: "none", or "gelu" for GPT-2's approximation of GELU on the output.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> None:
@@ -41,20 +41,20 @@ class BFloat16Linear:
 
     @staticmethod
     def supported() -> bool:
-        """Whether this PyTorch has oneDNN (that for Apple's processors has not), and this CPU
+        """Whether this PyTorch has oneDNN (builds for Apple's processors do not), and this CPU has
         AVX-512 or newer."""
         ops = torch.ops.mkldnn
         return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
 
 
 class Float16Linear:
-    """A linear layer whose weight lies in fp16 in FBGEMM's layout; it computes in fp32.
+    """A linear layer whose weight is in fp16, in FBGEMM's layout; it computes in fp32.
 
     Args:
         weight, bias, activation: as for `BFloat16Linear`.
 
     Raises:
-        UserError: the weight has numbers that fp16 has not.
+        UserError: the weight has numbers that fp16 cannot hold.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> None:
@@ -77,7 +77,7 @@ class Float16Linear:
 
     @staticmethod
     def supported() -> bool:
-        """Whether this PyTorch has FBGEMM, and this CPU AVX2."""
+        """Whether this PyTorch has FBGEMM, and this CPU has AVX2."""
         return "fbgemm" in torch.backends.quantized.supported_engines
 
 
@@ -86,7 +86,7 @@ PACKED: dict[str, type[BFloat16Linear] | type[Float16Linear]] = {
     "bf16": BFloat16Linear,
     "fp16": Float16Linear,
 }
-"""By the name of the precision."""
+"""The layer for each precision."""
 
 
 def can_pack(precision: str) -> bool:
@@ -97,8 +97,8 @@ def can_pack(precision: str) -> bool:
 class PackedBlock(nn.Module):
     """A `TransformerBlock` with packed layers. Norms and the residual stream are in fp32. Queries,
     keys and values stay in the type that the layer gives: a cache in bf16 is half as much to read
-    for each token. All steps stand in one function, since at one token a time calling modules would
-    cost as much as what they do."""
+    for each token. All steps are in one function: for one token at a time, calling modules would
+    cost as much as their work."""
 
     def __init__(self, block: TransformerBlock, linear: type[PackedLinear]) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class PackedBlock(nn.Module):
 def _pack(
     kind: type[PackedLinear], module: nn.Module, name: str, activation: str = "none"
 ) -> PackedLinear:
-    """Take a linear layer out of the module that has it."""
+    """Take a linear layer out of its module, and pack it."""
     linear = module.get_submodule(name)
     delattr(module, name)
     bias = getattr(linear, "bias", None)
@@ -136,8 +136,9 @@ def _pack(
 
 
 class PackedHead(nn.Module):
-    """The output head, packed. What the logits of a position have in common is computed in fp32:
-    those of the published GPT-2 are around -100, where bf16 knows halves alone.
+    """The output head, packed. The mean logit of a position is computed in fp32, and only what the
+    logits deviate from it with the packed weight: those of the published GPT-2 are around -100,
+    where the steps of bf16 are as large as 0.5.
 
     Args:
         weight: (V, C), of any float type.
@@ -158,14 +159,14 @@ class PackedHead(nn.Module):
 def pack_linears(model: GPTModel, precision: str) -> GPTModel:
     """Replace every block and the head by a packed one, in place.
 
-    LoRA becomes part of the weights. The model can no longer be trained.
+    LoRA is merged into the weights. The model can no longer be trained.
 
     Args:
         model: in any float type.
         precision: one that `can_pack` allows.
 
     Raises:
-        UserError: a weight is too large for it.
+        UserError: a weight is too large for the precision.
     """
     linear = PACKED[precision]
     merge_lora(model)

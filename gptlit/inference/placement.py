@@ -10,12 +10,12 @@ from gptlit.inference.packed import PackedBlock, can_pack, pack_linears
 from gptlit.model import GPTModel, merge_lora
 
 WIDE = 512
-"""From this width on reading the weights takes longer than all else at one token a time."""
+"""From this width on, most of the time of decoding one token goes into reading the weights."""
 
 
 class Float32Head(nn.Module):
-    """An output head in fp32 behind 16-bit weights: the logits of the published GPT-2 are around
-    -100, where bf16 knows halves alone, and among the likeliest tokens many would be equal.
+    """An output head in fp32 for a model with 16-bit weights. The logits of the published GPT-2 are
+    around -100, where the steps of bf16 are as large as 0.5: many of the likeliest would be equal.
 
     Args:
         weight: (V, C) fp32.
@@ -31,18 +31,18 @@ class Float32Head(nn.Module):
 
 
 def place(model: GPTModel, device: str | torch.device, precision: str) -> tuple[GPTModel, str, str]:
-    """Move a model to where and how it will decode; LoRA becomes part of its weights.
+    """Move a model to the device and number format in which it will decode; LoRA is merged.
 
     `auto` takes 16 bits: bf16 or fp16 on CUDA; on a CPU, for models wide enough to gain from it,
     bf16 if it has instructions for that, else fp16. On a CPU only the weights are in 16 bits, and
-    activations in fp32 (`pack_linears`); elsewhere all is, but for the head.
+    activations in fp32 (`pack_linears`); elsewhere all but the head is in 16 bits.
 
     Returns:
         the model, the device's name, the precision's name.
 
     Raises:
         UserError: the device, or the precision on it, is missing.
-        ValueError: the model's weights were packed before.
+        ValueError: the model's weights are packed already.
     """
     if any(isinstance(block, PackedBlock) for block in model.trf_blocks):
         raise ValueError("the model's weights are packed already: load it anew to place it anew")
@@ -61,7 +61,7 @@ def place(model: GPTModel, device: str | torch.device, precision: str) -> tuple[
 
 
 def convert(model: GPTModel, device: str, dtype: torch.dtype) -> GPTModel:
-    """Move a model, in place, and give it another type; of 16 bits, all but the head."""
+    """Move a model, in place, and convert all of it but the head to a type; the head is in fp32."""
     weight = model.head_weight().detach()
     model.to(device=device, dtype=dtype)
     if dtype != torch.float32:
@@ -70,7 +70,7 @@ def convert(model: GPTModel, device: str, dtype: torch.dtype) -> GPTModel:
 
 
 def decoding_precision(name: str, device: str, emb_dim: int) -> str:
-    """The number format that "auto" means for the weights of a model that decodes.
+    """The number format for the weights of a model that decodes: `name`, or what "auto" means.
 
     Raises:
         UserError: there is no such format.
@@ -79,7 +79,7 @@ def decoding_precision(name: str, device: str, emb_dim: int) -> str:
         raise UserError(f"precision={name}: allowed are auto, {', '.join(PRECISIONS)}")
     if name != "auto":
         return name
-    if device == "cpu":  # it waits for memory, not for products
+    if device == "cpu":  # memory limits it there, not arithmetic
         if emb_dim < WIDE:
             return "fp32"
         return "bf16" if cpu_has_bf16() else "fp16" if can_pack("fp16") else "fp32"

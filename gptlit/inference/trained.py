@@ -10,21 +10,21 @@ from gptlit.prompts import PromptFormat
 
 
 class Trained(Protocol):
-    """What is used of a trained model. A task has it too, once Lightning has trained it."""
+    """What others use of a trained model. A task that Lightning has trained offers the same."""
 
     name: str
-    """Of the task."""
+    """The name of the task."""
     settings: dict[str, Any]
     """The task's own options."""
     model: GPTModel
 
     @property
     def classifier(self) -> TextClassifier | None:
-        """What says the class of a text, if the model is for that."""
+        """The classifier, if the model is one."""
 
     @property
     def prompt_format(self) -> PromptFormat | None:
-        """How instructions are put, if the model answers them."""
+        """The form of prompts, if the model answers instructions."""
 
     @property
     def hparams(self) -> Mapping[str, Any]:
@@ -32,18 +32,17 @@ class Trained(Protocol):
 
     @property
     def stop(self) -> list[str]:
-        """What ends an answer, besides end-of-text."""
+        """Strings that end an answer, besides end-of-text."""
 
     def wrap_prompt(self, text: str, input: str = "") -> str:
-        """What stands before the model's answer to `text`."""
+        """The prompt after which the model answers `text`."""
 
 
 class TrainedModel(nn.Module):
     """A trained model without what trains it: no Lightning, whose import takes seconds.
 
-    What it is for stands in its settings: with a `pool`, `labels` and `causal` it is a classifier,
-    with the fields of a `PromptFormat` as `prompt` it answers instructions; otherwise it continues
-    text.
+    Its settings say what it is for: with `pool`, `labels` and `causal` it is a classifier; with the
+    fields of a `PromptFormat` as `prompt` it answers instructions; otherwise it continues text.
 
     Args:
         task: the name of its task.
@@ -89,5 +88,5 @@ class TrainedModel(nn.Module):
 
     @property
     def stop(self) -> list[str]:
-        """What ends an answer, besides end-of-text."""
+        """Strings that end an answer, besides end-of-text."""
         return self.prompt_format.stop if self.prompt_format else []
