@@ -37,21 +37,22 @@ def write_answers(
 ) -> list[dict[str, Any]]:
     """Let a model answer each prompt, greedily, and write the entries with their answers.
 
-    Prompts of similar length are answered together, the longest first. Answers are kept as they
-    come in a JSONL file beside `path`: a run that was interrupted goes on where it stopped, batch
-    by batch, so that its result is that of a run that was not; a run after a finished one has
+    Prompts of similar length are answered together, the longest first. Answers are saved as they
+    come in a JSONL file beside `path`. After an interruption the next run resumes there, in the
+    same batches, so that the result is the same as without one; a run after a finished one has
     nothing left to do.
 
     Args:
-        model: where and how it shall decode; it is left in the mode it came in.
+        model: on the device and in the precision to decode with; it is left in the mode it came in.
         tokenizer: of the model.
         prompts: what the model is to continue, one for each entry.
-        entries: dicts as they were read; of Parquet they may hold dates, which are written as text.
+        entries: dicts as they were read; from Parquet they may hold dates, which are written as
+            text.
         path: the JSON file to write; nothing incomplete ever gets this name.
-        fingerprint: of the model. Answers by another model, or to other prompts, entries,
-            `max_new_tokens` or `stop`, are not taken up: the work starts anew.
+        fingerprint: of the model. Answers by another model, or for other prompts, entries,
+            `max_new_tokens` or `stop`, are not reused: the work starts anew.
         batch_size: prompts at once.
-        max_new_tokens: tokens per answer at most; end-of-text ends earlier.
+        max_new_tokens: most tokens per answer; end-of-text stops earlier.
         stop: strings that end an answer, not included.
         show_progress: draw a bar on a terminal.
 
@@ -88,15 +89,15 @@ def write_answers(
 
 
 def _batches(tokenizer: Tokenizer, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
-    """Places of the prompts, the longest first, so that rows of a batch need little padding and
-    memory that is too small shows at once."""
+    """Indices of the prompts in batches, the longest first, so that batches need little padding and
+    a lack of memory shows at once."""
     length = [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -length[i])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file as a whole, or not at all. What JSON has no type for is its text.
+    """Write a JSON file as a whole, or not at all. Values without a JSON type are written as text.
 
     Raises:
         UserError: it cannot be written.

@@ -16,9 +16,9 @@ from gptlit.tasks.classification import ClassificationTask, Predictions
 MATRIX_INCHES, MATRIX_NUMBERS = 12, 30
 """The largest side of a confusion matrix, and the most classes whose counts can be read in it."""
 COLUMN_LETTERS, NAME_LETTERS = 13, 40
-"""How much of a class's name has room across a column of the matrix, and how much is drawn."""
+"""Most letters of a class's name that fit across a column of the matrix, and that are drawn."""
 ROC_NAMES = 12
-"""Curves that are named."""
+"""Most curves that are named."""
 
 
 def write_classification_report(task: ClassificationTask, data: Any, folder: Path) -> Path | None:
@@ -48,8 +48,8 @@ def write_classification_report(task: ClassificationTask, data: Any, folder: Pat
 def write_predictions(
     path: Path, texts: Sequence[str], names: Sequence[str], found: Predictions
 ) -> None:
-    """One row per text: what it is, what it was taken for, how probable each class was; the less
-    probable the true class, the earlier."""
+    """One row per text: its class, the predicted class, and the probability of each class. The less
+    probable the true class, the earlier the row."""
     of_truth = found.probabilities.gather(1, found.labels[:, None])[:, 0]
     predicted = found.probabilities.argmax(dim=1)
     with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
@@ -64,8 +64,8 @@ def write_predictions(
 def plot_confusion(
     folder: Path, title: str, names: Sequence[str], found: Predictions
 ) -> list[Path]:
-    """How many texts of each class were taken for which: `confusion.png` and `.pdf`. Of many
-    classes, the colours alone tell, and every so many has its name."""
+    """How many texts of each class were predicted as which: `confusion.png` and `.pdf`. With more
+    than MATRIX_NUMBERS classes, only colours show the counts, and not every class is named."""
     counts = multiclass_confusion_matrix(found.probabilities, found.labels, len(names)).numpy()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(1.1 * len(names), MATRIX_INCHES)
@@ -118,6 +118,6 @@ def plot_roc(folder: Path, title: str, names: Sequence[str], found: Predictions)
 
 
 def _drawn(name: str) -> str:
-    """The name of a class in a picture: in one line, and not wider than that."""
+    """The name of a class as it is drawn: on one line, and cut if it is long."""
     line = " ".join(name.split())
     return literal(line if len(line) <= NAME_LETTERS else f"{line[: NAME_LETTERS - 1]}…")

@@ -27,10 +27,10 @@ def answer_entries(
     Args:
         model: of an instruction task.
         entries: of `InstructionDataModule.splits`.
-        path: the JSON file to write; what is in the journal beside it is not done again.
-        checkpoint: whose answers they are.
+        path: the JSON file to write; answers in the journal beside it are reused.
+        checkpoint: the file that the model was loaded from.
         settings: `max_new_tokens` and `batch_size`.
-        warn: is given a line, before the work, if prompts are too long.
+        warn: called with a line, before the work, if prompts are too long.
 
     Returns:
         the entries with their answers, and scores such as "exact_match", see `score_answers`.
@@ -58,7 +58,7 @@ def answer_entries(
 
 
 def answers_others(path: Path, entries: list[Any]) -> bool:
-    """Whether a file is there that holds anything but answers to these entries."""
+    """Whether the file exists and holds anything but answers to these entries."""
     try:
         there = json.loads(path.read_bytes())
         asked = [{k: v for k, v in entry.items() if k != ANSWER} for entry in there]
@@ -71,8 +71,8 @@ def answers_others(path: Path, entries: list[Any]) -> bool:
 
 
 def _with_parts(entry: Any) -> dict[str, Any]:
-    """An entry as it stood in its file; of a chat also the parts that its messages are, so that a
-    judge can read them: the instruction is all that was said before the last answer."""
+    """An entry as it was in its file. A chat also gets an instruction, input and output, for a
+    judge to read: the instruction is all that was said before the last answer."""
     raw: dict[str, Any] = entry.raw
     if "instruction" in raw and not is_chat(raw):
         return raw
@@ -81,7 +81,7 @@ def _with_parts(entry: Any) -> dict[str, Any]:
 
 
 def _transcript(entry: Any) -> str:
-    """The chat up to the last instruction, which stands alone where it is the first."""
+    """The chat up to and including the last instruction; a chat of one turn is only that."""
     *before, (instruction, *_) = entry.turns
     if not before:
         return str(instruction)
@@ -96,7 +96,7 @@ def write_instruction_report(task: Any, data: Any, folder: Path, device: str) ->
         task: whose `final_metrics` get the scores.
         data: has the entries of the splits in `splits`.
         folder: the run folder.
-        device: to answer on. The task itself has left it: the Trainer moves it to the CPU.
+        device: to answer on; the Trainer has moved the task itself to the CPU.
 
     Returns:
         the file of the answers, if there are any.

@@ -21,7 +21,7 @@ from gptlit.evaluation.judge_report import PLACES, JudgeReport, Verdict, judged_
 from gptlit.journal import Journal, digest, progress_path
 
 MAX_FAILURES = 3
-"""Questions in a row without a reply after which the judge is given up."""
+"""After this many questions in a row without a reply, judging stops."""
 
 
 def judge_answers(
@@ -34,16 +34,16 @@ def judge_answers(
 ) -> JudgeReport:
     """Let the judge score each answer, and write the result.
 
-    Scores are kept as they come in a JSONL file beside `path`, under a hash of the entry, the
-    answer and the settings that matter: a later run asks only for those that are missing. A reply
-    without a score is asked for once more, with a reminder, and then counted as unscored. So is an
-    answer for which no reply comes where others get one; a later run asks for it again.
+    Scores are saved as they come in a JSONL file beside `path`, under a hash of the entry, the
+    answer and the settings that matter: a later run asks only for those that are missing. After a
+    reply without a score the judge is asked once more, with a reminder; then the answer counts as
+    unscored. So does an answer that gets no reply while others do; a later run asks for it again.
 
     Args:
         entries: each with `instruction`, `input`, `output` and `model_response`.
         settings: of the judge.
         path: the JSON file to write: `JudgeReport.to_dict`.
-        answers_path: where the answers lie, to say so when the judge fails.
+        answers_path: the file of the answers, which is named if the judge fails.
         show_progress: draw a bar on a terminal.
 
     Raises:
@@ -94,8 +94,8 @@ def judge_answers(
 def _judge_all(
     judge: Judge, prompts: Mapping[str, str]
 ) -> Generator[tuple[str, Verdict | JudgeError], None, None]:
-    """Verdicts as they come, or why there is none, `concurrency` questions at a time; after an
-    error that is fatal, no new one is asked."""
+    """Verdicts, or errors in their place, as they come, `concurrency` questions at a time; after a
+    fatal error no new question is asked."""
     todo: SimpleQueue[tuple[str, str]] = SimpleQueue()
     done: SimpleQueue[tuple[str, Verdict | Exception]] = SimpleQueue()
     stopped = Event()
@@ -115,7 +115,7 @@ def _judge_all(
                 if isinstance(error, JudgeError) and error.fatal:
                     stopped.set()
 
-    # Daemons: whoever interrupts the work does not wait for the replies that are on their way.
+    # Daemons, so that an interrupt does not wait for the replies that are on their way.
     for _ in range(min(judge.settings.concurrency, len(prompts))):
         Thread(target=work, daemon=True).start()
     try:
@@ -140,7 +140,7 @@ def _verdict(judge: Judge, prompt: str, stopped: Event) -> Verdict:
 
 
 def _hash(entry: Mapping[str, Any], settings: JudgeSettings) -> str:
-    """Of all that a score depends on."""
+    """A hash of all that a score depends on."""
     how = ("concurrency", "retries", "timeout_s", "api_key_env")
     what = {name: value for name, value in asdict(settings).items() if name not in how}
     return digest([judged_texts(entry), what])
@@ -155,8 +155,8 @@ def _kept(answers: Path | None, scores: Path, have: int, total: int) -> str:
 
 
 def fill_prompt(prompt: str, entry: Mapping[str, Any]) -> str:
-    """A prompt with an entry's texts in their places; other braces, in it or in the texts, are
-    text."""
+    """A prompt with an entry's texts in place of the placeholders; other braces, in it or in the
+    texts, are left alone."""
     places = re.compile(rf"\{{({'|'.join(PLACES)})\}}")
     return places.sub(lambda place: str(judged_texts(entry)[PLACES[place[1]]]), prompt)
 
@@ -172,13 +172,13 @@ _MARKS = re.compile(r"[*_`#\"\[\]]+")
 def parse_score(reply: str) -> int | None:
     """The score that a judge's reply states, or None.
 
-    A score is a line of its own, and nothing else stands on it: the first line may be a number
-    alone ("85", "85/100", "85 out of 100", "85%"); any line may be one with a label ("Score: 85",
+    A score is a line of its own, and nothing else stands on it: the first line may be just a
+    number ("85", "85/100", "85 out of 100", "85%"); any line may be one with a label ("Score: 85",
     "**My rating:** 85/100."). Numbers inside of sentences never count, as they may count something
     else ("I give 3 reasons for a score of 90" has no score), nor do other scales ("8/10"),
     fractions, numbers in words, and those above 100. Lines that disagree are no score. What a
     model thinks aloud first (<think>...</think>) is not part of its reply; some servers put
-    <think> at the end of the prompt, so that the reply has </think> alone.
+    <think> at the end of the prompt, so that the reply has only </think>.
     """
     reply = _THOUGHTS.sub("", reply)
     lines = [line for text in reply.splitlines() if (line := _MARKS.sub(" ", text).strip())]

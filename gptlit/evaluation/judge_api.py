@@ -31,7 +31,7 @@ MAX_TEXT = 200
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """An option of `conf/judge`, where the values and their meaning stand."""
+    """An option of `conf/judge`, where the values are set and explained."""
 
     name: str
     """The protocol: "ollama" or "openai"."""
@@ -40,7 +40,7 @@ class JudgeSettings:
     prompt: str
     """With {instruction}, {input}, {output} and {response} where these go."""
     reminder: str
-    """Put below the prompt where the first reply was no number."""
+    """Added below the prompt if the first reply has no score."""
     api_key_env: str | None = None
     """Name of the environment variable with the key; None: no key is sent."""
     seed: int | None = 123
@@ -75,14 +75,14 @@ class JudgeError(Exception):
 
 
 class Judge(ABC):
-    """A server that is asked; several threads may do so.
+    """A server to ask; several threads may ask at once.
 
-    Its key is known to the requests' header alone: no message, file or log shows it.
+    Its key is only in the header of requests: no message, file or log shows it.
     """
 
     path: str
     example: str
-    """A `base_url` such as servers have."""
+    """A typical `base_url`."""
 
     def __init__(self, settings: JudgeSettings) -> None:
         self.settings = settings
@@ -106,15 +106,15 @@ class Judge(ABC):
     @property
     @abstractmethod
     def cure(self) -> str:
-        """What helps where no server answers."""
+        """What to do if no server answers."""
 
     @abstractmethod
     def body(self, prompt: str) -> dict[str, Any]:
-        """What is posted to ask a prompt."""
+        """The JSON that is posted to ask a prompt."""
 
     @abstractmethod
     def reply(self, response: requests.Response) -> str:
-        """The judge's words.
+        """The judge's reply as text.
 
         Raises:
             JudgeError: the judge failed.
@@ -142,12 +142,12 @@ class Judge(ABC):
         return JudgeError(text, retry=retry, fatal=full, after_s=after_s)
 
     def ask(self, prompt: str, stopped: Event) -> str:
-        """The judge's reply to a prompt; a fault that may pass is waited out, a little longer
-        each time.
+        """The judge's reply to a prompt. After an error that may pass the question is asked again,
+        after a longer wait each time.
 
         Args:
             prompt: the question.
-            stopped: nobody waits for the reply any more.
+            stopped: set when nobody waits for the reply any more.
 
         Raises:
             JudgeError: there is no reply, and no use in trying further.
@@ -168,7 +168,7 @@ class Judge(ABC):
                     raise
 
     def shown(self, text: str) -> str:
-        """A text of the server in one line, cut where it is long, without the key."""
+        """A text of the server on one line, cut if it is long, without the key."""
         text = " ".join((text.replace(self._key, "***") if self._key else text).split())
         return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
 
@@ -198,13 +198,13 @@ class Judge(ABC):
             raise JudgeError(reason, retry=True) from error
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the key; given as `auth`, it is not replaced from a password file as headers are."""
+        """Add the key; passed as `auth`, it is not replaced from .netrc, as a header would be."""
         request.headers["Authorization"] = f"Bearer {self._key}"
         return request
 
     def _error_text(self, response: requests.Response) -> str:
-        """What the server says about an error: its JSON's message, or else the status line. Some
-        servers have no `error` around the message."""
+        """What the server says about an error: the message in its JSON, or else the reason in the
+        status line. Some servers send the message without an `error` around it."""
         import requests
 
         with suppress(requests.RequestException, ValueError, AttributeError):
@@ -239,7 +239,7 @@ class Judge(ABC):
             )
             return JudgeError(reason, retry=self._was_reached, fatal=True)
         if any(isinstance(cause, NewConnectionError) for cause in causes):
-            # A server that was there may come back; one that never was is not waited for.
+            # A server that was reached before may come back; another one is not waited for.
             reason = f"no judge answers at {self.shown_url} ({why}): {self.cure}"
             return JudgeError(reason, retry=self._was_reached, fatal=True)
         if isinstance(error, requests.exceptions.SSLError | requests.exceptions.InvalidURL):
@@ -248,7 +248,7 @@ class Judge(ABC):
 
 
 def _host(url: str) -> str | None:
-    """The host that an http(s) URL names; None for another URL, or none."""
+    """The host that an http(s) URL names; None if it is no such URL, or names none."""
     try:
         parts = urlsplit(url)
         return parts.hostname if parts.scheme in ("http", "https") else None
@@ -279,7 +279,7 @@ def _key(variable: str | None) -> str:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """An exception and those behind it, be they causes, contexts or arguments."""
+    """An exception and those that led to it: causes, contexts, reasons and arguments."""
     causes: list[BaseException] = []
     todo: list[Any] = [error]
     while todo:

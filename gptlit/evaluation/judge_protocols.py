@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import requests
 
 MAX_REPLY = 20_000
-"""Characters after which a judge that writes on and on is not listened to any more."""
+"""Characters after which a reply that does not end is cut off."""
 
 
 class OllamaJudge(Judge):
@@ -97,8 +97,8 @@ def open_judge(settings: JudgeSettings) -> Judge:
 
 
 def _unspoken(thoughts: str) -> str:
-    """The reply of a model that had no room for one behind its thoughts, which servers tell apart;
-    it is written as by those that do not."""
+    """The reply of a model whose thoughts left no room for one. Some servers send thoughts apart;
+    here they get the form that they have in the replies of other servers."""
     return f"<think>{thoughts}" if thoughts else ""
 
 

@@ -17,11 +17,11 @@ from gptlit.figures import new_figure, save_figure, set_title
 PLACES = {"instruction": "instruction", "input": "input", "output": "output", "response": ANSWER}
 """Placeholders of a prompt, and the key of an entry that fills each."""
 N_WORST = 5
-"""Answers that are shown as the worst."""
+"""How many of the worst answers are shown."""
 
 
 def judged_texts(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an entry is judged; an input that is left out, or null, is empty."""
+    """The texts of an entry that are judged; one that is missing or null is empty."""
     return {name: entry.get(name) or "" for name in PLACES.values()}
 
 
@@ -30,9 +30,9 @@ class Verdict:
     """What the judge says of one answer."""
 
     score: int | None
-    """From 0 to 100; None: there is none."""
+    """From 0 to 100; None if there is no score."""
     reason: str = ""
-    """Why there is none."""
+    """Why there is no score."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class JudgeReport:
 
     @property
     def scores(self) -> list[int]:
-        """Those that there are, in the order of the entries."""
+        """The scores that there are, in the order of the entries."""
         return [v.score for v in self.verdicts if v.score is not None]
 
     @property
@@ -73,12 +73,12 @@ class JudgeReport:
 
     @property
     def worst(self) -> list[int]:
-        """Places of the entries with the lowest scores, the lowest first."""
+        """Indices of the entries with the lowest scores, the lowest first."""
         places = [i for i, v in enumerate(self.verdicts) if v.score is not None]
         return sorted(places, key=lambda i: self.verdicts[i].score or 0)[:N_WORST]
 
     def to_dict(self) -> dict[str, Any]:
-        """What stands in the result file; the same for the same verdicts."""
+        """The contents of the result file; the same for the same verdicts."""
         return {
             "judge": self.judge,
             "model": self.model,

@@ -5,8 +5,8 @@ leave their first tokens almost without context; windows that overlap score only
 before have not, so that every token is predicted from a long context.
 
 Source: "Perplexity of fixed-length models" in the documentation of Hugging Face's transformers.
-Windows here are `context_length` inputs long and score the token after each, as in validation:
-one token more than there, so that none is left out where windows do not overlap.
+Windows here have `context_length` inputs and score the token after each, as in validation. That is
+one token more than in the source, so that none is left out if windows do not overlap.
 """
 
 import math
@@ -38,17 +38,17 @@ class Perplexity:
     """exp(loss)."""
     bits_per_byte: float | None
     """Cross entropy in bits per UTF-8 byte of the scored text, which does not depend on the
-    tokenizer; None where the bytes are not known."""
+    tokenizer; None if the bytes are not known."""
     tokens: int
     """Tokens scored: all of the text but the first."""
     bytes: int
-    """UTF-8 bytes of the tokens scored; 0 where they are not known."""
+    """UTF-8 bytes of the tokens scored; 0 if they are not known."""
     context_length: int
-    """Tokens that the model sees at most."""
+    """Most tokens that the model sees."""
     stride: int
     """Tokens between the starts of two windows."""
     seconds: float
-    """Time that it took."""
+    """How long the evaluation took."""
     tokens_per_second: float
     """Tokens scored per second."""
 
@@ -109,13 +109,13 @@ def perplexity(
 ) -> Perplexity:
     """Score every token of a text but the first, once.
 
-    Runs where the model is, in its number format or that of an autocast around the call, as
+    Runs on the model's device, in its number format or in that of an enclosing autocast, as
     validation does; softmax and sums are in fp32 and above. Memory does not grow with the text,
     whose `tokens` may be mapped from a file.
 
     Args:
         model: in any mode; it is left in the mode it came in. Not with packed weights, which are
-            for decoding alone.
+            only for decoding.
         tokens: (n,) of an integer type, the ids of the text.
         stride: tokens between the starts of two windows, from 1 (each token sees all that the
             model can see) to the context length (no overlap, fastest); None: half the context.
@@ -172,7 +172,7 @@ def perplexity(
 def _cut(tokens: np.ndarray, batch: list[Window]) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of windows, both (batch, time) int64; time is that of the longest."""
     time_steps = max(stop - start for start, _, stop in batch) - 1
-    # Shorter rows end in zeros, which no scored position looks at.
+    # Shorter rows end in zeros, to which no scored position attends.
     ids = np.zeros((len(batch), time_steps), np.int64)
     targets = np.full((len(batch), time_steps), IGNORE_INDEX, np.int64)
     for row, (start, first, stop) in enumerate(batch):
@@ -184,9 +184,9 @@ def _cut(tokens: np.ndarray, batch: list[Window]) -> tuple[np.ndarray, np.ndarra
 def tokenize_text(
     source: Source, tokenizer: Tokenizer, *, show_progress: bool = False
 ) -> np.ndarray:
-    """Ids of all documents, an end-of-text id after each, as models are trained.
+    """Ids of all documents, with an end-of-text id after each, as in training.
 
-    They lie in a temporary file without a name, which is gone with the array.
+    They are in a temporary file without a name, which is deleted along with the array.
 
     Returns:
         (tokens,) uint16, or uint32 for a large vocabulary.

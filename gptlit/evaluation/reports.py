@@ -1,4 +1,4 @@
-"""What a finished run leaves beside its checkpoints, by the kind of its task."""
+"""The reports that a finished run writes besides its checkpoints, by task."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +17,10 @@ REPORTS: dict[str, Callable[[Any, Any, Path, str], Path | None]] = {
 def write_report(task: Task, data: Any, folder: Path, device: str) -> Path | None:
     """Write the task's tables and plots into the run folder; tasks without any write nothing.
 
-    What has still to be computed is on `device`, which the run was on.
+    What still has to be computed is computed on `device`, which the run used.
 
     Returns:
-        the table of what the test came to text by text, if there is one.
+        the file with the test results of each text, if there is one.
     """
     report = REPORTS.get(task.name)
     return report(task, data, folder, device) if report else None

@@ -1,4 +1,4 @@
-"""How close answers come to their references, by words alone: fast, and the same every time."""
+"""How close answers come to their references, by their words only: fast and reproducible."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ def score_answers(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         entries: each with a reference (`output`) and an answer (`model_response`).
 
     Returns:
-        `exact_match`, the share of answers that are their reference but for space at the ends;
+        `exact_match`, the share of answers equal to their reference but for space at the ends;
         `rouge_l`, the mean of `rouge_l`, from 0 to 1; and `answer_words_mean`,
         `answer_words_median`, `reference_words_mean`, `reference_words_median`, in words between
         spaces.
@@ -42,8 +42,8 @@ def rouge_l(answer: str, reference: str) -> float:
     """ROUGE-L of two texts as F1: precision and recall of their longest common subsequence of
     words, weighted alike, from 0 to 1.
 
-    Words are runs of letters, digits and underscores, in lower case. Texts of which one has no
-    word count 1 if they are the same but for space at the ends, else 0.
+    Words are runs of letters, digits and underscores, in lower case. If a text has no
+    words, the score is 1 if both are the same but for space at the ends, else 0.
 
     Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3.1.
     """
@@ -55,8 +55,8 @@ def rouge_l(answer: str, reference: str) -> float:
 
 
 def longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest sequence that is left of both where items are crossed out."""
-    row = [0] * (len(b) + 1)  # row[j]: for what was read of a, and the first j items of b
+    """Length of the longest sequence that both become if some of their items are deleted."""
+    row = [0] * (len(b) + 1)  # row[j]: for the items of a so far, and the first j of b
     for item in a:
         previous = row
         row = [0]
