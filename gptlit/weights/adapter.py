@@ -16,9 +16,9 @@ def describe_base(model: GPTModel, source: Mapping[str, Any], name: str) -> dict
     """What a checkpoint says about the weights that it leaves out.
 
     Args:
-        model: with these weights in it.
+        model: the model that has these weights.
         source: the option of `conf/weights` that they came from.
-        name: of the published model, if they are one.
+        name: of the published model, if the weights are one.
     """
     path = source["path"] and str(Path(source["path"]).expanduser().resolve())
     return {
@@ -32,16 +32,16 @@ def load_base(
     model: GPTModel, base: Mapping[str, Any], ckpt: Path, elsewhere: str | None = None
 ) -> None:
     """Load the weights that an adapter was trained on; published ones are fetched, if need be.
-    What is downloaded from where is not the checkpoint's to say: it may come from anybody.
+    A checkpoint may come from anybody, so it has no say in what is downloaded from where.
 
     Args:
         model: with LoRA; its own parameters stay as they are.
-        base: by `describe_base`.
+        base: as returned by `describe_base`.
         ckpt: the adapter's checkpoint, for messages.
         elsewhere: a file or folder to take them from, instead of where they were.
 
     Raises:
-        UserError: they are not there, or have other numbers than those that it was trained on.
+        UserError: they are missing, or are not those that it was trained on.
     """
     said = base["source"]
     source = {**read_option("weights", said["name"]), "path": elsewhere or said["path"]}
@@ -60,7 +60,7 @@ def check_base(model: GPTModel, base: Mapping[str, Any], ckpt: Path, path: Path 
     """Compare the weights in a model with those that an adapter was trained on.
 
     Raises:
-        UserError: they are others.
+        UserError: they differ.
     """
     if base_fingerprint(model) != base["fingerprint"]:
         raise UserError(

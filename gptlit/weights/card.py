@@ -24,8 +24,8 @@ def model_card(
         tokenizer: name of its tokenizer.
         summary: the training run's `summary.json`, if there is one.
         labels: the classes of a classifier.
-        ending: of a model that answers instructions, what ends each answer before end-of-text,
-            perhaps nothing; None: it is none.
+        ending: for a model that answers instructions, the text that ends each answer before
+            end-of-text, perhaps empty; None for any other model.
     """
     cfg = model.cfg
     shape = {
@@ -58,7 +58,7 @@ def model_card(
 def _training(summary: Mapping[str, Any]) -> str:
     keys = ("task", "model", "device", "precision", "seed", "steps", "tokens", "seconds")
     facts = {key: summary[key] for key in keys if key in summary}
-    facts["seed"] = str(facts.get("seed", ""))  # a name, not a quantity
+    facts["seed"] = str(facts.get("seed", ""))  # so that it gets no thousands separators
     facts["tokens per second"] = summary.get("tokens_per_second")
     facts |= summary.get("metrics", {})
     facts |= {f"{name} version": value for name, value in summary.get("versions", {}).items()}

@@ -1,4 +1,4 @@
-"""What a classifier has besides its body, in the form of transformers'
+"""The parts of a classifier besides its body, in the form of transformers'
 `GPT2ForSequenceClassification`."""
 
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ class Classes:
     labels: list[str]
     """Names of the classes."""
     head: Tensor
-    """(classes, C), without bias: onto the last hidden state of a text's last token."""
+    """(classes, C), without bias; applied to the last hidden state of a text's last token."""
 
 
 def classifier_config(labels: list[str], eot_id: int) -> dict[str, Any]:
-    """What `config.json` has of a classifier. transformers takes the last id that is not the pad
-    id for a text's last token; end-of-text never stands in a text."""
+    """The entries of `config.json` for a classifier. transformers takes the last id that is not
+    the pad id for a text's last token, so end-of-text, which is in no text, can be the pad id."""
     return {
         "architectures": [ARCHITECTURE],
         "id2label": {str(i): label for i, label in enumerate(labels)},
@@ -43,7 +43,7 @@ def load_class_head(head: nn.Linear, path: Path) -> None:
     """Copy the head of transformers' `GPT2ForSequenceClassification` into ours.
 
     Raises:
-        UserError: the file has none for these classes.
+        UserError: the file has no head for these classes.
     """
     with open_weights(path) as file:
         have, want = file.shapes.get(HEAD), tuple(head.weight.shape)

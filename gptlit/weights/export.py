@@ -1,4 +1,4 @@
-"""Trained models for others: plain safetensors, and folders that `transformers` opens by itself."""
+"""Trained models for other programs: plain safetensors, and folders that `transformers` opens."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ PREFIX = "transformer."
 
 
 def named_tensors(model: GPTModel, target: Layout, prefix: str = "") -> dict[str, Tensor]:
-    """The weights by the names of a layout and as it stores them, without the padding rows.
+    """The weights by a layout's names, in the form in which it stores them, without padding rows.
 
     A query, key and value bias that the model does not have is written as zeros.
 
@@ -55,8 +55,8 @@ def named_tensors(model: GPTModel, target: Layout, prefix: str = "") -> dict[str
 def export_safetensors(
     model: GPTModel, tokenizer: str, out: Path | str, prompt: Mapping[str, Any] | None = None
 ) -> None:
-    """Write one file with our own names; shape, tokenizer and, of a model that answers
-    instructions, the fields of its `PromptFormat` stand in its header.
+    """Write one file with our own names. Its header has the model's shape, its tokenizer and, for a
+    model that answers instructions, the fields of its `PromptFormat`.
 
     Raises:
         UserError: `out` exists, or cannot be written.
@@ -78,16 +78,16 @@ def export_huggingface(
     classes: Classes | None = None,
     prompt: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a folder that `transformers` opens as `GPT2LMHeadModel`, or a classifier's as
+    """Write a folder that `transformers` opens as `GPT2LMHeadModel` or, for a classifier, as
     `GPT2ForSequenceClassification`.
 
     Args:
         model: a language model, or the body of a classifier.
         tokenizer: its name, for the header.
         out: the folder to make.
-        eot_id: the token that ends a text; with it texts are padded.
+        eot_id: the token that ends a text, and with which texts are padded.
         texts: more files, by name: those of the tokenizer, a README.
-        classes: of a classifier.
+        classes: for a classifier.
         prompt: the fields of the `PromptFormat` of a model that answers instructions, for the
             header.
 
@@ -104,7 +104,7 @@ def export_huggingface(
         contents["generation_config.json"] = _json({**ends, "pad_token_id": eot_id})
     else:
         assert names.head is not None
-        tensors.pop(names.head, None)  # that of the language model, which no class score sees
+        tensors.pop(names.head, None)  # the language model's, which class scores do not use
         tensors[HEAD] = classes.head.float().contiguous()
         config |= classifier_config(classes.labels, eot_id)
         more["labels"] = classes.labels
@@ -151,7 +151,7 @@ def _save(
 
     ours = {"model": cfg.to_dict(), "tokenizer": tokenizer, **more}
     save_file(tensors, path, {"format": "pt", "gptlit": json.dumps(ours)})
-    path.chmod(path.parent.stat().st_mode & 0o666)  # the library leaves it to its owner alone
+    path.chmod(path.parent.stat().st_mode & 0o666)  # the library lets only its owner read it
 
 
 def _write_new(out: Path | str, write: Callable[[Path], None]) -> None:

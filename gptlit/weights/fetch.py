@@ -1,4 +1,4 @@
-"""Published weights onto this machine: from Hugging Face's hub, or from plain mirrors."""
+"""Downloads of published weights: from Hugging Face's hub, or from plain mirrors."""
 
 import sys
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ def fetch(
             the files come from mirrors; otherwise through huggingface_hub.
         model: "gpt2-small" and so on; must be among the source's.
         instead: what a user without network can add to the command, for messages.
-        to_read: make sure before a download that this machine can read what it brings.
+        to_read: before a download, make sure that this machine can read the format of the files.
 
     Returns:
         a file or folder for `load_weights`.
 
     Raises:
-        UserError: the source has no such model, or it cannot be had; the line says what was
+        UserError: the source has no such model, or it cannot be fetched; the line says what was
             tried, and what else can be done.
     """
     if source["path"]:
@@ -73,8 +73,8 @@ def published(source: Mapping[str, Any], model: str, instead: str = INSTEAD) -> 
 
 
 def needed(config: Mapping[str, Any]) -> bool:
-    """Whether a training with this config reads weights: one that goes on has them in its
-    checkpoint, unless that holds an adapter alone."""
+    """Whether a training with this config reads weights. A resumed one has them in its checkpoint,
+    unless that has only an adapter."""
     source, apart = config["weights"], config["task"].get("adapter_only", False)
     return (source["path"] is not None or "models" in source) and (apart or not config["resume"])
 
@@ -104,11 +104,11 @@ def _from_hub(source: Mapping[str, Any], node: dict[str, Any], hint: str) -> Pat
     cached = hub.try_to_load_from_cache(**where)
     if isinstance(cached, str):
         return Path(cached)
-    utils.logging.set_verbosity_error()  # of its retries
+    utils.logging.set_verbosity_error()  # no warnings of its retries
     if not sys.stderr.isatty():
         utils.disable_progress_bars()  # type: ignore[attr-defined]
     try:
-        # Tried once: the download itself would look for a missing network for half a minute.
+        # One attempt first: the download itself would retry a missing network for half a minute.
         hub.get_hf_file_metadata(
             hub.hf_hub_url(node["repo"], node["file"], revision=source["revision"])
         )

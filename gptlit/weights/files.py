@@ -1,6 +1,6 @@
-"""Files that hold weights: which there are in a folder, and what kind each is.
+"""Files that hold weights: which of them a path means, and what kind each is.
 
-A file's kind is told by its bytes, never by its name.
+A file is recognised by its bytes; of names, only TensorFlow's `.index` counts.
 """
 
 import re
@@ -19,12 +19,11 @@ LONGEST_HEADER = 100_000_000  # bytes; what safetensors itself allows
 
 
 def find_files(path: Path) -> list[Path]:
-    """The files of one model: a file itself, with the others where it is one of several parts; or
-    what a folder (a run's, Hugging Face's, TensorFlow's, or one with a single file of weights in
-    it) holds.
+    """The files of one model: the file itself, or all parts if it is one of several; or those in a
+    folder (a run's, Hugging Face's, TensorFlow's, or one with a single file of weights in it).
 
     Raises:
-        UserError: there is none, or it is not clear which.
+        UserError: a folder has none, or it is not clear which is meant, or a part is missing.
     """
     if path.is_dir():
         for name in (*IN_RUNS, "model.safetensors"):
@@ -76,7 +75,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file is not one on its way here."""
+    """Whether a file is not a partial download."""
     return path.suffix != ".part"
 
 
@@ -87,7 +86,7 @@ def kind(path: Path) -> str | None:
         head = file.read(9)
         file.seek(max(0, size - len(TABLE_MAGIC)))
         tail = file.read()
-    # First of all, since the length of a header may begin with the byte of a pickle.
+    # Checked first: the length of a header may begin with the byte that begins a pickle.
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") < LONGEST_HEADER:
         return "safetensors"
     if tail == TABLE_MAGIC or path.suffix == ".index":

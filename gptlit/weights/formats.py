@@ -25,11 +25,11 @@ from gptlit.model import is_lora_parameter
 from gptlit.weights.lora import merged_lora
 
 TWO_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
-"""What transformers calls the classes of a classifier that names none; its config.json leaves them
+"""transformers' names for two classes without names of their own, which its config.json leaves
 out."""
 
 ONE_OF_SEVERAL = "single_label_classification"
-"""What transformers calls the only problem that a `Classifier` is for."""
+"""transformers' name for the kind of problem that a `Classifier` solves: one class of several."""
 
 GPT2_VOCABULARY = 50257, {"\u0120the": 262, "\u0120gazed": 50255}
 """How many ids GPT-2's vocabulary has, and two of them, an early and the last merge. Published
@@ -44,7 +44,7 @@ class Hints:
     vocab_size: int | None = None
     tokenizer: str | None = None
     labels: tuple[str, ...] = ()
-    """Of the classes of a classifier."""
+    """Names of the classes of a classifier."""
     prompt: Mapping[str, Any] | None = None
     """The prompt format of a model that answers instructions."""
 
@@ -52,7 +52,7 @@ class Hints:
     def of(
         heads: Any, vocab_size: Any, tokenizer: Any = None, labels: Any = (), prompt: Any = None
     ) -> "Hints":
-        """Whatever stands in a file: what is no positive number, or no text, counts as not said."""
+        """Hints from what is in a file; a value that is not of the right kind counts as missing."""
         named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
         return Hints(
             heads if type(heads) is int and heads > 0 else None,
@@ -73,7 +73,7 @@ class WeightFile(ABC):
     shapes: Mapping[str, tuple[int, ...]]
     hints: Hints
     mapped = False
-    """Whether what is read lies in the file's pages, not in memory of its own."""
+    """Whether tensors that are read are mapped from the file, not in memory of their own."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -83,12 +83,12 @@ class WeightFile(ABC):
         """One tensor, on the CPU; UserError if its bytes are damaged."""
 
     def release(self, tensor: Tensor) -> None:
-        """Say that a contiguous part of what was read will not be looked at again."""
+        """Give back the memory of a contiguous part of what was read, once it is no longer used."""
         if self.mapped:
             _forget_pages(tensor)
 
     def close(self) -> None:
-        """Close the file; nothing that was read may be looked at again."""
+        """Close the file; what was read from it must not be used any more."""
         self._stack.close()
 
     def __enter__(self) -> "WeightFile":
@@ -208,7 +208,7 @@ def read_torch(path: Path) -> Any:
     mapped = _can_map(path)
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual pickles; what matters ends in an error
+            warnings.simplefilter("ignore")  # about unusual pickles; what matters is an error
             source = path if mapped else file
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
@@ -224,12 +224,13 @@ def read_torch(path: Path) -> Any:
 
 
 def _can_map(path: Path) -> bool:
-    """Whether torch.load can map a file: not its format of old; nor by a name that it trusts."""
+    """Whether torch.load can map a file: not one in its old format, nor one called .safetensors,
+    whose name it trusts."""
     return zipfile.is_zipfile(path) and path.suffix != ".safetensors"
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:
-    """The named tensors of a pickled file: all of it, or what stands under a usual name."""
+    """The named tensors of a pickled file: all of it, or what it has under a usual key."""
     if isinstance(content, dict):
         for node in (
             *(content.get(k) for k in ("state_dict", "model_state_dict", "model")),
@@ -253,7 +254,7 @@ def _hints_from_metadata(metadata: Mapping[str, str]) -> Hints | None:
 
 
 def _hints_from_config(folder: Path) -> Hints:
-    """What Hugging Face's config.json says, if one lies in the folder.
+    """What Hugging Face's config.json says, if there is one in the folder.
 
     Raises:
         UserError: it describes a network that computes something else than GPT-2, or a vocabulary
@@ -290,10 +291,10 @@ def _hints_from_config(folder: Path) -> Hints:
 
 
 def _check_vocabulary(folder: Path, size: Any) -> None:
-    """Refuse tokens that GPT-2's tokenizer would take for others, if the folder has a list of them.
+    """If the folder has a vocabulary as large as GPT-2's, make sure that its tokens are the same.
 
     Raises:
-        UserError: they are others.
+        UserError: they are not.
     """
     same_size, known = GPT2_VOCABULARY
     if size != same_size:
@@ -336,7 +337,7 @@ def import_tensorflow(wanted_by: str) -> Any:
 
 
 def _forget_pages(tensor: Tensor) -> None:
-    """Drop the whole pages of a mapped tensor from this process; a later look reads them again."""
+    """Drop the whole pages of a mapped tensor from this process; later use reads them again."""
     if not hasattr(mmap, "MADV_DONTNEED") or not tensor.is_contiguous():
         return
     start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -1,4 +1,4 @@
-"""A byte-pair encoding as the files that Hugging Face's tokenizers read.
+"""A byte-pair encoding written as the files that Hugging Face's tokenizers read.
 
 Source of the alphabet and of the files' formats: OpenAI's encoder.py and vocab.bpe, 2019.
 """
@@ -23,11 +23,11 @@ def tokenizer_files(
         tokens: the bytes of every id; single bytes first, then the merges in their order, then
             `end_of_text`.
         end_of_text: the last token, as text.
-        max_length: tokens that the model can read.
-        pads: `end_of_text` also fills up batches, on the right. It then is ordinary text where it
-            stands in a text: the last id that is not padding is the last of the text.
-        chat_template: Jinja that makes a prompt of messages, of a model that answers. Batches of
-            prompts are filled up with `end_of_text` on the left, so that all end side by side.
+        max_length: most tokens that the model can read.
+        pads: `end_of_text` also pads batches, on the right. Inside a text it is then read as
+            ordinary text, so that the last id that is not padding is the last of the text.
+        chat_template: for a model that answers, the Jinja template that makes a prompt of messages.
+            Batches of prompts are padded with `end_of_text` on the left, so that all end together.
     """
     *plain, _ = tokens
     alphabet = byte_alphabet()
@@ -54,7 +54,7 @@ def tokenizer_files(
 
 
 def byte_alphabet() -> list[str]:
-    """A printable character for each byte: itself where it is printable and no space in Latin-1,
+    """A printable character for each byte: its own in Latin-1, if that is printable and no space,
     else the next one from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
@@ -62,8 +62,8 @@ def byte_alphabet() -> list[str]:
 
 
 def _merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    """The two tokens that each token beyond the single bytes is made of: what its bytes come to
-    when all earlier merges have been applied."""
+    """The two tokens that each token beyond the single bytes is merged from: what is left of its
+    bytes once all earlier merges have been applied."""
     ranks = {token: rank for rank, token in enumerate(tokens)}
     found = []
     for rank, token in enumerate(tokens[256:], start=256):

@@ -1,4 +1,4 @@
-"""From a file of weights, in any layout, into a `GPTModel`: tensor by tensor, nothing twice."""
+"""Loads a file of weights, in any layout, into a `GPTModel`: tensor by tensor, none held twice."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from gptlit.weights.formats import WeightFile
 from gptlit.weights.names import Layout, Row, count_blocks, recognise, rows
 
 CHUNK_BYTES = 2**24
-"""Most of a mapped table that is looked at before its pages are given back."""
+"""Most bytes of a mapped table that are read before their pages are given back."""
 HEAD_DIM = 64
 """Width of a head in every published GPT-2, for files that do not say how many heads there are."""
 TOKENIZERS = {50257: "gpt2", 257: "byte"}
@@ -32,13 +32,13 @@ class Found:
     config: GPTConfig
     """The shape of the model that it fits."""
     tokenizer: str
-    """Name of the tokenizer that its ids are of; empty if no tokenizer has so many."""
+    """Name of the tokenizer that its ids belong to; empty if no tokenizer has as many."""
     layout: str
     """"gptlit", "OpenAI", "Hugging Face" or "book"."""
     heads_known: bool
     """Whether the file says the number of heads; tensors' shapes do not."""
     labels: tuple[str, ...] = ()
-    """Of the classes of a classifier, whose head `classes.load_class_head` reads."""
+    """Names of the classes of a classifier; `classes.load_class_head` reads its head."""
     prompt: Mapping[str, Any] | None = None
     """The fields of the `PromptFormat` of a model that answers instructions."""
 
@@ -57,7 +57,7 @@ def check_fits(cfg: GPTConfig, path: Path | str) -> None:
     """Make sure that `load_weights` into a model of this shape will not be refused.
 
     Raises:
-        UserError: as there.
+        UserError: as `load_weights` raises it.
     """
     with _opened(path) as weights:
         weights.check_fits(cfg)
@@ -72,14 +72,14 @@ def load_weights(model: GPTModel, path: Path | str) -> str:
 
     Args:
         model: a language model.
-        path: a file or folder of any known format; told by its contents.
+        path: a file or folder of any known format, which is recognised by its contents.
 
     Returns:
         one line that says what was loaded, and what was done to make it fit.
 
     Raises:
         UserError: the file is damaged or of a known kind but does not fit; the line has both
-            shapes and the override that fits. A file that does not fit leaves the model untouched.
+            shapes and the override that fits. If the file does not fit, the model is unchanged.
     """
     with _opened(path) as weights:
         notes = weights.check_fits(model.cfg)
@@ -123,7 +123,7 @@ class _Weights:
         return [self.prefix + name for name in self.layout.names(row, block)]
 
     def copy(self, name: str, row: Row, target: Tensor) -> None:
-        """One tensor of the file into a part of one of ours, of which it fills the first rows."""
+        """Copy a tensor of the file into a part of one of ours; it fills the first rows of that."""
         if row.linear and self.layout.in_out:
             source = self._read(name)
             target.copy_(source.T)
@@ -132,7 +132,7 @@ class _Weights:
             self._copy_rows(name, target)
 
     def copy_head(self, target: Tensor) -> None:
-        """The file's own head into ours, or its token embedding where that is its head."""
+        """Copy the file's own head into ours, or its token embedding if that is its head."""
         self._copy_rows(self._own_head or self._table(), target)
 
     def _copy_rows(self, name: str, target: Tensor) -> None:
@@ -145,7 +145,7 @@ class _Weights:
             self.file.release(part)
 
     def check_fits(self, cfg: GPTConfig) -> list[str]:
-        """What has to be said about how the file fits a model; UserError if it does not."""
+        """Notes on what is done to make the file fit a model; UserError if it cannot fit."""
         found, notes = self.found.config, []
         if not self.found.heads_known and found.emb_dim == cfg.emb_dim:
             found = replace(found, n_heads=cfg.n_heads)
@@ -214,7 +214,7 @@ class _Weights:
         return Found(config, tokenizer, title, heads_known, hints.labels, hints.prompt)
 
     def _check_names_and_shapes(self) -> None:
-        """All that the table asks for is there, in the right shape, and nothing unknown is."""
+        """Make sure that all tensors of the table are there, in the right shape, and no others."""
         config, known = self.found.config, set()
         with blank_parameters():
             ours = GPTModel(config).state_dict()
@@ -259,15 +259,15 @@ class _Weights:
         return tensor.squeeze(0) if tensor.dim() == 3 else tensor
 
     def _heads(self) -> list[str]:
-        """Names that a copy of the head may have: it stands beside the body, or in any module
-        around that, as DDP, torch.compile and Lightning's modules put them around."""
+        """Names that the head may have: it is beside the body, or in any of the modules around it,
+        as DDP, torch.compile and Lightning add them."""
         if self.layout.head is None:
             return []
         around = accumulate(f"{part}." for part in self.prefix.split(".")[:-1])
         return [prefix + self.layout.head for prefix in ("", *around)]
 
     def _check_qkv_bias(self, cfg: GPTConfig) -> None:
-        """A bias of zeros is none."""
+        """Make sure that file and model both have a bias, or neither; zeros in a file are none."""
         if cfg.qkv_bias and not self.found.config.qkv_bias:
             raise UserError(
                 f"the weights in {self.path} have no query, key and value bias; use"
@@ -289,7 +289,7 @@ class _Weights:
         return self.names(next(iter(rows(1)))[0], 0)[0]
 
     def _find_own_head(self) -> str | None:
-        """Name of a head that is stored beside the embedding and is not the same."""
+        """Name of a head that is stored beside the embedding and differs from it; else None."""
         stored = next((name for name in self._heads() if name in self.file.shapes), None)
         if stored is None:
             return None
@@ -327,7 +327,7 @@ def _allocated(model: GPTModel, name: str) -> Tensor:
 
 
 def _fitting_override(found: GPTConfig) -> str:
-    """The option of conf/model with a shape, or the overrides that make it."""
+    """The option of conf/model that has a shape, or the overrides that set it."""
     shape = ("emb_dim", "n_layers", "n_heads")
     for name in option_names("model"):
         if all(read_option("model", name).get(key) == getattr(found, key) for key in shape):

@@ -19,14 +19,14 @@ PREFIX = "model."
 
 
 def merged_lora(tensors: Mapping[str, Tensor], hparams: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of one of our checkpoints, with LoRA as part of the weights that it changes.
+    """The tensors of one of our checkpoints, with LoRA merged into the weights that it changes.
 
     Args:
         tensors: by their names in the checkpoint.
         hparams: the checkpoint's hyperparameters.
 
     Raises:
-        RuntimeError, TypeError, ValueError, LookupError: the two do not go together.
+        RuntimeError, TypeError, ValueError, LookupError: the two do not match.
     """
     own = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
     with blank_parameters():

@@ -1,5 +1,5 @@
-"""One table: what each tensor of `GPTModel` is called in other people's files, and how it lies
-there. Reading and writing both follow it."""
+"""One table: what each tensor of `GPTModel` is called in files of other programs, and how it is
+stored there. Both reading and writing follow it."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Row:
     openai: str
     huggingface: str
     book: str
-    """`{qkv}` stands for three tensors, which ours holds one below the other."""
+    """`{qkv}` stands for three tensors, which are the thirds of the rows of ours."""
     linear: bool = False
     """The weight of a linear layer, (out, in) here; some layouts store (in, out)."""
 
@@ -58,11 +58,11 @@ class Layout:
     column: str
     """The field of `Row` with its names."""
     title: str
-    """What messages call it."""
+    """Its name in messages."""
     in_out: bool = False
     """Linear weights are stored (in, out)."""
     head: str | None = None
-    """The output head, where files may hold it beside the token embedding."""
+    """Name of the output head, if files may have one beside the token embedding."""
     others: str = r"(?!)"
     """Pattern of names that are stored but are no weights: causal masks, Adam's moments."""
 
@@ -100,8 +100,8 @@ def rows(n_layers: int) -> Iterator[tuple[Row, int]]:
 
 
 def recognise(names: Collection[str]) -> tuple[Layout, str] | None:
-    """The layout that a file's names follow, and what stands before each of them ("transformer.",
-    "model/"); None if they follow none, or two. The first block's attention tells."""
+    """The layout that a file's names follow, and the prefix of each ("transformer.", "model/");
+    None if they follow none, or two. It is recognised by the first block's attention."""
     found = [
         (candidate, name.removesuffix(mark))
         for candidate in LAYOUTS
