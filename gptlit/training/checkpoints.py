@@ -16,7 +16,7 @@ from gptlit.files import replacing
 from gptlit.training import stopping
 
 PIECE_BYTES = 2**25
-"""Of a checkpoint that is being written: 32 MB."""
+"""How much of a checkpoint is written before the kernel drops it from its cache: 32 MiB."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -28,7 +28,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """A reader sees the old file or the new one, whatever happens in between.
 
         Raises:
-            OSError: it cannot be written, the disk being full perhaps.
+            OSError: the file cannot be written, for instance because the disk is full.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt`, from which a run resumes, `previous.ckpt`, the one before it, and
-    `best.ckpt`, the lowest `monitor`.
+    `best.ckpt`, the one with the best `monitor`.
 
-    `last` is written every `every_n_steps` optimiser steps and after each validation; where both
-    fall on one step only the later is written. A run that is asked to stop (see
-    `gptlit.training.stopping`) writes it after the step that it is in; where a validation is to
-    follow, or is under way, the resumed run begins with that.
+    `last` is written every `every_n_steps` optimiser steps and after each validation; if both fall
+    on the same step, only the later save is made. A run that is asked to stop (see
+    `gptlit.training.stopping`) writes it after the current step; if a validation is due then, or
+    under way, the resumed run begins with it.
 
     Args:
         folder: where the files go.
@@ -71,9 +71,9 @@ class Checkpoints(Checkpoint):
         self.best_score: float | None = None
         self.place: int | None = None
         """Steps of its epoch that the resumed run has done, once that is known."""
-        self._validate_first = False  # of the checkpoint: its step is still to be validated
-        # Lightning's counters as they were after the step that a validation follows: it resumes
-        # from there, not from the middle of a validation.
+        self._validate_first = False  # whether the checkpoint's step is still to be validated
+        # Lightning's counters right after a step that a validation follows: a resumed run starts
+        # from there, not from the middle of the validation.
         self._after_step: dict[str, Any] | None = None
         self._step = self._saved_at = 0
         self._last_is_whole = False
@@ -91,7 +91,7 @@ class Checkpoints(Checkpoint):
                 left.unlink(missing_ok=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make up for the validation that the run was stopped before."""
+        """Run the validation that was still due when the run was stopped."""
         self._step = self._saved_at = trainer.global_step
         self._last_is_whole = self._goes_on_from(trainer, self.last)
         if self._validate_first:
@@ -107,13 +107,13 @@ class Checkpoints(Checkpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """From here on there is something to lose."""
+        """From here on there is progress to lose: a signal to stop waits for the step's end."""
         stopping.hold()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save `last` where a step is due and no validation follows at once, or to stop."""
+        """Save `last` if this step is due and no validation follows it; save and stop if asked."""
         step = trainer.global_step
         if step == self._step:
             return  # in the middle of an accumulated step
@@ -159,7 +159,7 @@ class Checkpoints(Checkpoint):
         self._save(trainer, best=better)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save `last` where the run ended without a validation."""
+        """Save `last` if the run ended without a validation."""
         self._after_step = None
         if trainer.global_step > self._saved_at:
             self._save(trainer)
@@ -181,14 +181,14 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: Trainer, *, best: bool = False) -> None:
         trainer.save_checkpoint(self._new)
         if trainer.is_global_zero:
-            # The best comes first. If a kill comes before the rest, the resumed run, which goes on
-            # from an older one, comes to the same best again.
+            # `best` comes first: after a kill between the two, the run resumes from an older
+            # checkpoint and comes to the same best again.
             if best:
                 _link(self._new, self.best)
             if self._last_is_whole:
                 _link(self.last, self.previous)
             elif not self._goes_on_from(trainer, self.previous):
-                self.previous.unlink(missing_ok=True)  # of another run, or of what was taken back
+                self.previous.unlink(missing_ok=True)  # of another run, or of steps now undone
             self._new.replace(self.last)
         self._last_is_whole = True
         self._saved_at = trainer.global_step
@@ -206,20 +206,20 @@ class Checkpoints(Checkpoint):
         return {"best_score": self.best_score, "validate_first": self._validate_first}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on comparing with the best so far."""
+        """Keep comparing with the best score so far."""
         self.best_score = state_dict["best_score"]
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A validation leaves no trace in the counters."""
+        """Save the counters as they were before the validation that follows the step, if any."""
         if self._after_step is not None:
             checkpoint["loops"]["fit_loop"] = self._after_step
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Find out whether the step is still to be validated, even if it was the last."""
+        """Find out whether the checkpoint's step, even the last one, is still to be validated."""
         if trainer.state.fn != "fit":
             return
         if self.place is not None:
@@ -227,14 +227,15 @@ class Checkpoints(Checkpoint):
         if checkpoint["callbacks"][self.state_key].get("validate_first"):
             self._validate_first = True
             self._after_step = checkpoint["loops"]["fit_loop"]
-            # After the last step `fit` would return at once.
+            # `fit` would return at once after the last step: `on_train_start` restores this limit.
             self._max_steps = trainer.fit_loop.epoch_loop.max_steps
             trainer.fit_loop.epoch_loop.max_steps = -1
 
 
 def _recount(checkpoint: dict[str, Any], trainer: Trainer, place: int) -> None:
-    """Lightning counts micro-batches, by which it finds whole steps, validations and the ends of
-    epochs: make them those of the run as it goes on, whose steps and epochs may have others."""
+    """Lightning finds whole steps, validations and the ends of epochs by counting micro-batches.
+    Set the counts as if the run had always had the steps and epochs of its present config, since
+    a resumed run may have more or fewer micro-batches in each."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     accumulate, per_epoch = trainer.accumulate_grad_batches, trainer.limit_train_batches
     ended = progress["is_last_batch"] and place == 0
@@ -250,7 +251,7 @@ def _recount(checkpoint: dict[str, Any], trainer: Trainer, place: int) -> None:
 
 
 def stop_is_asked(trainer: Trainer) -> bool:
-    """Whether any process has been asked to stop; all of them have to call this."""
+    """Whether any process has been asked to stop; every process must call this."""
     asked = stopping.asked()
     if trainer.world_size == 1:
         return asked
@@ -264,14 +265,14 @@ def saved_best_score(content: dict[str, Any]) -> float | None:
 
 
 class _PiecewiseFile(FileIO):
-    """A file for writing of which the kernel caches no more than a piece. A checkpoint is hardly
-    read again soon, and where a hypervisor hands out the memory, getting enough for all of it takes
-    several times as long as writing it."""
+    """A file for writing, of which the kernel never caches more than one piece. A checkpoint is
+    rarely read again soon; and where a hypervisor hands out the memory, getting enough to cache all
+    of it takes several times as long as writing it."""
 
     _held = 0
 
     def write(self, data: Any) -> int:
-        """All of it."""
+        """Write all of the data; returns its bytes."""
         view, done = memoryview(data).cast("B"), 0
         while done < len(view):
             written = super().write(view[done : done + PIECE_BYTES - self._held])
@@ -290,12 +291,12 @@ class _PiecewiseFile(FileIO):
 def _write(checkpoint: dict[str, Any], file: FileIO) -> None:
     try:
         torch.save(checkpoint, file)
-    except RuntimeError as error:  # it stumbles over the end of a file that it could not write
+    except RuntimeError as error:  # closing the unfinished archive fails too, and hides the cause
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for the same bytes: names are only ever replaced, files never rewritten."""
+    """Give the same bytes a second name; safe, as files are never rewritten, only replaced."""
     with replacing(target) as draft:
         draft.unlink(missing_ok=True)
         try:

@@ -1,4 +1,4 @@
-"""The end of a run: measured once more, its folder filled, the next commands said."""
+"""The end of a run: measure once more, fill the run folder, print the next commands."""
 
 from pathlib import Path
 from shlex import quote
@@ -18,7 +18,7 @@ from gptlit.training.summary import mark_latest, write_summary
 
 
 def last_measured(trainer: Trainer, monitor: StepMonitor, csv: Path) -> dict[str, float]:
-    """The newest value of each metric; from the file what was measured before a resume."""
+    """The newest value of each metric; those measured before a resume come from the file."""
     before = {n: float(v) for row in read_metrics(csv)[1] for n, v in row.items() if v}
     now = {n: float(v) for n, v in trainer.callback_metrics.items()}
     return {n: value for n, value in (before | now | monitor.newest).items() if n != "step"}
@@ -27,8 +27,9 @@ def last_measured(trainer: Trainer, monitor: StepMonitor, csv: Path) -> dict[str
 def measure_at_the_end(
     trainer: Trainer, task: Task, data: Any, checkpoints: Checkpoints, device: str
 ) -> Path | None:
-    """Where the data has splits to be measured once at the end, add what the best checkpoint
-    reaches on them to `task.final_metrics`; then write the task's report, see `write_report`."""
+    """If the data has splits that are measured once, at the end, measure the best checkpoint on
+    them and add the results to `task.final_metrics`; then write the task's report, see
+    `write_report`."""
     loaders: dict[str, Any] = getattr(data, "final_loaders", dict)()
     if loaders:
         task.final_splits = list(loaders)
@@ -47,11 +48,12 @@ def measure_at_the_end(
 
 
 def fill_folder(config: dict[str, Any], folder: Path, task: Task, **figures: Any) -> None:
-    """Plots, `latest`, and as the last file the summary: a run that has one has all the others."""
+    """Write the plots, the link `latest` and, as the last file, the summary: a run that has a
+    summary has all the others."""
     if config["logger"]["csv"]:
         plot_curves(folder / "metrics.csv", folder / "plots", f"{task.name}, {folder.name}")
     home = Path(config["output_root"]) / task.name
-    if folder.resolve().parent == home.resolve():  # not a sweep's, nor elsewhere
+    if folder.resolve().parent == home.resolve():  # not in a sweep, nor anywhere else
         mark_latest(folder)
     write_summary(
         folder,
@@ -73,8 +75,8 @@ def say_what_next(
     ended: str,
     console: Console,
 ) -> None:
-    """What came out, where it lies, and what to type next. `details` is the table of the report, if
-    there is one; `ended` says after how long the run was over, and why."""
+    """Print the results, where they are, and what to type next. `details` is the table of the
+    report, if there is one; `ended` says how long the run took and, if it ended early, why."""
     best = checkpoints.best if checkpoints.best.exists() else checkpoints.last
     score = checkpoints.best_score
     measured = f", best {checkpoints.monitor} {score:.4g}" if score is not None else ""

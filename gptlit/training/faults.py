@@ -17,14 +17,14 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DivergedError(UserError):
-    """A loss, a gradient or a weight is no finite number.
+    """A loss, a gradient or a weight is not a finite number.
 
     Args:
-        what: what is, such as "loss is nan".
-        step: the optimiser step that it was found at.
-        precision: what the run computes in.
-        lr: the learning rate of that step, if the step is known to have been the first.
-        saved_step: that of the last good checkpoint, if there is one.
+        what: which of them, and its value, such as "loss is nan".
+        step: the optimiser step at which it was found.
+        precision: the number format that the run computes in.
+        lr: the learning rate of that step, if it is known to be the first bad one.
+        saved_step: the step of the last good checkpoint, if there is one.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class DivergedError(UserError):
 
 @contextmanager
 def explained(config: dict[str, Any], folder: Path) -> Iterator[None]:
-    """Turn a full disk, a folder that cannot be written to, and memory that does not suffice into
-    a line that says what helps.
+    """Turn the errors of a full disk, of a folder that cannot be written to and of too little
+    memory into one line that says what helps.
 
     Args:
         config: the run's.
@@ -74,7 +74,7 @@ def explained(config: dict[str, Any], folder: Path) -> Iterator[None]:
 
 @contextmanager
 def enough_memory(config: dict[str, Any]) -> Iterator[None]:
-    """The same of memory alone, for commands that use a trained model.
+    """As `explained`, but for memory only: for commands that use a trained model.
 
     Args:
         config: the command's.
@@ -88,7 +88,7 @@ def enough_memory(config: dict[str, Any]) -> Iterator[None]:
         if not _is_of_memory(error):
             raise
         batch, helps = config.get("batch_size", 1), []
-        if batch > 1 and config.get("prompts", "") is not None:  # one prompt is no batch
+        if batch > 1 and config.get("prompts", "") is not None:  # a single prompt is not batched
             helps.append(f"batch_size={batch // 2}")
         if re.search("CUDA|HIP|MPS", str(error)):
             helps.append("device=cpu")
@@ -101,7 +101,7 @@ def about_the_disk(error: OSError, folder: Path | str) -> str | None:
 
     Args:
         error: what was raised.
-        folder: what was written to, if the error does not say it.
+        folder: where it was writing, if the error does not say.
     """
     where = error.filename or folder
     if error.errno in _NO_SPACE:
@@ -119,7 +119,7 @@ def _is_of_memory(error: BaseException) -> bool:
 
 
 def _about_memory(config: dict[str, Any], error: BaseException) -> str:
-    """The first three of what helps, what changes the result least coming first."""
+    """Up to three remedies, those that change the result least first."""
     from gptlit.device import fast_bf16, resolve_device, resolve_precision
 
     data, model, trainer = config["data"], config["model"], config["trainer"]
@@ -146,7 +146,7 @@ def _about_memory(config: dict[str, Any], error: BaseException) -> str:
 
 
 def _amount(error: BaseException) -> str:
-    """What was asked for, as the allocator has it."""
+    """How much memory was asked for, in the allocator's words."""
     asked = re.search(r"[Tt]ried\s+to\s+allocate\s+([\d.]+)\s?(\w+)", str(error))
     if asked is None:
         return in_one_line(error, 100)

@@ -1,5 +1,5 @@
 """Who started this process: torchrun or Slurm, which start all processes of a run; or the user,
-who starts one, and Lightning the others."""
+who starts the first one, and Lightning, which starts the others."""
 
 import os
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Launch:
 
 
 def launched() -> Launch | None:
-    """The launcher's word on this process; None where it was not started by one."""
+    """The place that the launcher gave this process; None if no launcher started it."""
     env = os.environ
     if "TORCHELASTIC_RUN_ID" in env:  # also inside a Slurm job
         world = int(env["WORLD_SIZE"])
@@ -38,19 +38,19 @@ def launched() -> Launch | None:
 
 
 def first_process() -> bool:
-    """Whether this is the one of a run's processes that writes its files; found out without
-    importing Lightning, which decides by the same variables."""
+    """Whether this is the process that writes a run's files. Decided without importing Lightning,
+    by the environment variables that it uses too."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
     return int(next((os.environ[name] for name in names if name in os.environ), 0)) == 0
 
 
 def devices_and_nodes(settings: dict[str, Any]) -> tuple[int | str, int]:
-    """What the config's `trainer` node means for the Trainer's `devices` and `num_nodes`: auto is
-    what the launcher has started, and without one a single machine with all its devices.
+    """The Trainer's `devices` and `num_nodes`, from the config's `trainer` node: auto means what
+    the launcher has started or, without a launcher, one machine with all of its devices.
 
     Raises:
-        UserError: the launcher has started another number of processes than the config says; or
-            several machines are to train, and no launcher has started processes on them.
+        UserError: the launcher has started another number of processes than the config asks for,
+            or the config asks for several machines and no launcher has started processes on them.
     """
     devices, nodes, launch = settings["devices"], settings["num_nodes"], launched()
     if launch is None:

@@ -11,7 +11,7 @@ from typing import IO, Any
 from gptlit.errors import UserError, short_path
 
 LOCK = Path("config") / "run.lock"
-"""In a run folder. It stays there; what counts is whether a process has it locked."""
+"""The lock file in a run folder. It stays there; what counts is whether a process locks it."""
 
 _held: dict[Path, IO[str]] = {}
 
@@ -31,12 +31,12 @@ def take(folder: Path) -> bool:
     """Lock a run folder until this process ends, however it ends.
 
     Returns:
-        whether this call has locked it: not if this process had done so before, nor on a system
-        or a file system without locks.
+        whether this call has locked it: False if this process held the lock already, or if the
+        system or the file system has no locks.
 
     Raises:
         UserError: another process has it locked.
-        OSError: there is no such folder, and it cannot be made.
+        OSError: the folder does not exist and cannot be made.
     """
     try:
         import fcntl
@@ -57,7 +57,7 @@ def take(folder: Path) -> bool:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 return False
             raise UserError(_refusal(folder, file)) from None
-    with suppress(OSError):  # who has it is only said for people
+    with suppress(OSError):  # only people read who holds it
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -66,7 +66,7 @@ def take(folder: Path) -> bool:
 
 
 def in_use() -> Path | None:
-    """The folder that this process has locked last and still has, as it is best read."""
+    """The folder that this process locked last and still holds, shortened for messages."""
     return short_path(next(reversed(_held))) if _held else None
 
 

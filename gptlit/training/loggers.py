@@ -19,17 +19,17 @@ from gptlit.training.metrics_csv import MetricsCSV
 from gptlit.training.reuse import leaves
 
 KEYS: dict[type[Logger], str] = {WandbLogger: "wandb", MLFlowLogger: "mlflow"}
-"""Loggers that hand what they get to a server, with their key in the config's `logger` node."""
+"""Loggers that send what they get to a server, and their keys in the config's `logger` node."""
 CURES = {
     "wandb": "log in (wandb login), or write to the disk with logger.wandb.offline=true",
     "mlflow": "see whether there is a server at logger.mlflow.tracking_uri",
 }
-"""Where no run can be begun."""
+"""What helps if a logger cannot begin a run, by its key."""
 PAUSE_S = 600.0
-"""After a server has failed, the run goes on without it for so long: a try may take minutes."""
+"""How long a run goes on without a server that has failed: each attempt may take minutes."""
 MLFLOW_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-"""MLflow's own variable. Its default of 7 keeps a run waiting for four minutes, without a word, for
-a server that is not there; 2, ten seconds."""
+"""MLflow's own environment variable. With its default of 7, a run waits in silence for four minutes
+if the server is missing; with 2, for ten seconds."""
 
 
 def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None) -> list[Logger]:
@@ -38,25 +38,25 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None)
     Args:
         config: the node.
         folder: the run folder.
-        resumed_step: optimiser step that the run goes on from; what was logged later goes.
+        resumed_step: optimiser step that the run goes on from; what was logged after it is dropped.
 
     Raises:
-        UserError: a logger is not installed, or does not take its keys.
+        UserError: a logger is not installed, or does not accept its keys.
     """
     loggers: list[Logger] = []
     if config["csv"]:
         loggers.append(MetricsCSV(folder / "metrics.csv", keep_until=resumed_step))
     if config["tensorboard"]:
-        # Its switch to write without tensorflow, which takes seconds to import where it is there.
+        # TensorBoard then does without TensorFlow, which, if installed, takes seconds to import.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
-        purge = 0 if resumed_step is None else resumed_step + 1  # of a run killed in the folder
+        purge = 0 if resumed_step is None else resumed_step + 1  # what a killed run left
         loggers.append(
             TensorBoard(
                 folder, name="", version="tensorboard", default_hp_metric=False, purge_step=purge
             )
         )
     fresh = resumed_step is None
-    name = "/".join(folder.resolve().parts[-2:])  # else they invent one
+    name = "/".join(folder.resolve().parts[-2:])  # otherwise the servers invent one
     if config["wandb"] is not None:
         run = None if fresh else _noted_run(folder, WandbLogger)
         given = {"save_dir": folder, "id": run, "name": name, **config["wandb"]}
@@ -70,11 +70,11 @@ def make_loggers(config: dict[str, Any], folder: Path, resumed_step: int | None)
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's, but for what TensorBoard shows of several runs, or of one that was killed."""
+    """Lightning's logger, fitted to how TensorBoard shows several runs, or one that was killed."""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Put them into the table of all runs that are shown together, where Lightning puts none
-        without fixing its columns."""
+        """Add them to the table in which TensorBoard compares runs: Lightning adds none unless the
+        table's columns are fixed."""
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
         super().log_hyperparams(params)
@@ -83,23 +83,25 @@ class TensorBoard(TensorBoardLogger):
         self.experiment._get_file_writer().add_summary(hparams_pb(plain))
 
     def finalize(self, status: str) -> None:
-        """Leave the file open for what comes next: files of the same second are read in any order,
-        and those before the first one count as an earlier run's."""
+        """Leave the file open for what is logged next. TensorBoard reads files that were made in
+        the same second in any order, and takes what it reads before the first one for an earlier
+        run's."""
         self.save()
 
 
 @contextmanager
 def keeping_runs(trainer: Trainer, folder: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Begin this run on the servers of W&B and MLflow, and note in the run folder under which ids,
-    so that a resume goes on with the same ones; tell all loggers the settings. W&B's run is closed
-    after the training: it belongs to the process, and the next training in it would be added to it.
+    """Begin this run on the servers of W&B and MLflow, and note its ids in the run folder, so that
+    a resumed run continues under the same ids; give all loggers the settings. W&B's run is closed
+    after the training: it belongs to the process, whose next training would be added to it.
 
-    Once a run has begun, a server that fails costs what it would have got, but not the training.
+    Once a run has begun, a server that fails misses what it would have been sent, but the training
+    goes on.
 
     Args:
         trainer: has the loggers.
         folder: the run folder.
-        settings: the config, without what does not change the result.
+        settings: the part of the config that changes the result.
 
     Raises:
         UserError: no run can be begun.
@@ -111,7 +113,7 @@ def keeping_runs(trainer: Trainer, folder: Path, settings: dict[str, Any]) -> It
         for logger in loggers:
             goes_on = type(logger) in KEYS and _begin(logger, folder)
             at_the_end.push(partial(_end, logger))
-            if not (goes_on and isinstance(logger, MLFlowLogger)):  # it takes no other values
+            if not (goes_on and isinstance(logger, MLFlowLogger)):  # it refuses changed values
                 untold.append(logger)
         for logger in untold:
             logger.log_hyperparams(settings if isinstance(logger, WandbLogger) else flat)
@@ -119,8 +121,8 @@ def keeping_runs(trainer: Trainer, folder: Path, settings: dict[str, Any]) -> It
 
 
 def _begin(logger: Any, folder: Path) -> bool:
-    """Begin the run on the logger's server, and note its id; returns whether it is the one that an
-    earlier part of this run began."""
+    """Begin the run on the logger's server, and note its id; returns whether an earlier part of
+    this run had begun it already."""
     kind = type(logger)
     with _explained(kind):
         _ = logger.experiment
@@ -144,11 +146,11 @@ def _end(logger: Logger, failure: type[BaseException] | None, *_: object) -> Non
 
 
 class _Outliving:
-    """Wraps calls to a server: one that fails does not end the run, which goes on without that
-    server for a while.
+    """Wraps calls to a server so that a failing one does not end the run, which goes on without
+    that server for a while.
 
     Args:
-        key: of the config's `logger` node.
+        key: the logger's, in the config's `logger` node.
     """
 
     def __init__(self, key: str) -> None:
@@ -161,7 +163,7 @@ class _Outliving:
                 return
             try:
                 call(*args, **kwargs)
-            except Exception as error:  # each server's library has its own
+            except Exception as error:  # each server's library raises its own kinds
                 self._paused_until = time.monotonic() + PAUSE_S
                 print(
                     f"warning: logger.{self._key} has failed, the run goes on without it for"
@@ -189,8 +191,8 @@ def _extra(kind: Any, arguments: dict[str, Any]) -> Logger:
 
 @contextmanager
 def _explained(kind: type[Logger]) -> Iterator[None]:
-    """Turn whatever a logger's library raises into a UserError: wrong keys, a server that is not
-    there."""
+    """Turn whatever a logger's library raises, for wrong keys or an unreachable server, into a
+    UserError."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -7,17 +7,17 @@ from gptlit.errors import UserError
 
 
 def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Column names and rows of a `metrics.csv`, none if it is not there; a last row that was cut
-    short is left out.
+    """Column names and rows of a `metrics.csv`; none if the file does not exist. A last row that
+    was cut short is left out.
 
     Raises:
-        UserError: something else is in it than a run writes.
+        UserError: the file holds something that no run writes.
     """
     if not path.is_file():
         return [], []
     rows, reader = [], None
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some programs mark what they save
+        text = path.read_text(encoding="utf-8-sig")  # some programs add a byte-order mark
         whole = text[: text.rfind("\n") + 1]
         reader = csv.DictReader(whole.splitlines(), restval="")
         columns = list(reader.fieldnames or [])
@@ -37,6 +37,6 @@ def _check(row: dict[str, str]) -> None:
         raise ValueError("it has more cells than the first line has names")
     if not row["step"].isdecimal():
         raise ValueError(f"the step is {row['step'][:40]!r}, not a whole number")
-    int(row["step"])  # not if it has thousands of digits
+    int(row["step"])  # raises ValueError if it has thousands of digits
     for value in row.values():
         float(value or 0)

@@ -15,16 +15,16 @@ from gptlit.training.metrics import read_metrics
 class MetricsCSV(Logger):
     """Writes `metrics.csv`: a row per logged step, a column per metric, empty where not measured.
 
-    The file grows by whole rows; where it has to change it is replaced, so that who reads it
-    meanwhile, and a kill, find nothing half changed.
+    The file grows by whole rows. Any other change replaces it, so that a kill never leaves, and a
+    reader never finds, a half-changed file.
 
     Args:
         path: the file; its folder exists.
-        keep_until: on a resumed run, the step resumed from: later rows, which will be measured
-            again, are dropped with the first that is. None starts a new file.
+        keep_until: in a resumed run, the step that it resumes from. Later rows will be measured
+            again; they are dropped when the first new row is written. None starts a new file.
 
     Raises:
-        UserError: it cannot go on with the file, as that is damaged.
+        UserError: the file of the resumed run is damaged.
     """
 
     def __init__(self, path: Path, keep_until: int | None = None) -> None:
@@ -34,8 +34,8 @@ class MetricsCSV(Logger):
         self._last: int | None = None
         """The step of the last row."""
         self._kept: list[dict[str, str]] | None = None
-        """Rows of the run that is resumed, until the first that is measured again: before it, a
-        resume may still be refused."""
+        """The resumed run's rows to keep, until the first new row is written. The file is left
+        alone before that, as the resume may still be refused."""
         if keep_until is not None:
             columns, rows = read_metrics(path)
             self._columns = columns or self._columns
@@ -48,12 +48,12 @@ class MetricsCSV(Logger):
 
     @property
     def version(self) -> str:
-        """There is one file per run folder."""
+        """Empty: there is one file per run folder."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The composed config stands in the run folder already."""
+        """Nothing to do: the composed config is in the run folder already."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

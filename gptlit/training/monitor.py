@@ -17,8 +17,8 @@ from gptlit.training.faults import DivergedError
 
 
 class StepMonitor(Callback):
-    """Logs every so many optimiser steps what the task measured, stops at a
-    loss that is not a number, and asks for a last validation when the steps are done.
+    """Logs what the task measured every `every_n_steps` optimiser steps, ends the run at a loss
+    that is not finite, and asks for a last validation when all steps are done.
 
     Metrics: `train/loss` (nats per target, of that step), `train/lr`, `train/grad_norm`,
     `train/tokens_per_second` (of all processes; with prompts, the tokens of the responses),
@@ -26,14 +26,15 @@ class StepMonitor(Callback):
     process).
 
     Args:
-        device, precision: what the run computes in, for the peak rate.
+        device, precision: what the run computes on and in, for the peak rate.
         every_n_steps: optimiser steps between logged rows.
     """
 
     def __init__(self, device: str, precision: str, every_n_steps: int) -> None:
         self.device, self.precision, self.every_n_steps = device, precision, every_n_steps
         self.flops_per_token = 0.0
-        """Of a training step, 0 if not known; set once the model is built."""
+        """Floating-point operations of a training step for each of its tokens, 0 if not known; set
+        once the model is built."""
         self.total_steps = 0
         """Optimiser steps of the whole run; set once the data is known."""
         self.tokens = 0
@@ -41,11 +42,11 @@ class StepMonitor(Callback):
         self.seconds = 0.0
         """Seconds spent in training steps; validation, and what follows it, left out."""
         self.newest: dict[str, float] = {}
-        """What was logged last, of the steps of this part of the run."""
-        self._since: float | None = None  # when the clock was started; None: it stands still
+        """What was logged last since the run began or was resumed."""
+        self._since: float | None = None  # when the clock was started; None: it is stopped
         self._elapsed = 0.0
         self._peak = 0.0
-        self._unread: deque[tuple[int, StepStats]] = deque(maxlen=1000)  # since the last look
+        self._unread: deque[tuple[int, StepStats]] = deque(maxlen=1000)  # not checked yet
         self._tokens: torch.Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,8 +62,8 @@ class StepMonitor(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock: what a task computes before its first step is not training time, nor is
-        a validation, nor are the sample and the checkpoint that follow it."""
+        """Start the clock if it is stopped. What a task computes before its first step is not
+        training time; nor are a validation, and the sample and the checkpoint that follow it."""
         if self._since is None:
             self._since = time.perf_counter()
 
@@ -72,7 +73,7 @@ class StepMonitor(Callback):
         self._since = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A model whose validation gives no number is not to be saved."""
+        """End the run before it saves a model whose validation loss is not finite."""
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not math.isfinite(loss):
             self._raise(f"validation loss is {float(loss)}", trainer.global_step)
@@ -80,7 +81,7 @@ class StepMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log, if this batch finished a step that is due."""
+        """Log if this batch finished a step that is due for it."""
         assert isinstance(pl_module, Task)
         stats = pl_module.stats
         if stats is None:
@@ -108,7 +109,7 @@ class StepMonitor(Callback):
         }
         if self.flops_per_token:
             self.newest["train/mfu"] = rate * self.flops_per_token / self._peak
-        # Lightning's own way writes them after the checkpoint of this step, perhaps never.
+        # Logged through Lightning, they would be written after this step's checkpoint, or never.
         for logger in trainer.loggers:
             logger.log_metrics(self.newest, step=trainer.global_step)
             logger.save()
@@ -117,8 +118,8 @@ class StepMonitor(Callback):
         return 0 < self.total_steps <= trainer.global_step
 
     def _require_finite(self) -> None:
-        """Look at the newest step, which waits for the device; at those before it only to find out
-        where it began."""
+        """Raise DivergedError if the newest step is not finite. Checking it waits for the device;
+        the steps before it are checked only to find out where the trouble began."""
         unread = list(self._unread)
         self._unread.clear()
         if not unread or self._trouble(unread[-1][1]) is None:
@@ -130,7 +131,7 @@ class StepMonitor(Callback):
     def _trouble(self, stats: StepStats) -> str | None:
         if not math.isfinite(stats.loss):
             return f"loss is {float(stats.loss)}"
-        # In fp16, a gradient that overflows is left out, and the loss scale halved.
+        # In fp16, a step whose gradients overflow is skipped, and the loss scale halved.
         if stats.grad_norm is not None and self.precision != "fp16":
             norm = float(stats.grad_norm)
             return None if math.isfinite(norm) else f"gradient's norm is {norm}"
@@ -170,7 +171,7 @@ class StepMonitor(Callback):
             self._raise("model has weights that are no numbers", trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts that go on after a resume."""
+        """Tokens and seconds so far, which a resumed run goes on counting."""
         tokens, seconds = self._pending()
         return {"tokens": self.tokens + tokens, "seconds": self.seconds + seconds}
 

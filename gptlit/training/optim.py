@@ -11,12 +11,12 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 KINDS = ("cosine", "linear", "constant")
-"""Of schedules."""
+"""The kinds of schedule."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate as a fraction of its peak, by optimiser steps told in advance.
+    """Learning rate as a fraction of its peak, for a number of optimiser steps known in advance.
 
     Linear warm-up, then the decay of `kind`: "cosine" or "linear" down to `min_lr_ratio` at
     `total_steps`, or "constant" (Loshchilov and Hutter 2017, SGDR, equation 5, one cycle).
@@ -67,7 +67,7 @@ class PlannedLR(LambdaLR):
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to that step; the optimiser has been restored before."""
+        """Go to that step; the optimiser must have been restored already."""
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
         factors = [course(self.last_epoch) for course in self.lr_lambdas]
         self._last_lr = [p * f for p, f in zip(self.base_lrs, factors, strict=True)]
@@ -76,18 +76,18 @@ class PlannedLR(LambdaLR):
 
 
 def keep_options(options: Sequence[dict[str, Any]], restored: torch.optim.Optimizer) -> None:
-    """Of a checkpoint, take the moments and the step counts; weight decay and the like are the
-    config's.
+    """Keep only the moments and the step counts of a checkpoint: weight decay and the other options
+    are those of the config.
 
     Args:
-        options: of each group, all but its parameters.
-        restored: has loaded the checkpoint.
+        options: the config's, for each parameter group.
+        restored: the optimiser, which has loaded the checkpoint.
     """
     for group, own in zip(restored.param_groups, options, strict=True):
         group.update(own)
         for parameter in group["params"]:
             state = restored.state.get(parameter, {})
-            if "step" in state:  # it lies where the saved options want it
+            if "step" in state:  # loading has put it where the saved options want it
                 place = parameter.device if group["fused"] else "cpu"
                 state["step"] = state["step"].to(place, torch.float32)
 

@@ -47,6 +47,6 @@ CURVES = {
     "lr": "learning rate",
     "tokens_per_second": "tokens per second",
 }
-"""Quantities that are drawn where they were measured, with their axis label."""
+"""Quantities that are drawn if they were measured, and their axis labels."""
 SPLITS = {"train": ("training", "tab:blue"), "val": ("validation", "tab:orange")}
 """The splits' names and colours, the same in each picture."""

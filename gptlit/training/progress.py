@@ -11,9 +11,9 @@ from gptlit.training.monitor import StepMonitor
 
 
 class StepProgress(ProgressBar):
-    """One bar over the optimiser steps, with loss, tokens per second and time left, or how far a
-    validation has come; a line for each validation stays on the screen. Without a terminal only
-    those lines are printed.
+    """One bar over the optimiser steps with loss, tokens per second and time left; during a
+    validation, it shows how far that has come. A line for each validation stays on the screen.
+    Without a terminal, only those lines are printed.
 
     Args:
         monitor: where the newest figures are.
@@ -76,13 +76,13 @@ class StepProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show that the bar stands still for a while."""
+        """Show how far the validation has come; the bar stands still meanwhile."""
         if not self._bar.disable:
             figures = f"batch {batch_idx + 1:,} of {trainer.num_val_batches[dataloader_idx]:,}"
             self._bar.update(self._row, description="validating", figures=figures)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """One line with what was measured."""
+        """Print a line with what was measured."""
         self._show_training(trainer)
         if trainer.sanity_checking or not self._enabled:
             return

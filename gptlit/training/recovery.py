@@ -19,21 +19,21 @@ class Start(NamedTuple):
     step: int
     """Optimiser steps that have been done."""
     content: dict[str, Any]
-    """What the checkpoint holds; tensors are mapped from the file, which takes its space on the
-    disk for as long as they are there."""
+    """What the checkpoint holds. Its tensors are mapped from the file, which takes up its space on
+    the disk, even when removed, for as long as they are held."""
     damage: str = ""
     """What is wrong with a newer checkpoint, if this one takes its place."""
 
     @property
     def told(self) -> str:
-        """What the console says of it, behind the line of the run."""
+        """What the console says about it, after the line about the run."""
         instead = f"\n{self.damage}; {self.path.name} takes its place" if self.damage else ""
         return f", resumed at step {self.step:,}{instead}"
 
 
 def find_start(path: Path) -> Start:
-    """The checkpoint, if all of it can be read; or, for a run's `last.ckpt` that is cut short,
-    otherwise damaged or gone, an older one of the run.
+    """The checkpoint, if all of it can be read. An older one of the run takes the place of a
+    `last.ckpt` that is missing, cut short or otherwise damaged.
 
     Raises:
         UserError: no checkpoint can be read.
@@ -52,7 +52,7 @@ def find_start(path: Path) -> Start:
 
 def _read(path: Path, damage: str = "") -> Start:
     content = read_checkpoint(path)
-    # What has been read so far are the names of the tensors; their bytes have checksums.
+    # So far only the names of the tensors have been read; their bytes have checksums.
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

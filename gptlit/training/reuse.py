@@ -1,8 +1,8 @@
 """Which run has trained a config already: `skip_if_trained=true` takes its result.
 
-A run folder's `config/trained.json` says what its results are of. Hydra's `config.yaml` and
-`overrides.yaml` beside it are of the command that trained last: Hydra writes those of each command
-into `config/draft`, and there they stay until its run begins.
+A run folder's `config/trained.json` says which config its results are of. Hydra's `config.yaml` and
+`overrides.yaml` beside it belong to the command that trained last: Hydra writes those of each new
+command into `config/draft`, where they stay until its run begins.
 """
 
 import json
@@ -20,8 +20,8 @@ from gptlit.training.launch import first_process
 WITHOUT_EFFECT = frozenset({"resume", "output_root", "skip_if_trained", "debug", "logger", "hydra"})
 """Top-level keys that do not change what is trained."""
 RECORD = Path("config") / "trained.json"
-"""In a run folder: the config, and once the run has finished, its score; of a run that went on with
-another config, only what it began with."""
+"""In a run folder: the config and, once the run has finished, its score; if the run was resumed
+with another config, only the config that it began with."""
 POINTER = Path("config") / "reused.txt"
 """In the folder of a run that did not train: the folder that it took its result from."""
 DRAFT = Path("config") / "draft"
@@ -40,7 +40,7 @@ class Finished:
 
 
 def what_counts(config: Any) -> Any:
-    """The keys of a composed config that change the result, as they are once saved and read."""
+    """The part of a composed config that changes the result, as it is when read from JSON."""
     return json.loads(json.dumps({k: v for k, v in config.items() if k not in WITHOUT_EFFECT}))
 
 
@@ -54,7 +54,7 @@ def leaves(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_free(config: dict[str, Any], folder: Path) -> None:
-    """A run that begins anew would delete what an earlier one has saved in its folder.
+    """Refuse to begin anew in a folder where the run would delete what an earlier one has saved.
 
     Raises:
         UserError: there is a checkpoint.
@@ -71,8 +71,8 @@ def check_free(config: dict[str, Any], folder: Path) -> None:
 
 
 def told_of_changes(config: dict[str, Any], folder: Path) -> str:
-    """A line that says how the config of a resumed run differs from that which it began with, or
-    nothing. To be called before `begin` notes the new one."""
+    """A line that says how a resumed run's config differs from the one that it began with; empty if
+    it does not. Call this before `begin`, which notes the new config."""
     before = _began(folder)
     if config["resume"] is None or before is None:
         return ""
@@ -86,11 +86,11 @@ def told_of_changes(config: dict[str, Any], folder: Path) -> str:
 
 
 def begin(config: dict[str, Any], folder: Path) -> None:
-    """Note what trains in the folder from now on; its results count once `finish` is called. The
-    command's configs take the place of those of the run before.
+    """Note the config that trains in the folder from now on; its results may be reused once
+    `finish` is called. The command's configs replace those of the run before.
 
-    A run that resumes with another config than it began with is a repetition of neither, and is
-    never reused.
+    A run that is resumed with another config than it began with is a run of neither, and is never
+    reused.
     """
     if not first_process():
         return
@@ -116,7 +116,7 @@ def finish(folder: Path, score: float | None) -> None:
 
 
 def finished(folder: Path) -> Finished | None:
-    """The folder's run, if it has finished and all that another run would have is there."""
+    """The folder's run, if it has finished and its summary and a checkpoint are there."""
     record = _read(folder)
     checkpoints = [folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
     there = (folder / "summary.json").is_file() and any(path.is_file() for path in checkpoints)
@@ -142,17 +142,17 @@ def find(config: dict[str, Any], folder: Path) -> Finished | None:
 
 
 def trained_config(folder: Path) -> Any:
-    """What the folder's results are of, less keys without effect; None if it is not noted."""
+    """The config of the folder's results, without keys that have no effect; None if not noted."""
     return _read(folder).get("config")
 
 
 def take(found: Finished, folder: Path) -> None:
-    """Leave word in the folder of a run that need not train."""
+    """Note in the folder of a run that need not train which run it took its result from."""
     if not first_process():
         return
     (folder / POINTER).unlink(missing_ok=True)
     if found.folder.resolve() != folder.resolve():
-        there = os.path.relpath(found.folder.resolve(), folder.resolve())  # they may move together
+        there = os.path.relpath(found.folder.resolve(), folder.resolve())  # both may be moved
         with replacing(folder / POINTER) as draft:
             draft.write_text(f"{there}\n")
         _accept_draft(folder)
@@ -165,9 +165,9 @@ def drop_draft(folder: Path) -> None:
 
 
 def list_in_sweep(folder: Path) -> None:
-    """In place of `drop_draft` in a sweep, whose table has a row for each folder with new
-    overrides: the draft becomes the folder's configs, or stays beside those of an earlier run, for
-    `newest_overrides`."""
+    """Called in a sweep instead of `drop_draft`, since the sweep's table has a row for each folder
+    with new overrides. The draft becomes the folder's configs; if those of an earlier run are
+    there, it stays beside them for `newest_overrides`."""
     if not first_process() or not (folder / DRAFT).is_dir():
         return
     if (folder / OVERRIDES).is_file():
@@ -177,21 +177,21 @@ def list_in_sweep(folder: Path) -> None:
 
 
 def newest_overrides(folder: Path) -> Path:
-    """The file of what was typed last, also if its run has not begun."""
+    """The file with what was typed last, even if its run has not begun."""
     draft = folder / DRAFT / OVERRIDES.name
     return draft if draft.is_file() else folder / OVERRIDES
 
 
 def _accept_draft(folder: Path) -> None:
     draft = folder / DRAFT
-    if draft.is_dir():  # not where another command has composed the config
+    if draft.is_dir():  # it is not if another command has composed the config
         for path in draft.iterdir():
             path.replace(draft.parent / path.name)
         draft.rmdir()
 
 
 def result_folder(folder: Path) -> Path:
-    """Where a run's results are: its own folder, or that which it took them from."""
+    """Where a run's results are: its own folder, or the one that it took them from."""
     pointer = folder / POINTER
     if not pointer.is_file():
         return folder

@@ -52,7 +52,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         the best value of the monitored metric, None if it was never measured.
 
     Raises:
-        UserError: the device, precision, data or checkpoint is not as it must be.
+        UserError: the device, precision, data or checkpoint cannot be used.
     """
     _quieten_libraries()
     console = Console(soft_wrap=True)
@@ -81,7 +81,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         check_same_run(start_from.path, start_from.content, task)
         if _has_finished(folder, start_from, lengths, settings["early_stopping"], console):
             return saved_best_score(start_from.content)
-        start_from = start_from._replace(content={})  # its space is free once newer ones are saved
+        start_from = start_from._replace(content={})  # lets a later save free the file's space
     monitor.flops_per_token = task.flops_per_token()
     task.optimizer_factory = optimizer_factory(config, precision, total_steps)
     task.model.saved_dtype = saved_dtype(config, device, precision)
@@ -103,7 +103,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         resume = start_from.path if start_from else None
         _train(trainer, task, data, resume, settings["val_at_start"])
         seconds = time.perf_counter() - start
-        # The best checkpoint, which is loaded now, has its own counts.
+        # Read before the best checkpoint is loaded, which brings its own counts.
         steps, tokens, training_seconds = trainer.global_step, monitor.tokens, monitor.seconds
         task.final_metrics = last_measured(trainer, monitor, folder / "metrics.csv")
         details = measure_at_the_end(trainer, task, data, checkpoints, device)
@@ -126,8 +126,8 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
 
 
 def told_size(task: Task) -> str:
-    """How many parameters there are, and how many train where others are frozen. What LoRA adds
-    is no part of the first."""
+    """How many parameters there are and, if some are frozen, how many train. The first number does
+    not include what LoRA adds."""
     total = f"{task.model.num_parameters():,} parameters"
     if all(p.requires_grad for p in task.parameters()):
         return total
@@ -137,8 +137,8 @@ def told_size(task: Task) -> str:
 def _set_up_data(
     trainer: Trainer, settings: dict[str, Any], data: Any, start_from: Start | None
 ) -> Lengths:
-    """Tokenize what is not yet, and say how long the run is."""
-    if start_from is not None:  # other data than it has seen are refused before they are tokenized
+    """Tokenize what has not been yet; returns how long the run is."""
+    if start_from is not None:  # data that it has not seen are refused before they are tokenized
         data.load_state_dict(start_from.content.get(type(data).__qualname__, {}))
     data.prepare_data()
     data.setup("fit")
@@ -154,7 +154,7 @@ def _train(
     trainer: Trainer, task: Task, data: Any, resume: Path | None, val_at_start: bool
 ) -> None:
     if trainer.world_size > 1:
-        stopping.hold()  # they stop together
+        stopping.hold()  # the processes stop together
     if val_at_start and resume is None:
         _validate_at_start(trainer, task, data)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -163,8 +163,8 @@ def _train(
 def _take_over(
     folder: Path, config: dict[str, Any], checkpoints: Checkpoints, *, fresh: bool
 ) -> None:
-    """From now on the folder is this run's: what an earlier one has left there must not be taken
-    for its own, whenever it ends."""
+    """Make the folder this run's: whenever it ends, nothing that an earlier run has left there may
+    be taken for its own."""
     if first_process():
         (folder / "summary.json").unlink(missing_ok=True)
         if fresh:
@@ -186,7 +186,7 @@ def _told_of_patience(patience: int) -> str:
 def _has_finished(
     folder: Path, start: Start, lengths: Lengths, patience: int, console: Console
 ) -> bool:
-    """Whether nothing is left to do, which is then said."""
+    """Whether nothing is left to do; if so, print that."""
     reached = [key for key, end in lengths.ends.items() if end <= start.step]
     ended_early = not reached and 0 < patience <= saved_wait(start.content)
     if ended_early:
@@ -206,8 +206,8 @@ def _has_finished(
 
 
 def _validate_at_start(trainer: Trainer, task: Task, data: Any) -> None:
-    """Validate before the first step, on as many batches as the config limits it to, or else as
-    the data module says are enough."""
+    """Validate before the first step, on as many batches as the config allows or, if it sets no
+    limit, on as many as the data module says are enough."""
     limit = trainer.limit_val_batches
     if isinstance(limit, float) and limit == 1.0:
         trainer.limit_val_batches = getattr(data, "batches_at_start", limit)
@@ -216,7 +216,7 @@ def _validate_at_start(trainer: Trainer, task: Task, data: Any) -> None:
 
 
 def _quieten_libraries() -> None:
-    """Leave the console to what concerns the user's run."""
+    """Hide messages that do not concern the user's run."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (

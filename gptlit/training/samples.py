@@ -21,11 +21,12 @@ class TextSamples(Callback):
 
     Args:
         tokenizer: the run's.
-        prompt: text to continue, or to answer, as the task has it; empty starts from end-of-text.
+        prompt: text to continue or, depending on the task, to answer; empty starts from
+            end-of-text.
         max_new_tokens: length of the sample in tokens.
         temperature, top_k: as in `Sampling`.
         every_n_validations: 0 shows none.
-        seed: the same noise each time, so that samples can be compared.
+        seed: of the draws, the same each time, so that samples can be compared.
         console: where to print.
     """
 
@@ -58,7 +59,7 @@ class TextSamples(Callback):
             self._write(trainer, task)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many validations there have been: `Checkpoints` saves after this one's count."""
+        """How many validations there have been; `Checkpoints` saves once this one is counted."""
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -67,8 +68,8 @@ class TextSamples(Callback):
 
     def _write(self, trainer: Trainer, task: Task) -> None:
         prompt = task.wrap_prompt(self.prompt)
-        # Blocks that are compiled for training would be so again for each layer of the cache and
-        # each number of tokens, up to the limit beyond which nothing new is compiled at all.
+        # Blocks compiled for training would be compiled again for each layer of the cache and each
+        # number of tokens, up to PyTorch's limit, beyond which nothing new is compiled at all.
         with torch.compiler.set_stance("force_eager"):
             [text] = generate_text(
                 task.model, self.tokenizer, [prompt], self.max_new_tokens, self.sampling, task.stop
@@ -81,5 +82,5 @@ class TextSamples(Callback):
 
 
 def _as_it_is(text: str) -> str:
-    """For TensorBoard, which takes it for Markdown: indented, it keeps its lines and signs."""
+    """For TensorBoard, which reads text as Markdown: indented, it keeps its lines and symbols."""
     return textwrap.indent(text, "    ")

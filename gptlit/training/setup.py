@@ -38,10 +38,10 @@ def make_trainer(
         device, precision: as resolved; not "auto".
         folder: the run folder.
         resumed_step: optimiser step that the run goes on from.
-        callbacks: besides early stopping.
+        callbacks: all but early stopping, which is added here.
 
     Raises:
-        UserError: devices, precision and the way that processes share the work do not fit.
+        UserError: devices, precision and strategy do not go together.
     """
     settings, launch = config["trainer"], launched()
     devices, num_nodes = devices_and_nodes(settings)
@@ -52,9 +52,9 @@ def make_trainer(
         )
     plugins: list[Any] = [AtomicCheckpointIO()]
     if launch is not None and launch.by == "torchrun":
-        plugins.append(TorchElasticEnvironment())  # inside a Slurm job Lightning would take that
+        plugins.append(TorchElasticEnvironment())  # in a Slurm job, Lightning would take Slurm's
     if settings["early_stopping"]:
-        # It counts when a validation ends: before `Checkpoints`, which Lightning calls last, saves.
+        # It counts at the end of a validation, before `Checkpoints`, called last, saves its state.
         early = EarlyStopping(
             "val/loss", patience=settings["early_stopping"], check_on_train_epoch_end=False
         )
@@ -76,7 +76,7 @@ def make_trainer(
             use_distributed_sampler=False,  # the data module deals the windows out itself
             enable_model_summary=False,
             enable_checkpointing=True,
-            # Gathered parameters are kept from validation to training.
+            # FSDP keeps parameters that it gathered in validation, and training needs normal ones.
             inference_mode=settings["strategy"] != "fsdp",
             callbacks=callbacks,
             logger=make_loggers(config["logger"], folder, resumed_step),
@@ -88,22 +88,22 @@ def make_trainer(
                 f"trainer.devices={settings['devices']} does not fit device={device}: {error}"
             ) from error
         raise
-    # Lightning's would take the place of ours, see `gptlit.training.stopping`.
+    # Lightning's signal handlers would replace ours, see `gptlit.training.stopping`.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    # With them goes the question to the first process, before each micro-batch, whether they have
-    # seen a signal: all would wait for their device to hear no.
+    # Without them, the first process need not tell the others before each micro-batch whether it
+    # has had a signal: for that answer, each would wait for its device.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
 
 
 def saved_dtype(config: dict[str, Any], device: str, precision: str) -> torch.dtype | None:
-    """The type in which the blocks keep what the backward pass needs; None: that of what they
-    compute."""
+    """The type in which the blocks keep what the backward pass needs; None: the type that they
+    compute in."""
     return None if _products(config, device, precision) == precision else torch.bfloat16
 
 
 def _products(config: dict[str, Any], device: str, precision: str) -> str:
-    """FSDP, which moves the weights about, has its own way with precisions."""
+    """The precision of matrix products. FSDP, which moves the weights about, handles it itself."""
     fsdp = config["trainer"]["strategy"] == "fsdp"
     return precision if fsdp else products(precision, device)
 
@@ -112,23 +112,23 @@ class Lengths(NamedTuple):
     """How long a run is, in optimiser steps."""
 
     epoch: int
-    """Of a pass over the data."""
+    """Steps in a pass over the data."""
     place: int
-    """Of its epoch that the run goes on in, those that are done."""
+    """Steps that are done of the epoch in which the run goes on."""
     ends: dict[str, int]
-    """Where the run ends, by the key that says so."""
+    """The steps at which the run may end, by the config keys that set them."""
 
     @property
     def total(self) -> int:
-        """Of the whole run."""
+        """Steps of the whole run."""
         return min(self.ends.values())
 
 
 def count_steps(
     settings: dict[str, Any], data: Any, world_size: int, resumed_step: int | None = None
 ) -> Lengths:
-    """How long the run is. Where it goes on, epochs are counted by what has been read of the data:
-    the steps so far may have had another size.
+    """How long the run is. In a resumed run, epochs are counted by how much of the data has been
+    read, since the steps so far may have had another size.
 
     Raises:
         UserError: an epoch has fewer micro-batches than a step takes.
@@ -153,7 +153,7 @@ def count_steps(
 
 
 def told_of_warmup(config: dict[str, Any], total_steps: int) -> str:
-    """A warning where the learning rate never reaches its peak; nothing otherwise, or in debug."""
+    """A warning if the learning rate never reaches its peak; empty otherwise, and in debug runs."""
     warmup = config["scheduler"]["warmup_steps"]
     if warmup < total_steps or config["debug"]:
         return ""
@@ -164,7 +164,7 @@ def told_of_warmup(config: dict[str, Any], total_steps: int) -> str:
 
 
 def check_val_share(settings: dict[str, Any], data: Any, world_size: int) -> None:
-    """Refuse a share of the validation batches that is less than one of them."""
+    """Refuse a share of the validation batches that comes to less than one batch."""
     share = settings["limit_val_batches"]
     if isinstance(share, float) and 0 < share < 1:
         batches = math.ceil(len(data.val_dataloader()) / world_size)
@@ -176,9 +176,9 @@ def check_val_share(settings: dict[str, Any], data: Any, world_size: int) -> Non
 
 
 def check_evaluation(trainer: Trainer, data: Any) -> None:
-    """Refuse splits that are too small for so many processes before anything is trained, rather
-    than when they are measured at the end."""
-    data.trainer = trainer  # whose processes they are for; `fit` attaches it too
+    """Refuse splits that are too small for the number of processes before anything is trained,
+    rather than when they are measured at the end."""
+    data.trainer = trainer  # the loaders depend on its processes; `fit` attaches it too
     data.val_dataloader()
     getattr(data, "final_loaders", dict)()
 
@@ -186,9 +186,9 @@ def check_evaluation(trainer: Trainer, data: Any) -> None:
 def set_lengths(
     trainer: Trainer, settings: dict[str, Any], steps_per_epoch: int, total_steps: int
 ) -> None:
-    """Tell the Trainer, which counts batches, what the config says in optimiser steps.
+    """Give the Trainer, which counts batches, the lengths that the config has in optimiser steps.
 
-    Epochs are not counted by it: after some resumes its count is not right.
+    It does not get the number of epochs: after some resumes it would count them wrong.
     """
     accumulate = settings["accumulate_grad_batches"]
     trainer.fit_loop.epoch_loop.max_steps = total_steps
@@ -204,15 +204,17 @@ def set_lengths(
 def build_task(
     config: dict[str, Any], tokenizer: Tokenizer, facts: dict[str, Any]
 ) -> tuple[Task, str]:
-    """The task with its initial weights, and the line to tell about them, if they are not random.
+    """The task with its initial weights, and the console's line about them, empty if they are
+    random.
 
-    What the data says about itself (`facts`: names of classes, the form of prompts) belongs to the
-    task's settings, so that a checkpoint stands alone.
+    What the data says about itself (`facts`: names of classes, the form of prompts) becomes part of
+    the task's settings, so that a checkpoint is complete.
 
-    Each process reads the weights itself; the first one to ask for them has downloaded them.
+    Each process reads the weights itself; the first one to ask for them downloads them.
 
     Raises:
-        UserError: there is no such task, its shape is impossible, or its weights cannot be had.
+        UserError: there is no such task, the model's shape is impossible, or its weights cannot be
+            loaded.
     """
     shape = {name: value for name, value in config["model"].items() if name != "name"}
     settings = {n: v for n, v in config["task"].items() if n not in ("name", "sample")}
@@ -237,7 +239,7 @@ def build_task(
 
 
 def optimizer_factory(config: dict[str, Any], precision: str, total_steps: int) -> OptimizerFactory:
-    """AdamW and the schedule of the config, which ends with the run unless it says otherwise."""
+    """AdamW with the config's schedule, which ends with the run unless its own end is set."""
     schedule = config["scheduler"]
     return OptimizerFactory(
         **config["optimizer"],

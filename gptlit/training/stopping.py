@@ -1,10 +1,10 @@
 """Stopping when asked to: by SIGTERM, by Slurm before its time limit (SIGUSR1), by Ctrl-C.
 
-A signal is only noted while a step is being taken: whoever trains asks for it once the step is
-done, saves, and stops. At any other time there is nothing to lose, and the process stops at once,
-or as soon as the module that it is importing is there.
-Lightning has handlers of its own; they talk to the other processes, and save, from inside of the
-signal handler, in the middle of a step. So they are left out, see `gptlit.training.setup`.
+During a step, a signal is only noted: the training loop looks for it once the step is done, saves,
+and stops. At any other time there is nothing to lose, and the process stops at once or, if it is
+importing a module, as soon as that is done.
+Lightning's own handlers talk to the other processes, and save, inside the signal handler, in the
+middle of a step. So they are left out, see `gptlit.training.setup`.
 """
 
 import os
@@ -32,7 +32,7 @@ REMIND_S = 0.05
 
 @dataclass
 class _State:
-    """Of this process, as signals are."""
+    """The state of this process, since signals are sent to processes."""
 
     handled: bool = False
     """Whether the handlers are in place."""
@@ -41,9 +41,9 @@ class _State:
     asked: signal.Signals | None = None
     """The first signal."""
     held: bool = False
-    """Whether someone will ask for it."""
+    """Whether the training loop will ask for the signal."""
     raised: bool = False
-    """Whether `Stopped` is on its way."""
+    """Whether `Stopped` has been raised."""
     saved_step: int | None = None
 
 
@@ -53,7 +53,7 @@ _now = _State()
 class Stopped(SystemExit):
     """Ends the process, and a sweep with it, with an exit code that asks for another start.
 
-    No `Exception`, so that nothing on the way takes it for a failure.
+    It is not an `Exception`, so that nothing on its way takes it for a failure.
     """
 
     def __init__(self) -> None:
@@ -65,16 +65,16 @@ class Stopped(SystemExit):
 def is_child_of_lightning() -> bool:
     """Whether Lightning has started this process beside the first one.
 
-    Where all of them end, it has to leave without an error code, which Lightning would take for a
-    crash: it would kill the first process, which may still be tidying up.
+    When all processes end, it must exit without an error code. Lightning would take one for a crash
+    and kill the first process, which may still be tidying up.
     """
     return launched() is None and not first_process()
 
 
 def begin(saved_step: int | None) -> None:
-    """A run begins, at a step that it can be resumed from, if there is one."""
+    """A run begins; `saved_step` is the step that it can be resumed from, if there is one."""
     _now.begun, _now.held, _now.saved_step = True, False, saved_step
-    if _now.asked:  # while the run before it, in a sweep, came to its end
+    if _now.asked:  # while the run before it in a sweep was ending
         raise Stopped
 
 
@@ -84,7 +84,7 @@ def asked() -> bool:
 
 
 def hold() -> None:
-    """From now on the caller asks whether to stop."""
+    """From now on a signal is only noted: the caller asks whether to stop."""
     _now.held = True
 
 
@@ -105,9 +105,9 @@ def saved_step() -> int | None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Take the signals, and say where the run was stopped. Signals that the process was told to
-    ignore are left alone. Inside another one, or in a thread, it only tells what a library made of
-    a stop."""
+    """Handle the signals, and print where the run was stopped. Signals that the process was told to
+    ignore are left alone. Inside another `stoppable`, or outside of the main thread, it does only
+    what `unmasked` does."""
     if _now.handled or threading.current_thread() is not threading.main_thread():
         with unmasked():
             yield
@@ -136,9 +136,9 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def unmasked() -> Iterator[None]:
-    """An error after `Stopped` was raised is what became of it: a compiled module that was being
-    imported turns it into an ImportError, and Hydra what is raised while it composes into an error
-    of its own."""
+    """Turn an error back into `Stopped` if that was raised before: a compiled module that is being
+    imported turns `Stopped` into an ImportError, and Hydra turns whatever is raised while it
+    composes a config into an error of its own."""
     try:
         yield
     except Exception as error:
@@ -165,7 +165,7 @@ def _remind(number: int, frame: FrameType | None) -> None:
 
 
 def _stop(frame: FrameType | None) -> None:
-    """At once, or as soon as an import is through, where nobody will ask."""
+    """Stop at once, or as soon as an import is done; not if the training loop will ask."""
     if _now.held:
         return
     if REMINDER and _is_importing(frame):
@@ -175,8 +175,8 @@ def _stop(frame: FrameType | None) -> None:
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported, which the exception would leave half made: the module's
-    C code turns it into an ImportError, and others take that for a package that is missing."""
+    """Whether a module is being imported, which an exception would leave unfinished: the module's
+    C code turns it into an ImportError, which others take for a missing package."""
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None

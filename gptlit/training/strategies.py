@@ -24,7 +24,7 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def make_strategy(name: str, timeout_s: float) -> Strategy | str:
-    """What the Trainer is to be given for `trainer.strategy=name`.
+    """The Trainer's `strategy` argument for `trainer.strategy=name`.
 
     Args:
         name: ddp, fsdp, or one that Lightning knows.
@@ -34,7 +34,7 @@ def make_strategy(name: str, timeout_s: float) -> Strategy | str:
     if name == "fsdp":
         return FullyShardedStrategy(timeout)
     if name == "ddp":
-        # Gradients lie in the buffers that are sent, which otherwise hold a second copy of them.
+        # Gradients are views of the buffers that are sent, which otherwise hold a second copy.
         return DDPStrategy(timeout=timeout, gradient_as_bucket_view=True)
     return name
 
@@ -52,7 +52,7 @@ def others_may_end() -> Iterator[None]:
         reason = str(error).partition("\n")[0]
         if not isinstance(error, torch.distributed.DistError) and "gloo" not in reason:
             raise
-        # Without gloo's own line of code, and its advice.
+        # Leave out gloo's place in its source, and its advice.
         reason = re.sub(r"^\[[^]]*\] ", "", reason).partition(". ")[0]
         raise UserError(
             "another process of this run has ended, or cannot be reached, so this one ends too: its"
@@ -65,9 +65,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
     """Lightning's FSDP2, with checkpoints like those of one process.
 
     Weights, gradients and the optimiser's state are spread over all processes; see
-    `gptlit.tasks.sharding`. A checkpoint is one file with all of them, in which parameters have
-    the numbers that a plain optimiser gives them: it may be resumed by any number of processes,
-    with any strategy.
+    `gptlit.tasks.sharding`. A checkpoint is one file with all of them, in which parameters are
+    numbered as a plain optimiser numbers them: it may be resumed by any number of processes, with
+    any strategy.
 
     Args:
         timeout: how long a process waits for the others.
@@ -82,7 +82,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state, on the first process; the others help and get nothing."""
+        """The whole state, on the first process; the others take part and get an empty dict."""
         plain = _plain(optimizer)
         state: dict[str, Any] = get_optimizer_state_dict(self._module, plain, options=WHOLE)
         if not self.is_global_zero:
@@ -110,7 +110,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         return checkpoint
 
     def _names(self, optimizer: Optimizer, state: Mapping[str, Any]) -> dict[int, str]:
-        """The parameters that a saved state numbers: those at the same places in the groups."""
+        """Our parameters' names, by their numbers in a saved state: both are in the same order."""
         names = {parameter: name for name, parameter in self._module.named_parameters()}
         saved = [number for group in state["param_groups"] for number in group["params"]]
         own = [names[p] for group in optimizer.param_groups for p in group["params"]]

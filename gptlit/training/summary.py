@@ -23,14 +23,14 @@ def write_summary(folder: Path, **facts: Any) -> Path:
 
 
 def mark_latest(folder: Path) -> None:
-    """Point `latest` beside the run folder to it."""
+    """Point the link `latest`, beside the run folder, to it."""
     with replacing(folder.parent / "latest") as draft:
         draft.unlink(missing_ok=True)
         draft.symlink_to(folder.resolve().name, target_is_directory=True)
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what decides about results and speed."""
+    """Versions of Python and of the packages that decide results and speed."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
