@@ -1,4 +1,4 @@
-"""What all tasks share: one model, a loss over target tokens, and honest sums over a whole step."""
+"""What all tasks share: one model, a loss over target tokens, and sums over a whole step."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -36,8 +36,9 @@ class StepStats:
 class Task(LightningModule, ABC):
     """A `GPTModel` and what is done with it.
 
-    A subclass says what the loss is and what is measured; how it is optimised is handed in as
-    `optimizer_factory`, and devices, precision, accumulation and checkpoints are the Trainer's.
+    A subclass says what the loss is and what is measured. How the model is optimised is handed in
+    as `optimizer_factory`; devices, precision, accumulation and checkpoints are left to the
+    Trainer.
 
     The hyperparameters saved in a checkpoint are plain dicts, strings and numbers.
 
@@ -47,22 +48,22 @@ class Task(LightningModule, ABC):
         seed: seeds dropout; together with the step it fixes every random number.
         settings: the task's own options, saved as they are; those in `needs` must be there.
         token_bytes: (vocab_size,) int64, UTF-8 bytes of each token, for bits per byte.
-        task: what a checkpoint's hyperparameters say it is of, for `load_from_checkpoint`.
+        task: the task's name in a checkpoint's hyperparameters, for `load_from_checkpoint`.
 
     Raises:
         ValueError: the checkpoint is of another task, or a setting is missing.
-        TypeError: the tokenizer is no name.
+        TypeError: the tokenizer is not a name.
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
-    """Settings that there must be."""
+    """Settings that must be given."""
     command: ClassVar[str] = "generate.py"
-    """What a trained model is used with."""
+    """The command that a trained model is used with."""
     classifier: TextClassifier | None = None
-    """What says the class of a text, if the task is about that."""
+    """Finds the class of a text, if that is what the task is about."""
     prompt_format: PromptFormat | None = None
-    """How instructions are put, if the task is about that."""
+    """How instructions become prompts, if the task is about instructions."""
     token_bytes: Tensor | None
 
     def __init__(
@@ -89,7 +90,7 @@ class Task(LightningModule, ABC):
                 "seed": seed,
                 "settings": settings or {},
             },
-            logger=False,  # they get all of the config
+            logger=False,  # loggers get the whole config
         )
         self.seed = seed
         self.settings = settings or {}
@@ -97,15 +98,15 @@ class Task(LightningModule, ABC):
         self.register_buffer("token_bytes", token_bytes, persistent=False)
         self.optimizer_factory: Callable[[Task], Any] | None = None
         self.base: dict[str, Any] | None = None
-        """Where the frozen weights come from, which checkpoints then leave out; None: they hold
-        all."""
+        """Where the frozen weights come from, if checkpoints leave them out; None: checkpoints hold
+        all weights."""
         self.stats: StepStats | None = None
         """The newest optimiser step, for whoever logs it."""
         self.final_splits = ["test"]
-        """Splits of the data that are measured once training is over: those of the test loop's
-        dataloaders, by number."""
+        """Splits of the data that are measured once training is over, in the order of the test
+        loop's dataloaders."""
         self.final_metrics: dict[str, float] = {}
-        """What was measured there, for the summary."""
+        """What was measured in training and on these splits, for the summary."""
         self._micro_batches = 0
         self._reference: Tensor | None = None
         self._sums: Tensor | None = None
@@ -123,14 +124,14 @@ class Task(LightningModule, ABC):
         """The loss summed over the batch's targets (scalar, nats), and the number of targets."""
 
     def count_tokens(self, batch: Any, targets: Tensor) -> Tensor:
-        """The tokens that a batch trains on: its targets (scalar), where these are tokens."""
+        """How many tokens a batch trains on (scalar): its targets, if these are tokens."""
         return targets
 
     def wrap_prompt(self, text: str, input: str = "") -> str:
-        """What stands before the model's answer to `text`; a language model just continues it.
+        """The text that the model's answer to `text` follows; for a plain language model, `text`.
 
-        Once trained, a model is used without its task: what wraps its prompts then are the fields
-        of a `PromptFormat`, as `prompt` in the settings.
+        Once trained, a model is used without its task: its prompts are then wrapped by the
+        `PromptFormat` whose fields are in the settings, as `prompt`.
         """
         return self.prompt_format.format_prompt(text, input) if self.prompt_format else text
 
@@ -143,10 +144,10 @@ class Task(LightningModule, ABC):
         """Floating-point operations of a training step for each of its tokens, 0 if not known."""
         return self.model.cfg.flops_per_token()
 
-    # ---- one optimiser step: the mean over its target tokens, however it is cut up ----
+    # ---- one optimiser step: the mean over its target tokens, whatever its micro-batches ----
 
     def on_fit_start(self) -> None:
-        """Forget the sums of a step that was begun and never taken, as by an interrupted fit."""
+        """Forget the sums of a step that was begun but not finished, as in an interrupted fit."""
         self._micro_batches, self._reference, self._sums = 0, None, None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -159,7 +160,7 @@ class Task(LightningModule, ABC):
         are those of the token mean up to one factor, applied in `on_before_optimizer_step`."""
         loss, count = self.loss_sum(batch)
         if not isinstance(count, Tensor):
-            # Filled in on the device: a copy to it would wait until the forward pass is through.
+            # Filled in on the device: a copy to it would wait for the end of the forward pass.
             count = loss.new_full((), count)
         count = count.to(loss.device, torch.float32)
         sums = self.reduce_sum(torch.stack([loss.detach(), count, self.count_tokens(batch, count)]))
@@ -191,11 +192,11 @@ class Task(LightningModule, ABC):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the global norm, computing it once, and keep it for the log; or, where the
-        Trainer is told so, each number."""
+        """Clip by the global norm, which is computed once and kept for the log; or clip each number
+        by its value, if the Trainer is set to do that."""
         grads = self._gradients()
         norm = _total_norm(grads)
-        if self.device_mesh is not None:  # of the parts; squares add up to that of the whole
+        if self.device_mesh is not None:  # each has a part; the squares of the norms add up
             norm = self.reduce_sum(norm.square()).sqrt()
         if gradient_clip_val and gradient_clip_algorithm == "value":
             torch._foreach_clamp_max_(grads, float(gradient_clip_val))
@@ -208,7 +209,7 @@ class Task(LightningModule, ABC):
             self.stats.grad_norm = norm
 
     def _gradients(self) -> list[Tensor]:
-        """Of all parameters; where these are sharded, this process's parts."""
+        """The gradients of all parameters; if these are sharded, this process's parts."""
         return [local(p.grad) for p in self.parameters() if p.grad is not None]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -228,20 +229,20 @@ class Task(LightningModule, ABC):
         return self.optimizer_factory(self)
 
     def configure_model(self) -> None:
-        """Shard the parameters where the Trainer's strategy has a mesh of processes for them."""
+        """Shard the parameters if the Trainer's strategy has a mesh of processes for them."""
         if self.device_mesh is not None:
             shard(self, self.device_mesh["data_parallel"])
 
     def whole(self) -> "Task":
         """The task with all of its parameters on every process, for work outside of the steps:
-        itself, or a copy for evaluation where they are sharded. All processes call this together.
+        itself or, if they are sharded, a copy for evaluation. All processes call this together.
         """
         state = whole_state(self)
         return self if state is None else self._copy(state)
 
     def whole_on_first(self) -> "Task | None":
-        """As `whole`, for what the first process does alone: the copy is on its CPU, as the devices
-        need not hold all of what is sharded; the other processes get None."""
+        """Like `whole`, for work that only the first process does. A copy is on its CPU, since all
+        of the sharded parameters need not fit on its device; the other processes get None."""
         state = whole_state(self, first_only=True)
         if state is None:
             return self
@@ -254,7 +255,7 @@ class Task(LightningModule, ABC):
         return copy.eval()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out what can be had from elsewhere."""
+        """Leave out the frozen weights if they can be had from elsewhere, see `base`."""
         if self.base is not None:
             frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
             state = checkpoint["state_dict"]
@@ -262,10 +263,10 @@ class Task(LightningModule, ABC):
             checkpoint["base"] = self.base
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Fill in what was left out: it is in the model already.
+        """Fill in the weights that were left out: the model has them already.
 
         Raises:
-            UserError: it is not.
+            UserError: it does not.
         """
         if "base" in checkpoint:
             if self.base is None:
@@ -283,7 +284,7 @@ class Task(LightningModule, ABC):
 
 
 def _or_one(count: Tensor) -> Tensor:
-    """A divisor: 1 in place of 0. Where classes have weights, a count may lie between."""
+    """The count as a divisor: 1 in place of 0. If classes have weights, it may lie between them."""
     return count.masked_fill(count == 0, 1)
 
 
@@ -297,8 +298,8 @@ def _total_norm(tensors: list[Tensor]) -> Tensor:
 
 
 def _seed(seed: int, device: torch.device) -> None:
-    """Seed the random numbers of the CPU and of `device`. `torch.manual_seed` asks every kind of
-    device, and takes milliseconds of each step where one is missing."""
+    """Seed the random numbers of the CPU and of `device`. `torch.manual_seed` tries every kind of
+    device, which takes milliseconds of each step if one is missing."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

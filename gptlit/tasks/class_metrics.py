@@ -10,9 +10,9 @@ from torch import Tensor
 def classification_metrics(
     probabilities: Tensor, labels: Tensor, names: Sequence[str]
 ) -> dict[str, float]:
-    """Accuracy, and precision, recall, F1 and AUROC: the plain mean over the classes (macro) under
-    their own name, and each class's behind a slash ("recall/spam"). A class that is neither true
-    nor predicted anywhere is left out of the mean.
+    """Accuracy; and precision, recall, F1 and AUROC, each as the plain mean over the classes
+    (macro) under its own name, and for each class under a name such as "recall/spam". A class that
+    is neither true nor predicted anywhere is left out of the mean.
 
     Args:
         probabilities: (n, classes) fp32.
@@ -20,7 +20,7 @@ def classification_metrics(
         names: of the classes.
 
     Returns:
-        nothing for n = 0; no AUROC unless every class occurs.
+        the metrics by name: none for n = 0, and no AUROC unless every class occurs.
     """
     if not len(labels):
         return {}

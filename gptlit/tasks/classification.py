@@ -20,7 +20,7 @@ class Predictions(NamedTuple):
     rows: Tensor
     """(n,) int64, the place of each text in its split."""
     labels: Tensor
-    """(n,) int64, what it is."""
+    """(n,) int64, the true class of each text."""
     probabilities: Tensor
     """(n, classes) fp32."""
 
@@ -37,7 +37,7 @@ class ClassificationTask(Task):
     fields of `LoRAConfig`).
 
     Metrics: `val/loss` (nats per text, weighted as in training) and those of
-    `classification_metrics`; at the end the same for all splits, also class by class.
+    `classification_metrics`; at the end the same for all splits, class by class too.
     """
 
     name = "classification"
@@ -63,17 +63,17 @@ class ClassificationTask(Task):
             persistent=False,
         )
         self._features: FeatureCache | None = None
-        self._features_of: Any = None  # the splits whose texts they are of
-        self._first: dict[str, int] = {}  # of each split, the place of its first text there
+        self._features_of: Any = None  # the splits whose texts were computed
+        self._first: dict[str, int] = {}  # the place of each split's first text in the features
         self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.predictions: dict[str, Predictions] = {}
-        """Of the newest evaluation, by split."""
+        """Those of the newest evaluation, by split."""
         if settings["cache_features"] is True and self.why_not_cached:
             raise ValueError(f"task.cache_features=true cannot be: {self.why_not_cached}")
 
     def _freeze(self, trainable: str) -> int:
-        """Leave trainable what the setting says; returns the first block with something to train,
-        n_layers where it is only what comes after the blocks.
+        """Freeze all but what the setting says; returns the first block with something to train,
+        or n_layers if only what comes after the blocks is trained.
 
         Raises:
             ValueError: there is no such choice.
@@ -82,7 +82,7 @@ class ClassificationTask(Task):
         last = trained_blocks(trainable, n_layers)
         if trainable == "all":
             if model.out_head is not None:
-                model.out_head.requires_grad_(False)  # of the language model: nothing goes there
+                model.out_head.requires_grad_(False)  # the language model's, which is not used
             return 0
         if trainable == "lora":
             add_lora(model, LoRAConfig.from_dict(self.settings["lora"]))
@@ -95,20 +95,20 @@ class ClassificationTask(Task):
         return n_layers - last
 
     def count_tokens(self, batch: Any, targets: Tensor) -> Tensor:
-        """Those of the texts, of which each has one target."""
+        """The tokens of the texts, as each text has only one target."""
         return batch.lengths.sum().to(targets)
 
     def flops_per_token(self) -> float:
-        """Depends on the length of the texts and on what is computed once: not known."""
+        """Not known: it depends on the length of the texts and on what is computed only once."""
         return 0.0
 
     def on_train_start(self) -> None:
-        """Compute once what is frozen."""
+        """Compute the output of frozen blocks once."""
         self.cache_features()
 
     @property
     def why_not_cached(self) -> str:
-        """What forbids to compute frozen blocks once; empty if nothing does."""
+        """Why frozen blocks cannot be computed just once; empty if they can."""
         if self.first_trainable == 0:
             return f"task.trainable={self.settings['trainable']} trains the first block too"
         if self.model.cfg.drop_rate > 0:
@@ -116,8 +116,8 @@ class ClassificationTask(Task):
         return ""
 
     def cache_features(self) -> None:
-        """Keep what goes into the first trainable block, for every text of every split, unless the
-        Trainer has bare loaders alone."""
+        """Compute and keep the input of the first trainable block for every text of every split,
+        unless the Trainer has only bare loaders."""
         splits = self._drop_features_of_others()
         wanted = self.settings["cache_features"] and not self.why_not_cached
         if self._features is not None or not wanted or splits is None:
@@ -141,7 +141,7 @@ class ClassificationTask(Task):
             )
 
     def _drop_features_of_others(self) -> Any:
-        """Forget the features of a data module that is not the Trainer's; returns its splits."""
+        """Forget features of any data module but the Trainer's; returns the splits of that one."""
         splits = getattr(self.trainer.datamodule, "splits", None)  # type: ignore[attr-defined]
         if splits is not self._features_of:
             self._features = self._features_of = None
@@ -181,12 +181,12 @@ class ClassificationTask(Task):
         self._predict(batch, "validation")
 
     def on_validation_epoch_end(self) -> None:
-        """Log what came out over all texts of all processes."""
+        """Log the metrics over all texts of all processes."""
         found = {f"val/{n}": v for n, v in self._measure("validation").items() if "/" not in n}
         self.log_dict({**found, "step": float(self.global_step)})
 
     def on_test_start(self) -> None:
-        """Use no features of other texts."""
+        """Forget features of other texts."""
         self._drop_features_of_others()
 
     on_test_epoch_start = on_validation_epoch_start
@@ -196,7 +196,7 @@ class ClassificationTask(Task):
         self._predict(batch, self.final_splits[dataloader_idx])
 
     def on_test_epoch_end(self) -> None:
-        """Measure every split, and log the test's."""
+        """Measure every split, and log the metrics of the test split."""
         for split in self.final_splits:
             prefix = "val" if split == "validation" else split
             found = {f"{prefix}/{name}": value for name, value in self._measure(split).items()}

@@ -1,4 +1,4 @@
-"""What frozen blocks make of every text, computed once."""
+"""The output of the frozen blocks for every text, computed once."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 BATCH_TOKENS, CPU_BATCH_TOKENS = 2**12, 2**10
-"""Tokens, padding included, that go through the frozen blocks at once: on a CPU no more than fill
-it, as small batches have less padding, and its caches hold them."""
+"""Tokens, padding included, that go through the frozen blocks at once. On a CPU, no more than keep
+it busy: small batches have less padding and fit into its caches."""
 EXCHANGED_TOKENS = 2**14
 """Tokens whose features go from process to process at once."""
 IN_MEMORY_BYTES = 2 * 2**30
-"""Larger features lie in a file beside the run, which goes with the process."""
+"""Larger features are kept in a temporary file in the run folder."""
 
 
 class FeatureCache:
-    """The residual stream (tokens, C) of each text, in fp32, one text behind another;
+    """The residual stream (tokens, C) of each text, in fp32, one text after another;
     zeros until it is computed.
 
     Args:
         lengths: (texts,) tokens of each text.
         width: C.
-        folder: where the file goes, if there has to be one.
+        folder: where the file goes, if one is needed.
     """
 
     def __init__(self, lengths: Sequence[int], width: int, folder: Path) -> None:
@@ -49,16 +49,16 @@ class FeatureCache:
         rank: int = 0,
         world_size: int = 1,
     ) -> "FeatureCache":
-        """Run every text through `lower`, those of about one length together. Each of several
-        processes computes its share of them, and gets the others'.
+        """Run every text through `lower`, in batches of texts of about the same length. Each of
+        several processes computes its share of the batches, and gets the others' results.
 
         Args:
             lower: input_ids (B, T) padded on the right and lengths (B,) -> (B, T, C).
             ids: the token ids of each text.
             width: C.
             device: where `lower` computes.
-            folder: where a large cache lies.
-            rank, world_size: the place of this process among them.
+            folder: where a large cache is kept.
+            rank, world_size: the number of this process, and of how many.
         """
         cache = cls([len(text) for text in ids], width, folder)
         tokens = CPU_BATCH_TOKENS if device.type == "cpu" else BATCH_TOKENS
@@ -75,7 +75,7 @@ class FeatureCache:
         return cache
 
     def _batches(self, tokens: int) -> list[np.ndarray]:
-        """The texts, the longest first, cut where so many tokens are reached."""
+        """The texts, the longest first, in batches of so many tokens, padding included."""
         order = np.argsort(-self.lengths, kind="stable")
         batches, at = [], 0
         while at < len(order):
@@ -84,7 +84,7 @@ class FeatureCache:
         return batches
 
     def _exchange(self, device: torch.device) -> None:
-        """Add up what the processes have: each text's features are zeros in all but one."""
+        """Add up what the processes have: a text's features are zeros in all processes but one."""
         for start in range(0, len(self.store), EXCHANGED_TOKENS):
             part = self.store[start : start + EXCHANGED_TOKENS]
             sums = torch.from_numpy(part).to(device)
@@ -92,7 +92,7 @@ class FeatureCache:
             part[:] = sums.cpu().numpy()
 
     def batch(self, rows: Tensor, time: int) -> Tensor:
-        """The features of `rows` (B,), with zeros behind each text's end: (B, time, C)."""
+        """The features of `rows` (B,), with zeros after each text's end: (B, time, C)."""
         out = np.zeros((len(rows), time, self.store.shape[1]), np.float32)
         for line, row in zip(out, rows.tolist(), strict=True):
             line[: self.lengths[row]] = self._of(row)

@@ -1,4 +1,4 @@
-"""Instruction tuning: a pretrained model learns to answer, the loss on the responses alone."""
+"""Instruction tuning: a pretrained model learns to answer, with the loss on the responses only."""
 
 from typing import Any
 
@@ -18,9 +18,10 @@ class InstructionTask(Task):
     """Supervised fine-tuning on prompts and their responses.
 
     Batches have `input_ids` and `targets`, both (batch, time) int64, targets shifted by one and
-    -100 where there is no loss; where several entries share a row also `positions` and `segments`
-    (batch, time) int64, which number the tokens of each entry from 0, and the entries of a row
-    from 1: no entry sees another, but each what stands before all of them as segment 0.
+    -100 where there is no loss. If several entries share a row, they also have `positions` and
+    `segments`, both (batch, time) int64: these number the tokens of each entry from 0, and the
+    entries of a row from 1. No entry sees another, but each sees segment 0, which comes before all
+    of them.
 
     Settings: `prompt` (the fields of `PromptFormat`), `trainable` (all or lora), and for
     trainable=lora `lora` (the fields of `LoRAConfig`).
@@ -43,7 +44,7 @@ class InstructionTask(Task):
             add_lora(self.model, LoRAConfig.from_dict(self.settings["lora"]))
 
     def flops_per_token(self) -> float:
-        """Depends on the length of the prompts, which carry no target: not known."""
+        """Not known: it depends on the length of the prompts, which have no targets."""
         return 0.0
 
     def loss_sum(self, batch: Any) -> tuple[Tensor, Tensor]:
@@ -97,12 +98,12 @@ class InstructionTask(Task):
 
 
 def block_causal_mask(segments: Tensor | None) -> Tensor | None:
-    """Which keys a query may see where several entries share a row: those of its own entry, and of
-    the beginning that all of them share, that are not behind it.
+    """Which keys a query may see if several entries share a row: those of its own entry, and of the
+    beginning that all entries share, up to the query's own position.
 
     Args:
-        segments: (B, T) int64, the number of each token's entry in its row, from 1; 0 for what they
-            share, and for padding at the end. None: one entry to a row.
+        segments: (B, T) int64, the number of each token's entry in its row, from 1; 0 for the
+            shared beginning, and for padding at the end. None: each row has one entry.
 
     Returns:
         (B, 1, T, T) bool, or None: causal.

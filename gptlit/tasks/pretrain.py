@@ -20,7 +20,7 @@ class PretrainTask(Task):
     name = "pretrain"
 
     def loss_sum(self, batch: Any) -> tuple[Tensor, int]:
-        """Training windows are full: every target counts, nothing has to be looked for."""
+        """Training windows are full: every target counts, so none has to be searched for."""
         loss = self.model.loss_sum(batch.input_ids, batch.targets, dense=True)
         return loss, batch.targets.numel()
 

@@ -17,13 +17,13 @@ STEPS = ("training_step", "validation_step", "test_step")
 
 
 def shard(task: nn.Module, mesh: DeviceMesh) -> None:
-    """Leave each process its part of every parameter, in place; once is enough.
+    """Leave each process its part of every parameter, in place. A second call changes nothing.
 
-    A block's parameters are whole while the block runs, the others while a step of the task does.
+    A block's parameters are whole while the block runs, all others while a step of the task runs.
 
     Args:
-        task: has `TransformerBlock`s somewhere, and the methods `STEPS`.
-        mesh: of one dimension, the processes.
+        task: a module with the methods `STEPS` and `TransformerBlock`s anywhere inside.
+        mesh: the processes, in one dimension.
     """
     if isinstance(task, FSDPModule):
         return
@@ -41,8 +41,8 @@ def whole_state(task: nn.Module, *, first_only: bool = False) -> dict[str, Any] 
 
     Args:
         task: any.
-        first_only: not on every process, where they take as much of its device as an unsharded
-            task, but in the memory of the first one's CPU; the others get an empty dict.
+        first_only: keep the tensors only on the CPU of the first process, and give the others an
+            empty dict; else they take as much memory on each device as an unsharded task.
     """
     if not isinstance(task, FSDPModule):
         return None
@@ -51,5 +51,5 @@ def whole_state(task: nn.Module, *, first_only: bool = False) -> dict[str, Any] 
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, which shares its memory; others as they are."""
+    """This process's part of a sharded tensor, sharing its memory; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
