@@ -43,5 +43,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What a notebook offers behind `gptlit.`, imported or not."""
+    """The names that a notebook offers after `gptlit.`, imported or not."""
     return sorted({*globals(), *__all__})

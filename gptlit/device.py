@@ -19,7 +19,7 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """PyTorch's names for the formats."""
 PEAK_S = 0.05
-"""For the peak rate to be measured in."""
+"""Seconds for which the peak rate is measured."""
 GPU_TFLOPS = {
     r"H100 80GB HBM3|H200": (494.7, 989.4),
     r"H100 NVL|H200 NVL": (417.5, 835.0),
@@ -42,9 +42,9 @@ GPU_TFLOPS = {
     r"V100-SXM2-(16|32)GB": (15.7, 125.0),
     r"V100-PCIE-(16|32)GB": (14.0, 112.0),
 }
-"""The name of a GPU, and the 10^12 operations per second that its maker says it does on dense
-matrices, summed in fp32: for fp32 as it trains (in TF32 where there is that), and for 16 bits.
-Source: NVIDIA's data sheets and white papers, their figures with sparsity halved."""
+"""The names of GPUs, and their peak rates in 10^12 operations per second, as their maker gives them
+for dense matrices with sums in fp32: for fp32 as it trains (in TF32, if the GPU has it), and for 16
+bits. Source: NVIDIA's data sheets and white papers; figures for sparse matrices are halved."""
 
 
 def available_devices() -> list[str]:
@@ -80,8 +80,8 @@ def fast_bf16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "cpu":
-        # Intel's cores multiply bf16 in AMX. Where a hypervisor hides that, what AVX-512 has for
-        # it is half as fast as fp32; on AMD's it is twice as fast.
+        # Intel's cores multiply bf16 in AMX. If a hypervisor hides that, their AVX-512 instructions
+        # for bf16 are half as fast as fp32; on AMD's cores, these are twice as fast.
         intel = "Intel" in (_cpuinfo("vendor_id") or platform.processor())
         return torch.cpu._is_amx_tile_supported() or (cpu_has_bf16() and not intel)
     return False
@@ -113,10 +113,10 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 def products(precision: str, device: str) -> str:
-    """The format of the products in a training precision, neither of them "auto".
+    """The number format of products in a training precision; neither argument is "auto".
 
-    An x86 CPU that multiplies bf16 no faster than fp32 is best left to multiply fp32; what bf16
-    saves there is memory, see `gptlit.model.saved`. Of others it is not known.
+    An x86 CPU that multiplies bf16 no faster than fp32 is best left to multiply fp32; bf16 then
+    saves memory instead, see `gptlit.model.saved`. For other CPUs this is not known.
     """
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     slow = device == "cpu" and x86 and not fast_bf16("cpu")
@@ -134,7 +134,7 @@ def device_name(device: str) -> str:
 
 
 def _cpuinfo(field: str) -> str:
-    """What Linux says of the first CPU; "" elsewhere."""
+    """What Linux says about the first CPU; "" elsewhere."""
     return _linux_says(Path("/proc/cpuinfo"), field)
 
 
@@ -150,13 +150,13 @@ def _linux_says(path: Path, field: str) -> str:
 def peak_flops(device: str, precision: str) -> float:
     """Peak floating-point operations per second of one device in a training precision.
 
-    Published figures for known GPUs; elsewhere the best of the matrix products that `PEAK_S` has
-    time for.
+    Published figures for known GPUs; otherwise the rate of the fastest of the matrix products that
+    there is time for in `PEAK_S`.
     """
     dtype = DTYPES[products(precision, device)]
     if device == "cuda":
         name = re.sub(r"^((NVIDIA|Tesla|GeForce) )+", "", torch.cuda.get_device_name())
-        # The whole name: a part of an H100 (MIG) or a laptop's RTX 4090 does less.
+        # The whole name must match: a slice of an H100 (MIG) or a laptop's RTX 4090 is slower.
         known = [rates for gpu, rates in GPU_TFLOPS.items() if re.fullmatch(gpu, name)]
         if known:
             return known[0][dtype != torch.float32] * 1e12
@@ -182,7 +182,7 @@ def peak_memory_gb(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 1e9
     if device == "mps":
         return torch.mps.driver_allocated_memory() / 1e9
-    # On Linux what getrusage says is no less than what the parent process held when it started this
+    # On Linux, getrusage never reports less than what the parent process held when it started this
     # one.
     if peak := _linux_says(Path("/proc/self/status"), "VmHWM"):
         return int(peak.removesuffix("kB")) * 1024 / 1e9

@@ -1,6 +1,6 @@
 """Fetch one published file into the cache: mirrors, resume, retries, checksum.
 
-Beside the file `NAME` there may lie `NAME.part` (the bytes so far), `NAME.etag` (the server's name
+Beside the file `NAME` there may be `NAME.part` (the bytes so far), `NAME.etag` (the server's name
 for their content), `NAME.lock` (one process at a time) and `NAME.ok` (the file's hash was checked).
 """
 
@@ -44,7 +44,7 @@ def download(
     """Make sure that `target` holds the published file, and return it.
 
     A file that is already there is verified and kept, without network. Otherwise each of `urls`
-    (http, https or file) is tried in turn; an interrupted download goes on where it stopped, also
+    (http, https or file) is tried in turn; an interrupted download resumes where it stopped, even
     in a later call. Proxies and certificates come from the environment (`HTTPS_PROXY`,
     `REQUESTS_CA_BUNDLE`). Two processes may ask for the same file: one fetches, the other waits.
 
@@ -53,10 +53,10 @@ def download(
         target: the path of the finished file; nothing incomplete or wrong ever gets this name.
         sha256: the content's hash in hex; without it only the size is checked.
         size: the content's length in bytes.
-        hint: what else the user can do, said last in errors ("or give a local copy with ...").
+        hint: what else the user can do; errors end with it ("or give a local copy with ...").
         retries: attempts after the first, per mirror, that may fail in a row without a new byte;
-            one at most where the mirror could not be reached yet, so that one who is offline knows
-            it in a second.
+            at most one if the mirror has not been reached yet, so that a user who is offline knows
+            in a second.
         timeout_s: seconds to wait for a connection, and for the next byte of an answer.
         backoff_s: seconds before the first retry; doubles with each one in a row, up to 60.
 
@@ -81,7 +81,7 @@ def download(
                     file.finish()
                     return target
                 reasons.append(f"{url}: {reason}")
-    except OSError as error:  # the disk's; what the network raises has become a reason
+    except OSError as error:  # from the disk; errors of the network have become reasons
         raise file.disk_error(error) from error
     raise UserError(
         f"cannot download {target.name}: {'; '.join(reasons) or 'no URL is given'}. Check the "
@@ -91,7 +91,7 @@ def download(
 
 class _AttemptError(Exception):
     """An attempt that failed: why, whether the same URL may work `after_s` seconds later, and
-    whether there was a server at all."""
+    whether a server was reached at all."""
 
     def __init__(
         self, reason: str, *, retry: bool, after_s: float = 0.0, reached: bool = True
@@ -113,7 +113,7 @@ class _CachedFile:
         self, target: Path, sha256: str | None, size: int | None, timeout_s: float
     ) -> None:
         self.target, self.sha256, self.size = target, sha256, size
-        self.total = size  # bytes: as published, or else as the last mirror told
+        self.total = size  # bytes: as published, or else as the last mirror said
         self.timeout_s = timeout_s
         self.part = _beside(target, ".part")
         self.etag = _beside(target, ".etag")
@@ -134,7 +134,7 @@ class _CachedFile:
         return True
 
     def fetch(self, url: str, retries: int, backoff_s: float) -> str | None:
-        """Complete and verify the part file from `url`; returns why not, or None if it is done."""
+        """Complete and verify the part file from `url`; returns None, or why that failed."""
         failures, wrong, furthest, reached = 0, False, self._have(), False
         while True:
             try:
@@ -191,7 +191,7 @@ class _CachedFile:
             self.etag.unlink(missing_ok=True)
             shutil.copyfile(mirror, self.part)
             return
-        # A part goes on if the server says that it has the same content, or if the hash will tell.
+        # Resume a part if the server can say that its content is the same, or if the hash will.
         etag = self.etag.read_text("latin-1") if self.etag.is_file() and not self.sha256 else ""
         have = self._have() if etag or self.sha256 else 0
         with self._get(url, have, etag) as response:
@@ -241,10 +241,10 @@ class _CachedFile:
             raise _AttemptError(reason, retry=retry, reached=not absent) from error
 
     def _extent(self, response: requests.Response, asked: int, etag: str) -> tuple[int, int | None]:
-        """Where an answer starts in the file, and how many bytes the file has (None: not told)."""
+        """Where an answer starts in the file, and how many bytes the file has (None: unknown)."""
         code, headers = response.status_code, response.headers
         if code in (206, 416):
-            # Behind the last byte no range starts: the total stands there alone.
+            # No range starts after the last byte: the header then has only the total.
             told = headers.get("Content-Range", "")
             span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", told)
             same = not etag or _etag(headers) in ("", etag)
@@ -265,7 +265,7 @@ class _CachedFile:
         return asked, total if self.size is None else self.size
 
     def _blocks(self, response: requests.Response) -> Iterator[bytes]:
-        """The body as it comes, so that a cut or a time-out loses nothing of what came before."""
+        """The body as it comes, so that a cut or a time-out loses nothing that came before it."""
         from urllib3.exceptions import HTTPError, ReadTimeoutError
 
         try:
@@ -295,7 +295,7 @@ class _CachedFile:
         return ""
 
     def _stamp(self) -> bytes:
-        """What the stamp says if the file, as it lies on disk now, was hashed and fitted."""
+        """What the stamp says if the file, as it is on disk now, was hashed and the hash fitted."""
         found = self.target.stat()
         return f"{self.sha256} {found.st_size} {found.st_mtime_ns}\n".encode()
 
@@ -310,13 +310,13 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _etag(headers: Mapping[str, str]) -> str:
-    """What If-Range accepts to name a content: a strong ETag, or else its date."""
+    """A name for the content that If-Range accepts: a strong ETag, or else its date."""
     etag = headers.get("ETag", "W/")
     return headers.get("Last-Modified", "") if etag.startswith("W/") else etag
 
 
 def retry_after_s(response: requests.Response) -> float:
-    """The seconds that the server asks us to wait, be it by a number or a date."""
+    """The seconds that the server asks us to wait, whether by a number or by a date."""
     from urllib3 import Retry
     from urllib3.exceptions import InvalidHeader
 

@@ -1,4 +1,4 @@
-"""Pictures in files, drawn without a window, and without pyplot, whose state is the user's."""
+"""Figures in files, drawn without a window and without pyplot, whose state belongs to the user."""
 
 import textwrap
 import warnings
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH = 150
 TITLE_LETTERS = 7
-"""Of a title, in an inch of the figure."""
+"""Letters of a title per inch of the figure's width."""
 
 
 def new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
@@ -30,12 +30,12 @@ def new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
 
 
 def literal(text: str) -> str:
-    """Text of a user, to be drawn as it is: what stands between two $ would be a formula."""
+    """A user's text, to be drawn as it is: text between two $ would be read as a formula."""
     return text.replace("$", r"\$")
 
 
 def set_title(figure: "Figure", text: str) -> None:
-    """In the middle of the figure, where its axes need not be, in as many lines as it takes."""
+    """Centre a title over the figure, not over its axes, in as many lines as it takes."""
     width = int(TITLE_LETTERS * figure.get_figwidth())
     wrapped = [textwrap.wrap(line, width) for line in text.splitlines()]
     lines = [part for line in wrapped for part in line]
@@ -43,14 +43,14 @@ def set_title(figure: "Figure", text: str) -> None:
 
 
 def over_steps(axes: "Axes", quantity: str) -> None:
-    """Axes of curves over the optimiser steps.
+    """Set up axes for curves over the optimiser steps.
 
     Args:
         quantity: what is drawn, with its unit.
     """
     axes.set(xlabel="optimiser step", ylabel=quantity)
     axes.locator_params("x", integer=True, min_n_ticks=1)
-    axes.ticklabel_format(axis="y", useOffset=False)  # each number whole, not less another one
+    axes.ticklabel_format(axis="y", useOffset=False)  # write each number in full
     axes.grid(alpha=0.3)
 
 
@@ -62,9 +62,9 @@ def save_figure(figure: "Figure", *paths: Path) -> None:
         OSError: it cannot be written.
     """
     with warnings.catch_warnings():
-        # There would be one for each character, time and file.
+        # Otherwise there is a warning for each character, each time that it is drawn.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
-        # Once for all files; a figure with a layout engine would be drawn twice for each.
+        # Lay out once for all files: with a layout engine, the figure is drawn twice for each.
         if engine := figure.get_layout_engine():
             engine.execute(figure)
             figure.set_layout_engine(None)

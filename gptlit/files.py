@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and the folder of those that can be made again."""
+"""Files that are either complete or absent, and the folder for those that can be made again."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write a file, a link or a new folder under, which takes its place
-    once all is written.
+    """A temporary name beside `path`, to write a file, a link or a new folder under. The result
+    takes the place of `path` once all is written.
 
-    An exception removes what is unfinished. What a killed process leaves has a name that begins
-    with a dot and ends with .tmp.
+    After an exception, what is unfinished is removed. What a killed process leaves has a name that
+    begins with a dot and ends with .tmp.
 
     Raises:
         OSError: it cannot be renamed.

@@ -1,4 +1,4 @@
-"""Results of slow work on disk as they come, so that it goes on where it was interrupted."""
+"""Keep the results of slow work as they come, so that it can go on where it was interrupted."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ class Journal:
 
     Args:
         path: the file; its folder is made.
-        belongs_to: results of other work are not taken up.
+        belongs_to: identifies the work; results of other work are not used.
 
     Raises:
         UserError: the file cannot be read or written.
@@ -29,14 +29,14 @@ class Journal:
         self.path = path
         self._head = {"belongs_to": belongs_to}
         self.rows: list[dict[str, Any]] = []
-        """What the file holds of this work, in the order in which it came."""
+        """The rows of this work that the file holds, in the order in which they were added."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = path.read_bytes() if path.is_file() else b""
         except OSError as error:
             raise cannot_write(path, error) from error
         self.shared = False
-        """Whether it holds what is not of this work."""
+        """Whether the file holds anything that does not belong to this work."""
         ours = False
         for line in content.splitlines():
             row = _row(line)
@@ -48,7 +48,7 @@ class Journal:
                 ours = False
             else:
                 self.rows.append(row)
-        # What was cut short must not take the next line with it.
+        # End a line that was cut short, so that the next one is not damaged with it.
         self._append(b"\n" if content and not content.endswith(b"\n") else b"")
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -63,7 +63,7 @@ class Journal:
 
     def _append(self, lines: bytes) -> None:
         try:
-            with self.path.open("ab") as file:  # in one write, which no other divides
+            with self.path.open("ab") as file:  # in one write, into which no other can come
                 file.write(lines)
         except OSError as error:
             raise cannot_write(self.path, error) from error
@@ -79,7 +79,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def progress_path(path: Path) -> Path:
-    """Where results are kept as they come while those of `path` are not complete."""
+    """Where results are kept as they come, until those for `path` are complete."""
     return path.with_name(f"{path.stem}.progress.jsonl")
 
 
@@ -90,5 +90,5 @@ def digest(value: Any) -> str:
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """The line for a result that has no place on the disk."""
+    """The error for a result that cannot be written to the disk."""
     return UserError(f"cannot write {path}: {error.strerror or error}; choose another folder")

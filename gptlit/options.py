@@ -1,4 +1,4 @@
-"""What stands in `conf/`, for those who do not come through Hydra."""
+"""The options in `conf/`, for code that does not go through Hydra."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +22,7 @@ def option_names(group: str) -> list[str]:
 
 
 def options_with(key: str) -> list[str]:
-    """The options of a key's group that have the key; if some of them require it, these alone:
+    """The options of a key's group that have the key; if some of them require it, only those:
     `options_with("data.path")` has "text"."""
     group, _, inner = key.partition(".")
     values: dict[str, Any] = {}
@@ -37,7 +37,7 @@ def options_with(key: str) -> list[str]:
 
 
 def read_option(group: str, name: str) -> dict[str, Any]:
-    """One option as it stands in its file and in those that the file builds on, as plain values.
+    """One option, from its file and from those that the file builds on, as plain values.
 
     Raises:
         UserError: there is no such option.

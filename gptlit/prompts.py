@@ -19,7 +19,7 @@ _RESPONSE = "{response}"
 class PromptFormat:
     """A template with places for an entry's parts: {instruction}, {input} and {response}.
 
-    All other text stands for itself, braces too, and so does the text that is put in.
+    All other text is taken literally, braces too, and so is the text that is put in.
 
     Raises UserError for a template that has no place for a part, or has it in the wrong order.
     """
@@ -27,11 +27,11 @@ class PromptFormat:
     name: str
     """What reports call it."""
     template: str
-    """For entries without an input. What stands before {response} is the prompt, what stands
-    behind it ends each response; without {response}, the response follows the template."""
+    """For entries without an input. The text before {response} is the prompt, and the text after it
+    ends each response; without {response}, the response follows the template."""
     template_with_input: str | None = None
-    """For entries with an input; None: as `template`, where the input follows the instruction on a
-    line of its own unless there is a place for it."""
+    """For entries with an input. None: `template` is used, and the input follows the instruction on
+    a line of its own unless the template has a place for it."""
 
     def __post_init__(self) -> None:
         _check("prompt_format.template", self.template, ("instruction",))
@@ -47,9 +47,9 @@ class PromptFormat:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PromptFormat":
-        """The format that `to_dict` or a config wrote down.
+        """The format whose fields come from `to_dict` or a config.
 
-        Raises UserError for unknown or missing names and for values that are no text.
+        Raises UserError for unknown or missing names and for values that are not text.
         """
         known = [field.name for field in fields(cls)]
         if unknown := sorted(values.keys() - set(known)):
@@ -65,7 +65,7 @@ class PromptFormat:
         return asdict(self)
 
     def format_prompt(self, instruction: str, input: str = "") -> str:
-        """Everything that stands before the response."""
+        """Everything that comes before the response."""
         template = self.template
         if input and self.template_with_input is not None:
             template = self.template_with_input
@@ -75,14 +75,14 @@ class PromptFormat:
         return _PLACE.sub(lambda place: parts[place[1]], _start(template))
 
     def format_response(self, response: str) -> str:
-        """The response as it stands behind the prompt."""
+        """The response as it follows the prompt, with the text that ends it."""
         return response + self.response_suffix
 
     def encode_turn(
         self, tokenizer: Tokenizer, instruction: str, response: str, input: str = ""
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids of a prompt and, behind them, of its response with what ends it and the
-        end-of-text, both (tokens,). In a chat of several turns these stand one after another.
+        """Token ids of a prompt, and of the response that follows it, with the text that ends it
+        and the end-of-text, both (tokens,). In a chat of several turns, one turn follows another.
 
         The two are tokenized separately, as they are when a model writes the response."""
         asked = tokenizer.encode_to_numpy(self.format_prompt(instruction, input))
@@ -134,7 +134,7 @@ class PromptFormat:
 
 
 def with_system(system: str, instruction: str) -> str:
-    """The first instruction of a chat, behind what the system says, if that is anything."""
+    """The first instruction of a chat, after the system's text, if there is any."""
     return f"{system}\n\n{instruction}" if system else instruction
 
 

@@ -26,7 +26,7 @@ LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{10000,}")
 class Tokenizer(ABC):
     """What every tokenizer offers: `name`, `vocab_size` ids, and `eot_id`, which ends a document.
 
-    Text is never read for control tokens: a literal `<|endoftext|>` in it is ordinary text. Lone
+    Text is never searched for control tokens: a literal `<|endoftext|>` is ordinary text. Lone
     surrogates, which UTF-8 cannot hold, become U+FFFD.
     """
 
@@ -48,8 +48,8 @@ class Tokenizer(ABC):
         return ids
 
     def encode_nonempty(self, text: str) -> np.ndarray:
-        """Token ids of a text for a model to read, (tokens,) uint32, at least one: an empty text is
-        the end-of-text id, behind which every document starts."""
+        """Token ids of a text for a model to read, (tokens,) uint32, at least one: an empty text
+        becomes the end-of-text id, after which every document starts."""
         return self.encode_to_numpy(text) if text else np.array([self.eot_id], dtype=np.uint32)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
@@ -66,7 +66,7 @@ class Tokenizer(ABC):
         return b"".join(map(self._token, ids))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; bytes that are no whole character become U+FFFD.
+        """Text of `ids`; bytes that do not form a whole character become U+FFFD.
 
         Raises ValueError for an id outside of the vocabulary.
         """
@@ -140,7 +140,7 @@ _TOKENIZERS: dict[str, type[Tokenizer]] = {"gpt2": GPT2Tokenizer, "byte": ByteTo
 
 @cache
 def get_tokenizer(name: str | Tokenizer) -> Tokenizer:
-    """The tokenizer called `name`, the same object each time; of a tokenizer, that one.
+    """The tokenizer called `name`, the same object each time; a tokenizer is returned as it is.
 
     Raises ValueError for a name other than "gpt2" and "byte".
     """
