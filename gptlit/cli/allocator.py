@@ -1,15 +1,15 @@
 """A memory allocator that keeps what it has.
 
 On Linux, glibc's malloc hands every large buffer back to the kernel when it is freed, and a
-training step pays page faults for the next one. Told before the process starts to keep freed
-memory and to use huge pages, a CPU training step is up to 1.6 times as fast, for some tenths of a
-gigabyte of resident memory.
+training step pays page faults for the next one. If malloc is told, before the process starts, to
+keep freed memory and to use huge pages, a CPU training step is up to 1.6 times as fast, at the cost
+of some tenths of a gigabyte of resident memory.
 
-The heap then has to fit each step's buffers into what the last step's have left. Aligning a buffer
-cuts slivers off its ends; malloc puts such small pieces aside for the next small request, whose
-owner then stands between two large buffers for good, and neither hole is ever large enough again.
-Without its stores of small pieces, slivers go back to the holes that they came from, and the
-resident memory of a run stays where the second step has taken it.
+The heap then has to fit each step's buffers into the holes that the last step's buffers have left.
+Aligning a buffer cuts slivers off its ends. malloc puts such small pieces aside for the next small
+request, which then separates two large holes for good, and neither is ever large enough again.
+Without these stores of small pieces, slivers go back to the holes that they came from, and a run's
+resident memory does not grow after its second step.
 """
 
 import os
@@ -21,11 +21,11 @@ OFF = "GPTLIT_ALLOCATOR"
 
 _TUNABLES = {
     "glibc.malloc.hugetlb": 1,  # ask for transparent huge pages
-    "glibc.malloc.mmap_max": 0,  # no buffer of its own mapping, which free() would unmap
+    "glibc.malloc.mmap_max": 0,  # give no buffer a mapping of its own, which free() would unmap
     "glibc.malloc.mmap_threshold": 2**33,
     "glibc.malloc.trim_threshold": 2**34,  # do not give the top of the heap back
-    "glibc.malloc.tcache_count": 0,  # put no small pieces aside, neither for a thread
-    "glibc.malloc.mxfast": 0,  # nor for all
+    "glibc.malloc.tcache_count": 0,  # put no small pieces aside, neither for one thread
+    "glibc.malloc.mxfast": 0,  # nor for all threads
 }
 
 
@@ -35,8 +35,8 @@ def tunables() -> str:
 
 
 def restart_with_tuned_malloc() -> None:
-    """Replace this process by itself with the allocator set; returns where that does not apply:
-    not glibc, another allocator preloaded, malloc tuned by the user, or already done."""
+    """Replace this process by itself with the allocator set. Returns if that does not apply: there
+    is no glibc, another allocator is preloaded, or malloc is tuned already."""
     env = os.environ
     ours_to_set = (
         platform.system() == "Linux"

@@ -13,8 +13,8 @@ from gptlit.journal import progress_path
 
 
 def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
-    """Answer the test split of the model's run, or the entries of data=FILE; score the answers by
-    their references and, where one is chosen, let a judge score them.
+    """Answer the test split of the model's run, or the entries of data=FILE; score the answers
+    against their references and, if a judge is chosen, let it score them too.
 
     Args:
         config: of evaluate.py.
@@ -72,7 +72,7 @@ def _file(path: str | list[str], *, skip_broken: bool) -> tuple[list[Any], Path]
 
 
 def _name(source: Path) -> str:
-    """The name of a file of instructions without what says its kind."""
+    """The name of a file of instructions, without the suffixes that say its kind."""
     from gptlit.data.instruction_files import SUFFIXES
     from gptlit.data.readers import file_kind
 
@@ -82,11 +82,11 @@ def _name(source: Path) -> str:
 
 
 def _test_split(ckpt: Path) -> tuple[list[Any], Path | None]:
-    """The entries that the checkpoint's run has kept for the test, and the file that they are from,
-    if it is the user's own.
+    """The entries that the checkpoint's run has kept for the test, and the file that they come
+    from, if it is the user's own.
 
     Raises:
-        UserError: they are not known, or no longer those of the training.
+        UserError: the entries are not known, or are no longer those of the training.
     """
     from gptlit.inference.checkpoint import read_checkpoint
 

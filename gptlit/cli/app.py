@@ -1,4 +1,5 @@
-"""What all commands share: Hydra composes, the schema checks, mistakes end in one line."""
+"""What all commands share: Hydra composes the config, the schema checks it, and mistakes end in one
+line."""
 
 import contextlib
 import errno
@@ -46,8 +47,8 @@ def run(
         free_text: keys whose values are taken as typed: commas, quotes and brackets in them are
             text, not Hydra's grammar; but null is null.
         text_lists: the same, but a value in brackets is a list in Hydra's grammar.
-        short: names that are typed, and the keys that they set, for a command in which a folder of
-            `conf/` is no group; where it is not None, debug is such a name too.
+        short: short names and the keys that they set, for a command in which a folder of `conf/` is
+            not a group; unless this is None, debug is such a name too.
         rewrite: turns the command's arguments into those that Hydra sees.
 
     A `UserError`, a mistake in the config or its files, or an output folder that cannot be written
@@ -68,7 +69,7 @@ def run(
         if "--version" in args:
             print(f"gptlit {gptlit.__version__}")
             return
-        # Its parser takes no flags between overrides.
+        # Hydra's parser takes no flags between overrides.
         args = sorted(rewrite(args), key=lambda arg: not arg.startswith("-"))
         sys.argv[1:] = [helping.CONFIG if arg == helping.HELP else arg for arg in args]
         compose = partial(_run_hydra, config_name, check_config, job, debug)
@@ -85,7 +86,7 @@ def run(
         if debug and _traceback_helps(error):
             traceback.print_exception(error)
         if isinstance(error, DivergedError) and is_child_of_lightning():
-            sys.exit(0)  # all processes have found the same, and the first one says it
+            sys.exit(0)  # all processes have found it, and the first one prints it
         print(f"error: {arguments.printable(line)}", file=sys.stderr)
         sys.exit(2)
     if code:
@@ -96,7 +97,8 @@ def run(
 def _run_hydra(
     config_name: str, check_config: Callable[[dict[str, Any]], None], job: Job, debug: bool
 ) -> int:
-    """The exit code; that of a sweep says how its runs ended, that of one run is 0 or an error."""
+    """Returns the exit code: 0 for a single run, which otherwise raises; how a sweep's runs ended
+    for a sweep."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
@@ -141,8 +143,8 @@ def _run_hydra(
     try:
         with composed_once():
             main()
-    except Exception as error:  # of Hydra's; the job's are kept
-        if sweep.all_failed():  # which has been said, and where a search misses the best one
+    except Exception as error:  # Hydra's own; the job's are kept
+        if sweep.all_failed():  # they have been reported; a search then raises for want of a best
             return sweep.finish()
         if _one_line(error, config_name) is not None:
             raise
@@ -157,8 +159,8 @@ def _run_hydra(
 
 
 def _look_at_what_is_for_hydra(error: Exception) -> str | None:
-    """The line for an error of Hydra's where the command sets keys of Hydra itself, or chooses its
-    launcher: these are named. None where it does not."""
+    """The line for an error of Hydra's if the command sets keys of Hydra itself, or chooses its
+    launcher: it names these arguments. None if there are none."""
     starts = ("hydra.", "hydra/", "launcher=")
     given = [arg for arg in sys.argv[1:] if arg.lstrip("+~").startswith(starts)]
     what = f"Hydra ends with {type(error).__name__}: {error}"
@@ -166,11 +168,11 @@ def _look_at_what_is_for_hydra(error: Exception) -> str | None:
 
 
 def _remove_if_unused(folder: Path) -> None:
-    """Take back the run folder that Hydra made for a run that has not trained: one that holds
-    configs and nothing else, and is not the user's own working folder."""
+    """Remove the run folder that Hydra made for a run that has not trained, if it holds nothing but
+    configs and is not the user's own working folder."""
     import shutil
 
-    if not first_process():  # it may have made the folder after the first had removed it
+    if not first_process():  # it may have made the folder after the first one removed it
         with contextlib.suppress(OSError):
             folder.rmdir()
             _remove_if_empty(folder.parent)
@@ -192,8 +194,9 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _own_error(error: Exception) -> Exception:
-    """What a class raised while Hydra built an object of it. Hydra's own error stays where there
-    is no such class, or it does not take a key: then the config is wrong, and that says how."""
+    """The error that a class raised while Hydra built an object of it. Hydra's own error is kept if
+    there is no such class, or it does not take a key: then the config is wrong, and Hydra's error
+    says how."""
     from hydra.errors import InstantiationException
 
     cause = error.__cause__
@@ -203,8 +206,8 @@ def _own_error(error: Exception) -> Exception:
 
 
 def _traceback_helps(error: Exception) -> bool:
-    """Whether a traceback adds something to the line: where PyTorch ran out of memory, say, or
-    what it could not load. Of a mistake in what was typed the line says all."""
+    """Whether a traceback adds something to the line, such as where PyTorch ran out of memory, or
+    what it could not load. For a mistake in what was typed, the line says it all."""
     return isinstance(error.__cause__, RuntimeError | MemoryError)
 
 
@@ -282,7 +285,8 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 def _options_with(key: str) -> str:
-    """What to choose in order to have a key, if the task that is typed can read it."""
+    """The options to choose in order to have a key: for data, those that the typed task can read,
+    if there are any."""
     from gptlit.cli.schema_data import task_of
 
     group, names = key.partition(".")[0], options_with(key)
@@ -300,7 +304,7 @@ def config_keys(config_name: str) -> list[str]:
     def walk(node: Any, path: str) -> list[str]:
         if not isinstance(node, dict):
             return [path]
-        inside = {} if path == "weights.models" else node  # names of models and files
+        inside = {} if path == "weights.models" else node  # names of models and files follow
         deeper = [name for k, v in inside.items() for name in walk(v, f"{path}.{k}" if path else k)]
         return [*([path] if path else []), *deeper]
 
@@ -315,7 +319,7 @@ def config_keys(config_name: str) -> list[str]:
         text = file.read_text(encoding="utf-8")
         try:
             node: Any = yaml.load(text, loader)
-        except yaml.YAMLError:  # which is told where it is chosen
+        except yaml.YAMLError:  # reported if the option is chosen
             continue
         if not isinstance(node, dict):
             continue

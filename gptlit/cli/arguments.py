@@ -1,6 +1,6 @@
-"""What is typed, in the form that Hydra reads: flags first, and plain text in quotes.
+"""Turn what is typed into the form that Hydra reads: flags first, and plain text in quotes.
 
-Hydra's own answers to a broken command line are a parser's; those given here name the cure.
+Hydra answers a broken command line with its parser's errors; the errors raised here name the cure.
 """
 
 import re
@@ -32,10 +32,10 @@ WITH_VALUE: dict[str, tuple[str, ...]] = {
     "--config-name": (),
     "--config-dir": (),
 }
-"""Flags that take a value, and which; () is any."""
+"""Flags that take a value, and the values that they may have; (): any."""
 ALONE = ("--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun")
 SHOWS = ("--help", "--hydra-help", "--version", "--cfg", "--info", "--shell-completion")
-"""Nothing is done but to show something; Hydra takes one of them."""
+"""Flags that only show something; Hydra takes one of them at a time."""
 MEANS_A_SWEEP = ("hydra.mode=", "launcher=", "hparams_search=")
 MADE_FIRST = ("output_root", "hydra.run.dir", "hydra.sweep.dir")
 """Folders that Hydra makes before the config is checked."""
@@ -43,7 +43,7 @@ NOTHING = (None, "", "null")
 """What `overrides_by_key` holds for a key that was not given, or was given without a value."""
 KEY = re.compile(r"[A-Za-z_$][\w$-]*(?:[./][\w$-]+)*(?:@[\w.$-]*(?::[\w.$-]*)?)?", re.ASCII)
 PLAIN = re.compile(r"""[^'"\[\]{}(),\\$=]*""")
-"""A value that is no list, quotation, sweep, function or interpolation."""
+"""A value that is not a list, quotation, sweep, function or interpolation."""
 CHOICE = re.compile(r"choice\((.*)\)", re.DOTALL)
 """In a sweep, the way to give several values to a key whose commas are text."""
 UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/.:+*?|%@~-]|[^\x20-\x7e]")
@@ -66,7 +66,7 @@ def read(
         known: keys of the command, for the nearest match.
 
     Raises:
-        UserError: an argument is no flag and no override, or cannot be read.
+        UserError: an argument is neither a flag nor an override, or cannot be read.
     """
     for arg in typed:
         if not _is_text(arg):
@@ -89,7 +89,7 @@ def read(
 def _split(
     typed: Iterable[str], known: Callable[[], Collection[str]]
 ) -> tuple[list[str], list[str]]:
-    """Flags by their long names, wherever they stand, and overrides."""
+    """The flags, by their long names and wherever they are typed; and the overrides."""
     flags: list[str] = []
     overrides: list[str] = []
     rest = iter(typed)
@@ -133,7 +133,7 @@ def _unknown_flag(arg: str, known: Callable[[], Collection[str]]) -> str:
 
 
 def _check_key(arg: str, known: Callable[[], Collection[str]]) -> None:
-    """An override is `key=value`, with + or ++ before it, or `~key`."""
+    """Check that an override is `key=value`, with or without + or ++ in front, or `~key`."""
     name, equals, _ = arg.partition("=")
     key = name[1:] if name.startswith("~") else re.sub(r"\+{1,2}", "", name, count=1)
     if not equals and not name.startswith("~"):
@@ -149,7 +149,7 @@ def _check_key(arg: str, known: Callable[[], Collection[str]]) -> None:
 
 
 def _check_value(arg: str, for_hydra: str, *, sweeps: bool) -> None:
-    """Hydra can read it, and it is one value unless several are wanted."""
+    """Check that Hydra can read it, and that it is one value unless a sweep wants several."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException
@@ -176,9 +176,9 @@ def _check_value(arg: str, for_hydra: str, *, sweeps: bool) -> None:
 
 
 def quote(arg: str, free_text: Collection[str], text_lists: Collection[str] = ()) -> str:
-    """Quote values for Hydra's grammar where they are plain text: those of free-text keys, names
-    of options, which may look like numbers or booleans (debug=true), and what its grammar has no
-    word for (data.path=Bücher, data.path=~/books)."""
+    """Quote values that are plain text, for Hydra's grammar: values of free-text keys, names of
+    options, which may look like numbers or booleans (debug=true), and text that the grammar does
+    not take unquoted (data.path=Bücher, data.path=~/books)."""
     name, equals, value = arg.partition("=")
     ends, key = value[:1] + value[-1:], name.lstrip("+")
     if not equals or not value:
@@ -201,14 +201,14 @@ def quote(arg: str, free_text: Collection[str], text_lists: Collection[str] = ()
 
 
 def _plain(value: str) -> str:
-    """A value that is no list, with the home folder that a shell leaves as ~ after `key.key=`."""
+    """A value that is not a list; ~, which shells leave alone after `key.key=`, is written out."""
     if value == "~" or value.startswith("~/"):
         value = str(Path.home()) + value[1:]
     return quoted(value) if value[:1] == "~" or UNKNOWN_TO_HYDRA.search(value) else value
 
 
 def _several(arg: str, free_text: Collection[str]) -> str | None:
-    """Texts to choose from, as a plain list: in its own functions Hydra loses their quotes."""
+    """The texts in `choice(...)` as a plain list, since Hydra's own functions lose their quotes."""
     name, _, value = arg.partition("=")
     choice = CHOICE.fullmatch(value) if name.lstrip("+") in free_text else None
     return f"{name}={choice[1]}" if choice else None
@@ -223,7 +223,7 @@ def _option(name: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text as a quoted string of Hydra's grammar that no interpolation happens in."""
+    """Text as a quoted string of Hydra's grammar, in which nothing is interpolated."""
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     # A backslash is only special before a quote, or at the end.
     escaped = re.sub(r"(\\*)(\Z|')", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
@@ -235,27 +235,27 @@ def unquoted(value: str) -> str:
     mark = value[:1]
     if len(value) < 2 or mark not in ("'", '"') or value[-1] != mark:
         return value
-    # What `quoted` has doubled or put in front.
+    # The backslashes that `quoted` has doubled or put in front.
     special = rf"(\\+)(?=\$\{{|\Z|{mark})"
     return re.sub(special, lambda slashes: "\\" * (len(slashes[1]) // 2), value[1:-1])
 
 
 def overrides_by_key(args: Iterable[str]) -> dict[str, str]:
-    """What a command's overrides say, unquoted, by their keys without + and ~; the last one counts,
-    and `~key` says ""."""
+    """The values of a command's overrides, unquoted, by their keys without + and ~. The last value
+    of a key counts; that of `~key` is ""."""
     split = (arg.partition("=") for arg in args if not arg.startswith("-"))
     return {name.lstrip("+~"): unquoted(value) for name, _, value in split}
 
 
 def printable(line: str) -> str:
-    """A message in one line, whatever the user's words in it are made of."""
+    """A message in one line, whatever characters the user's words in it have."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return re.sub(r"\S{1000,}", lambda word: f"{word[0][:LONGEST_SHOWN]}...", shown)
 
 
 def _written_out(args: list[str], short: Mapping[str, str]) -> list[str]:
-    """Short names replaced by their keys. debug= is left out, being read already: to Hydra it
-    would choose an option.
+    """Short names replaced by their keys. debug= is left out: it has been read already, and for
+    Hydra it would choose an option.
 
     Raises:
         UserError: debug is neither true nor false.

@@ -24,11 +24,11 @@ def build_data(config: dict[str, Any]) -> Any:
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
-    """The config of a run, as it was composed. The folder may come from anybody: its data module
-    must be one of gptlit's.
+    """The config of a run, as it was composed. Since the folder may come from anybody, its data
+    module must be one of gptlit's.
 
     Raises:
-        UserError: the folder has none, or it names another class.
+        UserError: the folder has no config, or the config names another class.
     """
     from omegaconf import OmegaConf
 

@@ -11,7 +11,7 @@ from typing import Any
 from gptlit.errors import UserError
 
 MOST_MEANT = 3
-"""A message lists the keys that have the same last name, if there are no more of them."""
+"""A message lists the keys that end in a name only if there are no more than this."""
 
 
 def key(
@@ -24,7 +24,7 @@ def key(
     choices: tuple[str, ...] | None = None,
     may_be_empty: bool = False,
 ) -> Any:
-    """A field with its meaning (and unit), and bounds or choices; whether a text may be empty."""
+    """A field with its meaning (and unit), its bounds or choices, and whether text may be empty."""
     bounds = {">=": ge, ">": gt, "<=": le, "<": lt}
     more = {"choices": choices, "may_be_empty": may_be_empty}
     return field(metadata={"meaning": meaning, "bounds": bounds, **more})
@@ -49,18 +49,18 @@ def check(config: dict[str, Any], schema: type, path: str = "") -> None:
 
 
 ALSO_CALLED = {"gpu": "cuda"}
-"""Names that others have for what we call otherwise."""
+"""Names that are common elsewhere, and what we call the same things."""
 
 
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
-    """The name that was most likely meant, None where nothing is near."""
+    """The name that was most likely meant; None if none is near."""
     name = ALSO_CALLED.get(name.lower(), name)
     near = get_close_matches(name.lower(), {k.lower(): k for k in known}, n=1, cutoff=cutoff)
     return next((k for k in known if k.lower() == near[0]), None) if near else None
 
 
 def unknown_key(name: str, known: Collection[str]) -> str:
-    """The line for a key that does not exist: with the keys that end in it, or a near one."""
+    """The line for a key that does not exist; it names the keys that end in it, or a near one."""
     inner = sorted(key for key in known if key.endswith(f".{name}"))
     if 0 < len(inner) <= MOST_MEANT:
         return f"unknown key '{name}': did you mean {' or '.join(map(repr, inner))}?"
@@ -100,7 +100,7 @@ def _check_value(name: str, value: Any, hint: Any, metadata: typing.Mapping[str,
 
 
 def _no_node(name: str, value: Any, schema: type) -> str:
-    """The line for a value in the place of keys: those of a group's option, or of a node in one."""
+    """The line for a value where keys are expected: for a group, or for a node inside an option."""
     if "." not in name:
         return f"{name}={_show(value)} is a group: choose one of its options by name"
     keys = ", ".join(f"{name}.{inner.name}=..." for inner in fields(schema))

@@ -45,8 +45,8 @@ def classify(config: dict[str, Any], _folder: Path) -> None:
 
 
 def _classify_table(config: dict[str, Any]) -> None:
-    """Write the rows of a table with two columns more, and say what to know about them. All that
-    can be wrong is found before the work."""
+    """Write the rows of a table with two more columns, and print a summary. All that can be wrong
+    is found before the work."""
     from gptlit.data.tables import read_table
     from gptlit.data.tables_out import check_labels, check_writable, write_table
 
@@ -101,7 +101,7 @@ def _line(classifier: "Classifier", text: str) -> str:
 
 
 def _free(name: str, taken: list[str]) -> str:
-    """A name for a column that the table does not have."""
+    """A name for a new column that no column of the table has yet."""
     while name in taken:
         name = f"predicted_{name}"
     return name

@@ -30,7 +30,7 @@ def read_prompts(path: str) -> list[str]:
 
 
 def check_output(config: dict[str, Any], checkpoint: Path | None) -> None:
-    """Find out before the work whether it would write over what it reads."""
+    """Refuse, before the work, an output that would overwrite what is read."""
     output = Path(config["output"])
     read = [Path(config["prompts"]).expanduser(), *([checkpoint] if checkpoint else [])]
     check_unread([output, progress_path(output)], read)
@@ -45,15 +45,15 @@ def complete_file(
 ) -> None:
     """Continue each prompt `num_samples` times, in batches, into a JSONL file.
 
-    The file has its name once it is whole. Until then what was done is in a journal beside it: the
-    same command goes on there after one that was interrupted, also with another batch size.
+    The file gets its name once it is complete. Until then, what was done is in a journal beside it:
+    after an interruption, the same command goes on from there, even with another batch size.
 
     Args:
         model: writes the completions.
         prompts: at least one.
         config: of generate.py.
-        options: arguments of the model's `generate`, but for the seed.
-        checkpoint: the model's, None for a published one.
+        options: arguments of the model's `generate`, except for the seed.
+        checkpoint: the model's file, None for a published model.
     """
     from rich.progress import track
 
@@ -93,7 +93,7 @@ def complete_file(
             else:
                 print(f"interrupted: {told}", file=sys.stderr)
             raise
-        if not journal.shared:  # with other completions, which were interrupted
+        if not journal.shared:  # else it also holds other completions, which were interrupted
             kept.unlink()
     print(f"{len(jobs)} completions written to {output}")
 

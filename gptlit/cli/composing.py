@@ -1,8 +1,8 @@
-"""A run's config is composed once.
+"""Compose a run's config only once.
 
-Hydra composes it twice, the first time only to see whether it asks for a sweep (`hydra.mode`),
-which takes as long as all else that a command does before its work. Here the first is kept, if it
-turns out to be that of one run.
+Hydra composes it twice, the first time only to see whether it asks for a sweep (`hydra.mode`); this
+takes as long as all else that a command does before its work. Here the first config is kept if it
+turns out to be that of a single run.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def composed_once() -> Iterator[None]:
-    """Within it `hydra.main` composes the config of a single run once.
+    """Inside this context, `hydra.main` composes the config of a single run only once.
 
-    What may be a sweep, and cannot be composed as a single run, is left to Hydra.
+    A command that may be a sweep, and cannot be composed as a single run, is left to Hydra.
     """
     if "--multirun" in sys.argv:
         yield
@@ -28,15 +28,15 @@ def composed_once() -> Iterator[None]:
 
     class Hydra(hydra.Hydra):
         kept: "DictConfig | None" = None
-        """Composed, and not asked for yet."""
+        """The config that has been composed and not been asked for yet."""
 
         def get_mode(self, config_name: str | None, overrides: list[str]) -> Any:
             try:
                 cfg = super().compose_config(
                     config_name, overrides, RunMode.RUN, with_log_configuration=True
                 )
-            except Exception:  # of whatever is wrong with the config or its files
-                # The values of a sweep, which are no single run's, have one of these signs.
+            except Exception:  # for whatever is wrong with the config or its files
+                # The values of a sweep, which no single run can have, contain one of these.
                 if any("," in given or "(" in given for given in overrides):
                     return super().get_mode(config_name, overrides)
                 raise

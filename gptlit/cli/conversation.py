@@ -14,7 +14,7 @@ def typed(invitation: str) -> Iterator[str]:
         invitation: what a terminal shows first.
 
     Raises:
-        UserError: it is no text.
+        UserError: what is read is not text.
     """
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="strict")  # some locales would let halves of characters pass

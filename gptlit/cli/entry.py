@@ -1,5 +1,5 @@
-"""Where the commands begin. What they need is imported once Ctrl-C is quiet, which may come while
-it is."""
+"""Where the commands begin. They import what they need only after Ctrl-C has been made quiet, since
+it may come during the imports."""
 
 import gc
 import io
@@ -15,21 +15,22 @@ from types import TracebackType
 
 @contextmanager
 def large_imports() -> Iterator[None]:
-    """Import what is large without the garbage collector, which would look through all of it many
-    times meanwhile, then now and again, and last of all at the end: seconds in all."""
+    """Import large packages without the garbage collector, which would look through all of their
+    objects many times during the import, now and then after it, and once more at the end: this
+    takes seconds in all."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if not gc.get_freeze_count():  # in a sweep's next run it would keep what is to be freed
+        if not gc.get_freeze_count():  # in a sweep's next run, it would keep what must be freed
             gc.freeze()
         if was_on:
             gc.enable()
 
 
 def is_interruption(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind it: what is being imported may make it another error."""
+    """Whether Ctrl-C caused an error: a module that is being imported may turn it into another."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -53,7 +54,7 @@ def quiet_ctrl_c() -> None:
 def _run(command: str) -> None:
     quiet_ctrl_c()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # What a model writes may have signs that the encoding lacks, which must not end a run.
+        # A model may write characters that the encoding lacks, which must not end a run.
         sys.stdout.reconfigure(errors="replace")
     try:
         import_module(f"gptlit.cli.{command}").main()
@@ -61,15 +62,15 @@ def _run(command: str) -> None:
     except BrokenPipeError:
         if not _reader_has_gone():
             raise
-        sys.exit(1)  # as Rich does in what it prints
+        sys.exit(1)  # as Rich does for what it prints
     finally:
-        # Python would tell where it was on its way out.
+        # On Ctrl-C while it exits, Python would print where it was.
         signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 
 
 def _reader_has_gone() -> bool:
-    """Whether nobody reads the output any more, as behind `| head`; then the rest of it is dropped,
-    which Python would complain about on its way out."""
+    """Whether nobody reads the output any more, as after `| head`. If so, the rest of it is
+    dropped, about which Python would complain while it exits."""
     try:
         print(flush=True)
     except BrokenPipeError:
@@ -78,7 +79,7 @@ def _reader_has_gone() -> bool:
     return False
 
 
-# Of the scripts, and of the commands that the wheel installs.
+# The entry points of the scripts, and of the commands that the wheel installs.
 train = partial(_run, "train")
 generate = partial(_run, "generate")
 classify = partial(_run, "classify")

@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Check types and ranges, and that the result can be written once it is there."""
+    """Check types and ranges, and that the result will have a place to be written to."""
     check(config, schema.Evaluate)
     schema.check_weights(config["weights"])
     schema.check_judge(config["judge"])
@@ -61,7 +61,7 @@ def evaluate(config: dict[str, Any], _folder: Path) -> None:
     if checkpoint is not None:
         ckpt = str(checkpoint.resolve())
         run = reuse.trained_config(Path(ckpt).parent.parent)
-        if run:  # which says at once what the checkpoint says below
+        if run:  # tells the task sooner than the checkpoint, which is read below
             _check_fits(config, ckpt, run["task"]["name"])
         read.append(Path(ckpt))
     if config["output"] is not None:
@@ -84,7 +84,7 @@ def evaluate(config: dict[str, Any], _folder: Path) -> None:
 
 
 def _check_fits(config: dict[str, Any], ckpt: str, task: str) -> None:
-    """The model is one that can do what is asked."""
+    """Refuse a model that cannot do what is asked."""
     if task == "classification":
         raise UserError(
             f"ckpt={ckpt} is a classifier: its summary.json has its metrics, and new texts are"
@@ -100,7 +100,7 @@ def _check_fits(config: dict[str, Any], ckpt: str, task: str) -> None:
 
 
 def _files(data: dict[str, Any]) -> list[Path]:
-    """The files of data=...; one that is not there is said at once, but for one that only an
+    """The files of data=...; a missing one is reported at once, unless it is one that only an
     instruction-tuned model reads."""
     path = data["path"]
     if path is None:

@@ -30,7 +30,7 @@ def check_config(config: dict[str, Any]) -> None:
 
 
 def export(config: dict[str, Any], _folder: Path) -> None:
-    """Write the folder or file, and say what it is good for."""
+    """Write the folder or file, and print how to use it."""
     place = (config["ckpt"], config["task"]["name"], config["output_root"], config["weights"])
     check_ckpt(*place)
     with large_imports():

@@ -72,7 +72,7 @@ def generate(config: dict[str, Any], _folder: Path) -> None:
 
 
 def _load(config: dict[str, Any]) -> "LanguageModel":
-    """The model, which can do what is asked."""
+    """Load the model, and check that it can do what is asked."""
     with large_imports():
         from gptlit.inference.api import LanguageModel, load
 
@@ -106,7 +106,7 @@ def _load(config: dict[str, Any]) -> "LanguageModel":
 
 
 def without_effect(config: dict[str, Any]) -> list[str]:
-    """Lines about options that were given and do nothing beside the others."""
+    """Lines about given options that have no effect together with the others."""
     lines = []
     if config["history"] and not (config["prompt"] is config["prompts"] is None):
         lines.append(
@@ -124,14 +124,14 @@ def without_effect(config: dict[str, Any]) -> list[str]:
 
 
 def cut_prompts(model: "LanguageModel", prompts: list[str], options: dict[str, Any]) -> list[str]:
-    """A line about prompts of which the model sees the end alone, if there are such."""
+    """A line about prompts of which the model sees only the end, if there are any."""
     given = {"input": options["input"], "system": options["system"]}
     return model.told_of_cut([model.wrap_prompt(prompt, **given) for prompt in prompts])
 
 
 def _write(model: "LanguageModel", prompt: str, options: dict[str, Any], seed: int) -> str:
-    """Print the prompt and its continuation, or the answer alone, as it is written: to a file byte
-    by byte, to a terminal without what would be commands to it.
+    """Print the prompt and its continuation, or only the answer, while the model writes it:
+    unchanged to a file, but to a terminal without characters that would be commands to it.
 
     Returns:
         what the model wrote.
@@ -155,5 +155,5 @@ def _converse(model: "LanguageModel", config: dict[str, Any], options: dict[str,
         given = {**options, "history": history}
         answer = _write(model, prompt, given, seed=config["seed"] + asked)
         if config["history"] and form is not None:
-            # A suffix of space alone ends no answer, so it may have been written.
+            # A suffix of nothing but white space does not end an answer, so it may be part of it.
             history.append((prompt, answer.removesuffix(form.response_suffix), options["input"]))

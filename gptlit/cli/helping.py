@@ -1,4 +1,4 @@
-"""`--help`. Hydra's own copies all of its settings anew for each folder of options: a second."""
+"""`--help`. Hydra's own help takes a second: it copies all settings for each folder of options."""
 
 import contextlib
 import io
@@ -10,11 +10,11 @@ from typing import Any
 from gptlit.options import conf_dir
 
 HELP, CONFIG = "--help", "--cfg=job"
-"""The flag, and what Hydra is told instead, which composes the same config and shows it."""
+"""The flag, and the flag that Hydra gets instead, which composes the same config and shows it."""
 
 
 def print_help(config_name: str, args: Iterable[str], show_config: Callable[[], int]) -> int:
-    """Print the text `hydra.help.template` of a command, with what it asks for filled in.
+    """Print the text `hydra.help.template` of a command, with its placeholders filled in.
 
     Args:
         config_name: file in `conf/`.
@@ -44,7 +44,7 @@ def conf_dirs(args: Iterable[str]) -> list[Path]:
 
 
 def _groups(folders: Iterable[Path], named: Collection[Any]) -> str:
-    """The options of each group that is named, a line each."""
+    """A line for each named group, with its options."""
     options: dict[str, set[str]] = {}
     for folder in folders:
         for path in folder.glob("*/**/*.yaml"):

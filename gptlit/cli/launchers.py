@@ -11,11 +11,11 @@ PLUGINS = {
     "launcher=slurm": ("hydra_submitit_launcher", "slurm"),
     "hparams_search=optuna": ("hydra_optuna_sweeper", "sweeps"),
 }
-"""Hydra's plugin that an option needs, and the extra of gptlit that brings it."""
+"""The plugin of Hydra that an option needs, and the extra of gptlit that installs it."""
 
 
 def apply(args: list[str]) -> list[str]:
-    """Either option makes a sweep of the command, also without -m.
+    """Make the command a sweep if it has either option, even without -m.
 
     Raises:
         UserError: the option's plugin is not installed, or there is no Slurm here.

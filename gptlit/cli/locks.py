@@ -19,14 +19,14 @@ class Lock(Callback):
     """Hydra's hook, named in `conf/train.yaml`, for single runs."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the run's configs are written."""
-        with suppress(OSError, OmegaConfBaseException):  # Hydra meets it too, and raises
+        """Lock the run's folder before its configs are written."""
+        with suppress(OSError, OmegaConfBaseException):  # Hydra meets the error too, and raises it
             lock(config.hydra.run)
 
 
 def lock(node: DictConfig) -> None:
     """Lock the folder that `hydra.run` or `hydra.sweep` names, or end the process if another one
-    has it. A folder that is named after the time gets a number instead."""
+    has locked it. If the folder is named after the time, a number is added to its name instead."""
     unresolved: Any = OmegaConf.to_container(node)
     if "${now:" in unresolved["dir"] and first_process():
         folder = _take_numbered(Path(node.dir))
@@ -37,7 +37,7 @@ def lock(node: DictConfig) -> None:
 
 
 def refuse(line: str) -> NoReturn:
-    """Print the line and end the process: an exception in one of its hooks Hydra turns into a mere
+    """Print the line and end the process: Hydra turns an exception in one of its hooks into a mere
     warning."""
     print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
@@ -53,7 +53,7 @@ def _take(folder: Path) -> None:
 
 
 def _take_numbered(folder: Path) -> Path:
-    """Lock the folder, or the first that is free of those with a number behind its name."""
+    """Lock the folder or, if it is taken, the first free one with a number after its name."""
     places = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
     place = folder
     while True:

@@ -1,4 +1,4 @@
-"""`output=...`: a file that can be written, by one command at a time, and none that it reads."""
+"""`output=...`: a file that can be written, by one command at a time, and is not read by it."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,17 +8,17 @@ from gptlit.errors import UserError
 
 
 def output_file(typed: str) -> Path:
-    """The file that is meant; of a link, what it leads to, as a new file takes the old one's place.
+    """The file that is meant; for a link, the file that it leads to, which a new one will replace.
 
     Raises:
-        UserError: it is a folder, or in none, or a device or pipe.
+        UserError: it is a folder, a device or a pipe, or it is in no folder that exists.
     """
     try:
         path = Path(typed).expanduser()
         is_special = path.exists() and not path.is_file() and not path.is_dir()
         path = path.resolve() if path.is_symlink() else path
         fits = path.parent.is_dir() and not path.is_dir()
-    except (OSError, RuntimeError) as error:  # a name that is too long, or a home that is nobody's
+    except (OSError, RuntimeError) as error:  # a name that is too long, or the home of no user
         why = getattr(error, "strerror", None) or error
         raise UserError(f"output={typed} cannot be written: {why}; choose another file") from error
     if is_special:
@@ -29,7 +29,7 @@ def output_file(typed: str) -> Path:
 
 
 def check_unread(written: Iterable[Path], read: Iterable[Path]) -> None:
-    """Find out before the work whether its result would take the place of what it is made from.
+    """Find out before the work whether its result would replace what it is made from.
 
     Raises:
         UserError: a file that is to be written is one that is read.
@@ -47,10 +47,10 @@ def alone(output: Path, journal: Path) -> Iterator[None]:
 
     Args:
         output: the file to write.
-        journal: a file beside it that stays there; made if it is not.
+        journal: a file beside it that stays there; made if it is missing.
 
     Raises:
-        UserError: another command is at it, or the journal cannot be written.
+        UserError: another command is writing it, or the journal cannot be written.
     """
     try:
         import fcntl
@@ -65,7 +65,7 @@ def alone(output: Path, journal: Path) -> Iterator[None]:
         ) from error
     with file:
         try:
-            # One of lockf would end when this process closes the journal elsewhere.
+            # A lock of lockf would end as soon as this process closes the journal anywhere.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What a training needs, looked at before Lightning is imported, which takes seconds."""
+"""Check what a training needs before Lightning is imported, which takes seconds."""
 
 import os
 from dataclasses import replace
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gptlit.model import GPTConfig
 
 MOST_CPU_PROCESSES = 8
-"""So many may always share a CPU, to try things out; more only on so many cores."""
+"""This many processes may always share a CPU, to try things out; more need as many cores."""
 
 
 def check_start(config: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ def _check_files(config: dict[str, Any]) -> None:
     from gptlit.tokenizer import get_tokenizer
 
     data = config["data"]
-    known = data.get("_target_") in DATA  # others look for themselves
+    known = data.get("_target_") in DATA  # other data modules check for themselves
     for name in ("path", "val_path", "test_path") if known else ():
         path = data.get(name)
         if isinstance(path, list) or "column" in data:
@@ -66,8 +66,8 @@ def _check_files(config: dict[str, Any]) -> None:
 
 
 def _find_weights(config: dict[str, Any]) -> Path | None:
-    """The local file or folder of the initial weights; None where they are random, or are to be
-    downloaded: then they are published for this model."""
+    """The local file or folder of the initial weights; None if they are random, or are to be
+    downloaded. In the latter case, check that they are published for this model."""
     from gptlit.data.readers import existing
     from gptlit.weights.fetch import needed, published
     from gptlit.weights.files import find_files, identify
@@ -86,7 +86,7 @@ def _find_weights(config: dict[str, Any]) -> Path | None:
 
 
 def _check_weights(path: Path, cfg: "GPTConfig", tokenizer: str) -> None:
-    """They fit the model."""
+    """Check that the weights fit the model."""
     from gptlit.tokenizer import get_tokenizer
     from gptlit.weights.load import check_fits
 
@@ -94,7 +94,8 @@ def _check_weights(path: Path, cfg: "GPTConfig", tokenizer: str) -> None:
 
 
 def _check_file(path: str, key: str, data: dict[str, Any]) -> None:
-    """A file whose kind is known is of that kind, and a table has the columns."""
+    """Check that a file is of the kind that its data module reads, and that a table has the
+    columns."""
     target = data["_target_"]
     if target == "gptlit.data.labelled.LabelledDataModule":
         from gptlit.data.labelled_files import Columns, check_labelled_table
@@ -121,8 +122,8 @@ def _check_processes(devices: int | str) -> None:
 
 
 def _check_model(config: dict[str, Any]) -> "GPTConfig":
-    """The shape, less the vocabulary: it is possible, and its weights alone do not fill the
-    memory."""
+    """The model's shape without the vocabulary. Check that it is possible, and that its weights
+    alone do not fill the memory."""
     from gptlit.model import GPTConfig, trained_blocks
 
     shape = {name: value for name, value in config["model"].items() if name != "name"}

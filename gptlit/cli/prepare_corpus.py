@@ -43,7 +43,7 @@ def _listed(paths: str | list[str] | None) -> list[str]:
 
 
 def prepare(config: dict[str, Any], _folder: Path) -> None:
-    """Write the folder, and say what is in it."""
+    """Write the folder, and print what is in it."""
     from gptlit.data.corpus import TextFiles
     from gptlit.data.prepared import prepare_corpus
     from gptlit.tokenizer import get_tokenizer

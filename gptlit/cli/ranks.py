@@ -1,9 +1,9 @@
 """One command line, and one run folder, for all processes that torchrun or Slurm start.
 
-Each of them is started with the user's command. Read by each for itself, it could mean different
-things: the run folder is named after the time, and `resume=auto` looks at what is there. So the
-first process reads it, and says to the others what it has come to. They talk through the store in
-which torch.distributed's processes find each other.
+Each of them is started with the user's command. If each one read it for itself, it could mean
+different things: the run folder is named after the time, and `resume=auto` looks at what is there.
+So the first process reads it, and tells the others the result, through the store in which the
+processes of torch.distributed find each other.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from gptlit.training.launch import Launch, launched
 PATIENCE = timedelta(minutes=10)
 """How long the others wait for the first process."""
 SECONDS_TO_HEAR = 10.0
-"""How long a first process that ends without a run waits until the others know."""
+"""How long the first process, if it ends without a run, waits for the others to hear of it."""
 
 
 @dataclass
 class _First:
-    """Of the first process."""
+    """The state of the first process."""
 
     launch: Launch | None = None
     """Its place, if others wait for its command."""
     store: Any = None
-    """Where they have got it. Kept, since torch.distributed goes on with it."""
+    """Where they have read it. It is kept, since torch.distributed uses it too."""
 
 
 _first = _First()
@@ -40,12 +40,12 @@ _first = _First()
 
 def follow() -> list[str] | None:
     """The arguments that the first process has settled on; None in the first process itself, and
-    where no launcher started several.
+    if no launcher has started several.
 
-    Ends the process where the first one has ended without a run, which has said why.
+    Ends this process if the first one has ended without a run; that one has printed why.
 
     Raises:
-        UserError: nothing was heard of the first process.
+        UserError: nothing was heard from the first process.
     """
     launch = launched()
     if launch is None or launch.world_size == 1:
@@ -73,13 +73,13 @@ def check_sweep(args: list[str]) -> None:
     """Refuse searches and launchers that each process of a run would start for itself.
 
     Raises:
-        UserError: the arguments ask for one, and for several processes.
+        UserError: the arguments ask for one of these, and for several processes.
     """
     given = overrides_by_key(args)
     several = (
         given.get("trainer", "default") != "default" or given.get("trainer.devices", "1") != "1"
     )
-    if not several or given.get("launcher") == "slurm":  # which starts each run by itself
+    if not several or given.get("launcher") == "slurm":  # Slurm starts each run by itself
         return
     for key in ("hparams_search", "launcher"):
         if (option := given.get(key)) not in NOTHING:
@@ -90,15 +90,16 @@ def check_sweep(args: list[str]) -> None:
 
 
 def lead(*settled: str) -> None:
-    """Tell the others to run this process's command, with `settled` overrides besides; only the
+    """Tell the others to run this process's command, with the `settled` overrides added; only the
     first call counts, and only in the first process."""
     if _first.launch is not None and _first.store is None:
-        # Their configs would be written over that of the first process.
+        # Otherwise their configs would overwrite that of the first process.
         _tell([*sys.argv[1:], *settled, "hydra.output_subdir=null"], _first.launch)
 
 
 def release() -> None:
-    """Let the others end, if they are still waiting for a command: there is no run."""
+    """If the others are still waiting for a command, tell them that there is no run, so that they
+    end."""
     if _first.launch is None or _first.store is not None:
         return
     from torch.distributed import DistError
@@ -117,7 +118,7 @@ def _tell(args: list[str] | None, launch: Launch) -> Any:
 
 
 def _connect(launch: Launch) -> Any:
-    """The store where Lightning's processes will meet, or one on the port where that will be."""
+    """The store in which Lightning's processes will meet, or one on the port that it will have."""
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     if launch.by == "torchrun":
@@ -136,6 +137,6 @@ def _connect(launch: Launch) -> Any:
         wait_for_workers=False,
         multi_tenant=True,
     )
-    # torchrun may start all processes anew, and keep the store.
+    # torchrun may start all processes again, and keep the store.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"gptlit/{attempt}", store)

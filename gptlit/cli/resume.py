@@ -11,10 +11,10 @@ from gptlit.training import reuse
 
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
-"""Takes the place of `last.ckpt` where that is damaged or gone, see `gptlit.training.recovery`."""
+"""Takes the place of a damaged or missing `last.ckpt`, see `gptlit.training.recovery`."""
 
 YES = ("yes", "true", "on", "1", "latest", "last")
-"""What is typed where resume=auto is meant."""
+"""What people type when they mean resume=auto."""
 
 
 def apply(args: list[str]) -> list[str]:
@@ -23,11 +23,11 @@ def apply(args: list[str]) -> list[str]:
     `resume=FOLDER` (or a checkpoint in it, which need not be the last) repeats that run's own
     overrides, then those given now.
     `resume=auto` takes the newest unfinished run with the same overrides, or the folder given by
-    `hydra.run.dir`; without one, the run starts from the beginning. The runs of a sweep look each
-    in its own folder, see `own_checkpoint`.
+    `hydra.run.dir`; without one, the run starts from the beginning. In a sweep, each run looks in
+    its own folder, see `own_checkpoint`.
 
     Raises:
-        UserError: the folder holds no run; or one is given to a sweep.
+        UserError: the folder holds no run, or a folder is given for a sweep.
     """
     wanted = _wanted(args)
     if wanted is None:
@@ -62,7 +62,7 @@ def names_a_run(args: list[str]) -> bool:
 
 
 def _wanted(args: list[str]) -> str | None:
-    """What is to go on, as it was given last; None where nothing is."""
+    """The last value that was given for `resume`; None if there is none."""
     value = overrides_by_key(args).get("resume")
     return None if value in NOTHING else value
 
@@ -72,7 +72,7 @@ def _asks(arg: str) -> bool:
 
 
 def own_checkpoint(config: dict[str, Any], folder: Path) -> str | None:
-    """What an unfinished run of the same config has left in a run's own folder."""
+    """The checkpoint that a run of the same config has left in a run's own folder, if any."""
     same = reuse.trained_config(folder) == reuse.what_counts(config)
     return str(folder / LAST) if same and _has_checkpoint(folder) else None
 
@@ -118,20 +118,20 @@ def _saved_at(folder: Path) -> float:
 
 
 def _compared(args: list[str]) -> list[str]:
-    """What makes a run: no flags, and no keys that change nothing of it. What it does about data
-    that have changed is for resuming alone."""
+    """The arguments that make a run what it is: no flags, and no keys that change nothing about it.
+    `data.on_change` matters only when a run is resumed."""
     return sorted(arg for arg in args if not arg.startswith("-") and not _is_idle(arg))
 
 
 def _is_idle(arg: str) -> bool:
     name = arg.lstrip("+~").partition("=")[0]
     first = re.split(r"[./@]", name)[0]
-    # As an option debug sets keys that do count.
+    # debug, as an option, sets keys that do count.
     return name == "data.on_change" or first in reuse.WITHOUT_EFFECT - {"debug"}
 
 
 def _overrides(folder: Path) -> list[str]:
-    """What the run was started with, less what resuming added."""
+    """What the run was started with, without what resuming added."""
     from omegaconf import OmegaConf
 
     file = folder / reuse.OVERRIDES

@@ -1,7 +1,7 @@
 """What every config key means, and what it may be: checked before anything heavy is imported.
 
-A class describes a node of the config; a field's default is never used (values stand in `conf/`),
-its type and `key(...)` say what is allowed.
+A class describes a node of the config. A field's type and `key(...)` say what is allowed; its
+default is never used, as the values are in `conf/`.
 """
 
 from dataclasses import dataclass

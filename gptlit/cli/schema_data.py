@@ -129,9 +129,9 @@ class DataKind:
     """A data module that gptlit knows."""
 
     task: str
-    """Who reads it."""
+    """The task that reads it."""
     node: type
-    """What its config may be."""
+    """The schema of its config."""
     published: type | None = None
     """The same for a file that is published at a URL."""
 
@@ -151,7 +151,7 @@ DATA = {
     ),
     "gptlit.data.spam_sample.SpamSampleDataModule": DataKind("classification", SampleData),
 }
-"""By class."""
+"""The data modules that gptlit knows, by class."""
 
 
 def check_data(node: dict[str, Any], task: str) -> None:
@@ -176,7 +176,7 @@ def check_data(node: dict[str, Any], task: str) -> None:
 
 
 def _check_package(target: str) -> None:
-    """Whether there is a package, or a module, that may have a class."""
+    """Check that there is a package, or a module, that may have the class."""
     package, dot, _ = target.partition(".")
     if not dot or not package or find_spec(package) is None:
         raise UserError(

@@ -9,16 +9,16 @@ from omegaconf import DictConfig
 from gptlit.errors import UserError, short_path
 
 OTHER_VALUES = ("support dynamic value space", "Cannot set different distribution kind")
-"""Of Optuna's messages where a key is not searched among the values of the commands before."""
+"""Parts of Optuna's messages when a key is searched among other values than in earlier commands."""
 SQLITE = "sqlite:///"
 
 
 def check(config: DictConfig) -> None:
-    """Refuse a search that would come to nothing after its runs.
+    """Refuse a search that would turn out to be useless after its runs.
 
     Raises:
-        UserError: its runs have no score, or it looks for something else; or its folder has runs
-            of other values.
+        UserError: its runs have no score, it does not look for the lowest one, or its folder has
+            runs with other values.
     """
     if not _is_search(config):
         return
@@ -43,18 +43,19 @@ def check(config: DictConfig) -> None:
 
 
 def goes_on_with_study(config: DictConfig) -> bool:
-    """Whether the same command again chooses other values, knowing those of before."""
+    """Whether the same command, repeated, chooses other values, knowing the earlier ones."""
     return _is_search(config) and config.hydra.sweeper.storage is not None
 
 
 def make_room(config: DictConfig) -> None:
-    """SQLite makes the study's file, but not its folder."""
+    """Make the folder of the study's file, since SQLite makes only the file."""
     if goes_on_with_study(config) and (url := str(config.hydra.sweeper.storage)).startswith(SQLITE):
         Path(url.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
 
 
 def explained(error: Exception) -> str | None:
-    """A line for what Optuna says of a study that has searched among other values."""
+    """The line for Optuna's error about a study that has searched among other values; None for
+    other errors."""
     if not any(words in str(error) for words in OTHER_VALUES):
         return None
     return (

@@ -1,7 +1,7 @@
-"""Sweeps: a run that fails does not end the others, and a table at the end has them all.
+"""Sweeps: a run that fails does not end the others, and a table at the end shows them all.
 
 Runs may be in other processes, on other machines, wherever a launcher of Hydra's puts them. So a
-failed run leaves `error.txt` in its folder, and the table is made of what stands in the folders.
+failed run leaves `error.txt` in its folder, and the table is made from what is in the folders.
 """
 
 import contextlib
@@ -43,12 +43,12 @@ SCORE = "best val/loss"
 """The table's name for the lowest validation loss of a run, that of its best checkpoint. The best
 run has the lowest of all."""
 SHOWN = ("val/loss", "val/accuracy", "test/accuracy")
-"""Metrics of the table, as they were at the end; the file has all of validation and test."""
+"""Metrics in the table, with their last values; the file has all metrics of validation and test."""
 GO_ON = "resume=auto skip_if_trained=true"
-"""Takes the results of finished runs, and goes on with the others."""
+"""Arguments that take the results of finished runs, and go on with the others."""
 UNFINISHED = "did not finish"
 LENGTH = ("seconds", "tokens")
-"""Of the summary: how long a run was."""
+"""Keys of the summary that say how long a run was."""
 
 
 class Sweep(Callback):
@@ -57,11 +57,12 @@ class Sweep(Callback):
 
     newest: ClassVar["Sweep | None"] = None
     repeats = True
-    """The same command again has the same runs."""
+    """Whether the same command, repeated, has the same runs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before any run starts."""
-        with contextlib.suppress(OSError, OmegaConfBaseException):  # Hydra meets it too, and raises
+        """Check, lock and note the sweep's folder, before any run starts."""
+        # Hydra meets these errors too, and raises them.
+        with contextlib.suppress(OSError, OmegaConfBaseException):
             try:
                 search.check(config)
             except UserError as error:
@@ -91,10 +92,10 @@ class Run:
     """What one run of a sweep has left in its folder."""
 
     name: str
-    """The folder's, below the sweep's."""
+    """The path of its folder below the sweep's."""
     overrides: dict[str, str]
     folder: Path
-    """Where its results are: not its own, if it took those of another run."""
+    """Where its results are: in another run's folder, if it took them from there."""
     summary: dict[str, Any]
     score: float | None
     """The best value of the monitored metric: what a sweeper sees."""
@@ -103,14 +104,14 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The summary's."""
+        """The metrics in the summary."""
         metrics: dict[str, float] = self.summary.get("metrics", {})
         return metrics
 
 
 def _check_free(config: DictConfig) -> None:
-    """End the process if runs of an earlier sweep are in the folder, and are to be taken neither
-    as they are nor as far as they came."""
+    """End the process if the folder holds runs of an earlier sweep, and the command does not ask to
+    reuse or resume them."""
     folder = Path(config.hydra.sweep.dir)
     if config.skip_if_trained or config.resume or not any(folder.glob("*/checkpoints/*.ckpt")):
         return
@@ -127,7 +128,7 @@ def is_sweep(hydra: HydraConf) -> bool:
 
 
 def start_run(hydra: HydraConf) -> None:
-    """Say which run begins, and forget how it failed before in the same folder."""
+    """Print which run begins, and remove the error of an earlier attempt in the same folder."""
     gc.collect()  # what the run before has left, on a GPU too
     if first_process():
         folder = Path(hydra.runtime.output_dir)
@@ -136,7 +137,7 @@ def start_run(hydra: HydraConf) -> None:
 
 
 def note_failure(folder: Path, error: Exception, line: str | None, debug: bool) -> None:
-    """Write how a run failed into its folder, and say so.
+    """Write how a run failed into its folder, and print it.
 
     Args:
         folder: the run's.
@@ -161,7 +162,7 @@ def finish() -> int:
     """Report the sweep of this process, if there was one: a table, and `results.csv`.
 
     Returns:
-        the exit code: 1 if a run failed, 2 if all that failed were mistakes of the user's.
+        the exit code: 0 if no run failed, 2 if all failures were mistakes of the user's, else 1.
     """
     sweep, Sweep.newest = Sweep.newest, None
     if sweep is None or not first_process():
@@ -178,7 +179,7 @@ def finish() -> int:
 
 
 def all_failed() -> bool:
-    """Whether this process has a sweep, of which every run has failed and said why."""
+    """Whether this process has a sweep whose runs have all failed and reported why."""
     if Sweep.newest is None:
         return False
     runs = collect(Sweep.newest.folder, Sweep.newest.started_ns)
@@ -242,7 +243,7 @@ def _rank(run: Run) -> tuple[bool, float, int, str]:
 
 
 def _swept(hydra: HydraConf) -> list[str]:
-    """A run's overrides, less those that all runs have."""
+    """A run's overrides, without those that all runs have."""
     command: Any = OmegaConf.load(Path(hydra.sweep.dir) / COMMAND)
     typed = [arg.lower() for arg in command.hydra.overrides.task]
     return [arg for arg in hydra.overrides.task if arg.lower() not in typed]
@@ -285,7 +286,7 @@ def _show(runs: list[Run], keys: list[str], sweep: Sweep) -> None:
 
 
 def _remove_if_unused(sweep: Sweep) -> None:
-    """Take back the folder of a sweep that was refused before its first run."""
+    """Remove the folder of a sweep that was refused before its first run."""
     made = {sweep.folder / COMMAND, sweep.folder / LOCK.parent, sweep.folder / LOCK}
     if sweep.made and {*sweep.folder.iterdir(), *sweep.folder.glob(f"{LOCK.parent}/*")} <= made:
         shutil.rmtree(sweep.folder)

@@ -47,7 +47,7 @@ def rewrite(args: list[str]) -> list[str]:
     if settled is not None:
         return settled
     ranks.check_sweep(args)
-    if not resume.names_a_run(args):  # which had both when it began
+    if not resume.names_a_run(args):  # that run had both when it began
         args = with_implied(with_text(args))
     return resume.apply(launchers.apply(args))
 
@@ -65,14 +65,14 @@ def with_implied(args: list[str]) -> list[str]:
 
 
 def with_text(args: list[str]) -> list[str]:
-    """`data.path=...` alone means data=text: the default data of pretraining has no path."""
+    """`data.path=...` without data=... means data=text: pretraining's default data has no path."""
     given = overrides_by_key(args)
     chosen = given.keys() & {"data", "experiment"} or given.get("task", "pretrain") != "pretrain"
     return [*args, "data=text"] if "data.path" in given and not chosen else args
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Check all nodes; those of data and tasks that gptlit does not know check themselves."""
+    """Check all nodes; data and tasks that gptlit does not know check their own."""
     check(config, schema.Train)
     devices_and_nodes(config["trainer"])
     schema.check_weights(config["weights"])
@@ -100,7 +100,7 @@ def check_config(config: dict[str, Any]) -> None:
 
 
 def _check_adapter(config: dict[str, Any]) -> None:
-    """With task.adapter_only=true the weights must stand somewhere else."""
+    """With task.adapter_only=true, the weights must be kept somewhere else."""
     task, source = config["task"], config["weights"]
     if not task.get("adapter_only"):
         return
@@ -120,8 +120,8 @@ def _check_adapter(config: dict[str, Any]) -> None:
 
 
 def train_once(config: dict[str, Any], folder: Path) -> float | None:
-    """`train`; with skip_if_trained=true the result of a finished run of the same config, if there
-    is one."""
+    """`train`; or, with skip_if_trained=true, take the result of a finished run of the same config,
+    if there is one."""
     from gptlit.cli.sweep import Sweep
 
     found = reuse.find(config, folder) if config["skip_if_trained"] else None
@@ -133,7 +133,7 @@ def train_once(config: dict[str, Any], folder: Path) -> float | None:
             reuse.check_free(config, folder)
             if asked and not Sweep.newest:
                 print("resume=auto: no unfinished run of this command, so a new one", flush=True)
-    # That of a sweep is among the arguments.
+    # A sweep's folder is among the arguments already.
     ranks.lead(*([] if Sweep.newest else [f"hydra.run.dir={quoted(str(folder))}"]))
     if found is not None:
         reuse.take(found, folder)
