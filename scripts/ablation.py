@@ -4,9 +4,9 @@ The table is in the book's repository, https://github.com/rasbt/LLMs-from-scratc
 ch06/02_bonus_additional-experiments. Left out are its rows about padding, and those that train more
 of GPT-2 xl than the last block.
 
-Each row is a run of train.py, reused where it is finished already and gone on with where it was
-stopped, so that an interrupted table goes on. Rows that start from published weights say so where
-those cannot be had.
+Each row is a run of train.py. A finished run is reused and an interrupted one resumed, so that the
+same command goes on with an interrupted table. Rows that start from published weights say so if
+these cannot be had.
 """
 
 import argparse
@@ -32,23 +32,23 @@ from gptlit.training.stopping import INTERRUPTED
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 SPLITS = ("train", "val", "test")
 CHANCE = 50
-"""Per cent that are right without a look at the messages, where the plot begins unless a row is
+"""Accuracy, in per cent, without a look at the messages; the plot begins there unless a row is
 worse."""
 OURS = ("task", "output_root", "hydra.run.dir", "skip_if_trained", "resume")
-"""Keys that are given to every row here."""
+"""Keys that this script gives for every row."""
 SAME_RUN, OTHER_RUN = "add resume=auto", "run of another config"
-"""What train.py says of a folder whose run has not finished, or is another one."""
+"""What train.py says about a folder whose run has not finished, or has another config."""
 
 
 class Row(NamedTuple):
-    """A row of the book's appendix table, and the overrides that make it here."""
+    """A row of the book's appendix table, and the overrides that reproduce it here."""
 
     number: str
     change: str
     overrides: tuple[str, ...]
     published: tuple[float, float, float]
-    """Accuracy in per cent on the training, validation and test split; the book's, on one A100.
-    NaN where the book's is no share of its 149 messages."""
+    """The book's accuracy in per cent on the training, validation and test split, on one A100. NaN
+    if the book's figure is not a whole number of its 149 validation messages."""
 
 
 ROWS = (
@@ -140,8 +140,8 @@ def _run(row: Row, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(row: Row, args: argparse.Namespace, folder: Path, *more: str) -> str:
-    """Run train.py; its last words, if it fails."""
-    # Only what has been trained for a row counts, not runs of other places.
+    """Run train.py; returns the last line of its errors, if it fails."""
+    # Only runs that were trained for this table count, not those in other folders.
     places = [f"output_root={quoted(str(args.out))}", f"hydra.run.dir={quoted(str(folder))}"]
     fixed = ["task=classification", *places, "skip_if_trained=true", *more]
     given = {_key(override) for override in row.overrides}
@@ -155,7 +155,7 @@ def _train(row: Row, args: argparse.Namespace, folder: Path, *more: str) -> str:
 
 
 def _accuracies(found: dict[str, Any]) -> list[float | None]:
-    """In per cent on each split; None where that was not measured."""
+    """The accuracy in per cent on each split; None where it was not measured."""
     accuracies = (found.get("metrics", {}).get(f"{split}/accuracy") for split in SPLITS)
     return [None if accuracy is None else 100 * accuracy for accuracy in accuracies]
 

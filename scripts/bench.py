@@ -1,7 +1,7 @@
 """Speed and memory, measured side by side: python scripts/bench.py KIND.
 
-Each contestant runs in a process of its own, so that its allocator and its peak memory are its
-own, and they take turns, so that a machine that drifts hits all alike.
+Each contestant runs in a process of its own, so that its allocator and its peak memory are its own.
+They take turns, so that a machine that gets faster or slower affects all alike.
 """
 
 import argparse
@@ -43,16 +43,16 @@ KINDS = {
     "startup": startup,
 }
 RUNNING = ("kind", "rounds", "json", "contestants", "baseline", "worker")
-"""Options of the measuring; the others say what is measured."""
+"""Options that say how to measure; the others say what to measure."""
 ENVIRONMENT = re.compile(r"(OMP|MKL|GPTLIT|TORCH|CUDA|PYTORCH)_\w+|LD_PRELOAD|ATEN_CPU_CAPABILITY")
 """Variables that may change a figure."""
 OPTIONS = {"device": "device", "precision": "precision", "data.path": "data", "ckpt": "weights"}
-"""What keys of the commands are called here."""
+"""Keys of the commands, and the options of this script for them."""
 
 
 def main() -> int:
-    """The exit code: 1 if a contestant failed, 2 if nothing can be measured so, 130 after
-    Ctrl-C."""
+    """The exit code: 1 if a contestant failed, 2 if nothing can be measured with these options, 130
+    after Ctrl-C."""
     quiet_ctrl_c()
     args = _arguments()
     try:
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
-    """All rounds, what they come to, and what it takes to repeat them.
+    """All rounds, their summary, and what is needed to repeat them.
 
     Raises:
         UserError: the options do not fit the machine, or the data.
@@ -182,7 +182,7 @@ def in_options(message: str) -> str:
 
 
 def _not_writable(path: Path) -> str | None:
-    """Why a file cannot be written, as far as it can be told before."""
+    """Why a file cannot be written, as far as can be told in advance; None if nothing is wrong."""
     if path.is_dir():
         return "it is a folder"
     try:

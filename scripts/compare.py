@@ -33,7 +33,7 @@ from gptlit.training.reuse import (
 )
 
 DAMAGED = (OSError, ValueError, TypeError, LookupError, AttributeError, YAMLError)
-"""What comes of files that hold something else than a run writes."""
+"""Errors from reading files that hold something other than what a run writes."""
 SCORE = "val/loss"
 PICTURES = (".png", ".pdf", ".svg")
 COLOURS = (
@@ -48,23 +48,24 @@ COLOURS = (
     "#717581",
     "#92dadd",
 )
-"""Petroff's (2021), which can be told apart by the colour-blind."""
+"""Petroff's (2021) colours, which colour-blind people can tell apart."""
 STYLES = ("-", "--", ":", "-.")
 LONGEST_SHOWN = 40
 """Characters of a value in the table and the picture; the .csv has all of it."""
 NAMED = 40
-"""Runs whose curves have a name and a colour, the best ones."""
+"""How many runs, the best ones, have curves with a name and a colour."""
 NAMED_INSIDE, LONGEST_INSIDE = 8, 45
-"""So many names, if they are no longer, stand among the curves; else beside them."""
+"""Up to this many names of up to this length are put among the curves; otherwise beside them."""
 LETTER_INCHES = 0.07
-"""Of a name beside the curves."""
+"""Width of a letter in the names beside the curves."""
 SETTLED, FEW = 1 / 5, 5
-"""Share of a curve's steps after which all of it is shown; one of few points is shown whole. Higher
-losses before may lie above the picture, as those of random weights would flatten all the rest."""
+"""Share of a curve's steps after which all of it is shown; a curve of few points is shown whole.
+Before that, losses may be too high for the picture: those of random weights would flatten the rest.
+"""
 CUT_FROM = 1.5
-"""Where the whole range is at least so many times that of the settled curves, it is cut."""
+"""The range of losses is cut if it is at least this many times that of the settled curves."""
 WIDEST = 5
-"""Runs that stand beside each other; more stand below each other."""
+"""Up to this many runs are shown side by side; more are shown one below another."""
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Run:
 
     @property
     def score(self) -> float:
-        """The lowest validation loss, or the last where it alone is known; infinity where there is
+        """The lowest validation loss, or the last one if only that is known; infinity if there is
         none."""
         last = self.metrics.get(SCORE, math.inf)
         score = last if self.best is None else self.best
@@ -148,9 +149,9 @@ def _finished_in(place: Path) -> Iterator[Path]:
         folder = result_folder(Path(where))
         if "summary.json" in files or folder != Path(where):
             below.clear()  # there are no runs inside a run
-            if "summary.json" in files:  # its own, though a later sweep took another for its number
+            if "summary.json" in files:  # its own, though a later sweep reused another run here
                 yield Path(where)
-            if (folder / "summary.json").is_file():  # a run that it was taken from may be deleted
+            if (folder / "summary.json").is_file():  # the run that it was taken from may be deleted
                 yield folder
 
 
@@ -182,13 +183,13 @@ def _read_run(folder: Path, name: str) -> Run:
 
 
 def compare(runs: list[Run]) -> dict[str, list[Any]]:
-    """A value for each run, None where it has none: keys of the config that differ, validation
-    loss, the best and the last, what was tested, and tokens per second."""
+    """The table's rows, with a value for each run, None where it has none: keys of the config that
+    differ, the best and the last validation loss, the test's metrics, and tokens per second."""
     rows: dict[str, list[Any]] = {}
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     values = {key: [run.settings.get(key) for run in runs] for key in keys}
     differ = [key for key in keys if any(value != values[key][0] for value in values[key])]
-    # Where another option of a group was chosen, its name says it all, but for what was typed.
+    # If another option of a group was chosen, its name says it all, except for what was typed.
     chosen = {key.partition(".")[0] for key in differ if key.count(".") == 1 and _is_name(key)}
     typed = {key for run in runs for key in run.given}
     for key in differ:
@@ -249,8 +250,8 @@ def write_csv(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
 
 
 def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
-    """The validation loss of all runs over their optimiser steps, in one picture that grows with
-    the names in it. Runs without a curve are told.
+    """Draw the validation loss of all runs over their optimiser steps, in one picture that grows
+    with the names in it. Print which runs have no curve.
 
     Raises:
         UserError: there is no curve to draw.
@@ -291,7 +292,7 @@ def draw(file: Path, runs: list[Run], rows: dict[str, list[Any]]) -> None:
 
 
 def _labels(runs: list[Run], rows: dict[str, list[Any]]) -> list[str]:
-    """Each run's name, and in what it differs if that is not much. Of a long name, both ends."""
+    """Each run's name, and its settings that differ if they are few. A long name keeps its ends."""
     half = LONGEST_SHOWN // 2
     settings = {key for run in runs for key in run.settings}
     differ = {key: values for key, values in rows.items() if key in settings}
@@ -305,7 +306,7 @@ def _labels(runs: list[Run], rows: dict[str, list[Any]]) -> list[str]:
 
 
 def _curve(metrics: Path) -> list[tuple[int, float]]:
-    """Steps and losses; none where no loss is a number."""
+    """Steps and losses; empty if no loss is a finite number."""
     rows = read_metrics(metrics)[1]
     curve = [(int(row["step"]), float(row[SCORE])) for row in rows if row.get(SCORE)]
     return curve if _numbers(curve) else []
@@ -316,7 +317,7 @@ def _numbers(curve: list[tuple[int, float]]) -> list[float]:
 
 
 def _limits(curves: list[list[tuple[int, float]]]) -> tuple[float, float] | None:
-    """Of the loss axis, where curves begin far above what they come to; else None."""
+    """The limits of the loss axis, if curves begin far above where they end; else None."""
     settled: list[float] = []
     for curve in filter(None, curves):
         steps = [step for step, _ in curve]

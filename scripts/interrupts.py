@@ -8,8 +8,8 @@ from types import FrameType
 
 @contextmanager
 def noted_interrupts() -> Iterator[list[int]]:
-    """A list that a Ctrl-C is noted in. The process that is waited for has it too, ends by itself
-    and clears away what it has written. A second Ctrl-C raises KeyboardInterrupt."""
+    """A list in which a Ctrl-C is noted. The process that the script waits for gets the signal too,
+    ends by itself and removes what it has written. A second Ctrl-C raises KeyboardInterrupt."""
     noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""New tokens per second of answering a test split, prompts of all lengths."""
+"""New tokens per second when a test split, with prompts of all lengths, is answered."""
 
 import argparse
 import time
@@ -39,7 +39,7 @@ def check(args: argparse.Namespace) -> str:
     """The device that it is measured on.
 
     Raises:
-        UserError: it cannot be measured so, or not on this file.
+        UserError: it cannot be measured with these options, or not on this file.
     """
     from gptlit.tokenizer import get_tokenizer
 
@@ -57,7 +57,7 @@ def check(args: argparse.Namespace) -> str:
 
 
 def gptlit(args: argparse.Namespace) -> Measurement:
-    """All of them, in batches, by what answers them after training."""
+    """All prompts, in batches, with the code that answers them after training."""
     import tempfile
     from pathlib import Path
 
@@ -88,8 +88,8 @@ def gptlit(args: argparse.Namespace) -> Measurement:
 
 
 def transformers(args: argparse.Namespace) -> Measurement:
-    """Some of them, spread over all lengths, one by one: `generate` of a GPT2LMHeadModel whose
-    weights are all in the precision."""
+    """Some of the prompts, spread over all lengths, one by one: `generate` of a GPT2LMHeadModel
+    whose weights are all in the precision."""
     import torch
 
     from gptlit.device import DTYPES
@@ -126,7 +126,7 @@ CONTESTANTS: dict[str, Contestant] = {
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:
-    """Those of the test split, in the task's own form."""
+    """The prompts of the test split, in the task's own format."""
     from gptlit.prompts import PromptFormat
 
     form = PromptFormat.from_dict(read_option("prompt_format", "alpaca"))
@@ -141,9 +141,9 @@ def _measure(
     prompts: list[str],
     answer: Callable[[list[str]], Any],
 ) -> Measurement:
-    """The rate over all prompts, after a first answer that is not timed: what it sets up is soon
-    made up for by a hundred, but not by ten. Random weights hardly ever end an answer, so that each
-    has all its tokens."""
+    """The rate over all prompts, after a first answer that is not timed: its set-up would matter
+    little among a hundred answers, but not among ten. Random weights hardly ever end an answer, so
+    each answer has all its tokens."""
     from gptlit.device import peak_memory_gb
 
     answer(prompts[:1])

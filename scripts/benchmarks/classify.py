@@ -26,7 +26,7 @@ def check(args: argparse.Namespace) -> str:
     """The device that it is measured on.
 
     Raises:
-        UserError: it cannot be measured so, or the data cannot be read.
+        UserError: it cannot be measured with these options, or the data cannot be read.
     """
     from gptlit.data.spam import SmsSpamDataModule
     from gptlit.tokenizer import get_tokenizer
@@ -49,8 +49,8 @@ def uncached(args: argparse.Namespace) -> Measurement:
 
 
 def plain(args: argparse.Namespace) -> Measurement:
-    """The same without the feature cache, every text padded to the longest of all, as in the book.
-    The batches hold the same texts, and so the metrics are the same."""
+    """The same without the feature cache, and with every text padded to the longest of all, as in
+    the book. The batches hold the same texts, so the metrics are the same."""
     target = "data._target_=benchmarks.padded.PaddedSpam"
     return _run(args, "task.cache_features=false", target)
 
@@ -59,7 +59,7 @@ CONTESTANTS = {"gptlit": gptlit, "uncached": uncached, "plain": plain}
 
 
 def _run(args: argparse.Namespace, *overrides: str) -> Measurement:
-    allocator.restart_with_tuned_malloc()  # as the command does, but before there is a folder
+    allocator.restart_with_tuned_malloc()  # as the command does, but before the folder is made
     from gptlit.cli.train import main
     from gptlit.device import peak_memory_gb
 

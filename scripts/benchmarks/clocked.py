@@ -9,7 +9,7 @@ from gptlit.data.text import TextDataModule
 
 
 class _Clocked:
-    """Ticks as each batch comes to the model."""
+    """Ticks the clock whenever a batch reaches the model."""
 
     clock: ClassVar[Clock]
 
@@ -33,7 +33,7 @@ class ClockedInstructions(_Clocked, InstructionDataModule):
 
 
 def count_entries(batch: InstructionBatch) -> int:
-    """Entries of a batch, be they joined, packed, or a row each."""
+    """How many entries a batch has, whether they are joined, packed, or a row each."""
     if batch.segments is None:
         return len(batch.input_ids)
     return int(batch.segments.amax(dim=1).sum())

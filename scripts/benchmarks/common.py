@@ -31,17 +31,18 @@ class Measurement:
     memory_gb: float | None = None
     """Peak, 10^9 bytes: allocated on the GPU, or resident on a CPU."""
     flops: float | None = None
-    """What the model needs for it, per second (Chowdhery et al. 2022, PaLM, appendix B)."""
+    """Operations per second that the model needs for it (Chowdhery et al. 2022, PaLM, appendix B).
+    """
     peak_flops: float | None = None
-    """What the device can do, per second."""
+    """Operations per second that the device can do."""
     note: str = ""
-    """What else came out, to be shown with the round."""
+    """What else was measured, to be shown with the round."""
     others_cores: float = 0.0
-    """Cores that other processes kept busy meanwhile, where the system tells."""
+    """How many cores other processes kept busy meanwhile; 0 if the system does not tell."""
 
 
 Contestant = Callable[[argparse.Namespace], Measurement]
-"""Runs alone in a process, with the command line's options."""
+"""A function that measures, alone in its process, with the command line's options."""
 
 
 def positive(text: str) -> int:
@@ -112,7 +113,7 @@ def instruction_splits(args: argparse.Namespace) -> "dict[str, list[Entry]]":
     """The entries of --data, split as data=instructions does.
 
     Raises:
-        UserError: the file cannot be read, or has too few.
+        UserError: the file cannot be read, or has too few entries.
     """
     from gptlit.data.instruction_files import read_entries, split_entries
 
@@ -147,14 +148,14 @@ def write_text(path: Path, characters: int) -> Path:
     rng = np.random.default_rng(0)
     letters = np.array(list("eeetttaaoinshrdlucmfwyp"))
     words = np.array(["".join(rng.choice(letters, n)) for n in rng.integers(1, 10, 5000)], object)
-    n_lines = characters // 30 + 1  # of ten words: 30 characters would be ten words of two letters
+    n_lines = characters // 30 + 1  # of ten words: 30 characters, if all have two letters
     lines = words[rng.zipf(1.3, (n_lines, 10)) % len(words)]
     path.write_text("\n".join(" ".join(line) for line in lines)[:characters])
     return path
 
 
 def transformers_greedy(model: Any, ids: "Tensor", new_tokens: int) -> "Tensor":
-    """As many new tokens as asked for by transformers' `generate`: ids (B, T) -> (B, T + new)."""
+    """Exactly `new_tokens` tokens by transformers' greedy `generate`: (B, T) -> (B, T + new)."""
     import torch
 
     written: Tensor = model.generate(

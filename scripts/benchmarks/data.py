@@ -18,7 +18,7 @@ from benchmarks.common import Contestant, Measurement, positive, positive_float
 
 BASELINE = "tiktoken"
 COSTS = {"tokenize_corpus over tiktoken alone": ("gptlit", "tiktoken")}
-BASE_BYTES = 2**24  # text is made of this much, whose lines are shuffled again and again
+BASE_BYTES = 2**24  # text repeats this much of it, with its lines shuffled each time
 FILE_BYTES = 2**27
 SAMPLE_S = 0.2
 
@@ -121,7 +121,7 @@ CONTESTANTS: dict[str, Contestant] = {
 
 @contextmanager
 def _corpus(args: argparse.Namespace) -> Iterator[Path]:
-    """A folder of text files, which goes with it; the same each time."""
+    """A temporary folder of text files, the same each time."""
     with tempfile.TemporaryDirectory() as name:
         folder, left = Path(name), args.mb * 10**6
         for number in range(-(-left // FILE_BYTES)):
@@ -159,9 +159,9 @@ def _texts(n_bytes: int, seed: int) -> Iterator[str]:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[float]]:
-    """The most that this process and its children had in memory at once, bytes: their PSS, where a
-    shared page counts by the share of each, looked at five times a second. 0 where the system does
-    not tell."""
+    """The most memory that this process and its children had at once, in bytes: the sum of their
+    PSS, in which each counts its share of a shared page, read five times a second. 0 if the system
+    does not tell."""
     peak, done = [0.0], threading.Event()
 
     def watch() -> None:

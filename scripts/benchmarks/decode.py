@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BASELINE = "transformers"
 COSTS: dict[str, tuple[str, str]] = {}
 CALLS = 4
-"""That are timed."""
+"""How many calls are timed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> str:
-    """The device that it is measured on. Where there are trained weights, --model and --tokenizer,
-    which are not those measured, are taken out of the options.
+    """The device that it is measured on. If there are trained weights, --model and --tokenizer,
+    which then have no effect, are taken out of the options.
 
     Raises:
-        UserError: it cannot be measured so, or not with these weights or this text.
+        UserError: it cannot be measured with these options, or not with these weights or this text.
     """
     from gptlit.weights.load import inspect
 
@@ -74,8 +74,8 @@ def check(args: argparse.Namespace) -> str:
 
 
 def gptlit(args: argparse.Namespace) -> Measurement:
-    """The way of generate.py, `place`, then `stream_ids`, but a pass for each token: random
-    weights repeat themselves, and every guess would come true."""
+    """As generate.py does it, with `place` and then `stream_ids`, but with a pass for each token:
+    random weights repeat themselves, so that every guess would come true."""
     from gptlit.inference.generation import Sampling, stream_ids
 
     model, device, precision = _placed(args)
@@ -87,15 +87,15 @@ def gptlit(args: argparse.Namespace) -> Measurement:
 
 
 def gptlit_prompt_lookup(args: argparse.Namespace) -> Measurement:
-    """The same with guesses, as generate.py does; always for one prompt, as several have no
-    guesses. Random weights are made to write what somebody has written."""
+    """The same with guesses, as generate.py does it; always for one prompt, as there are none
+    for several. Random weights are made to write a text that a person has written."""
     unit = "tokens/s" if args.batch_size == 1 else "tokens/s of one prompt"  # not to be compared
     args.batch_size = 1
     from gptlit.inference.generation import Sampling, stream_ids
 
     model, device, precision = _placed(args)
     passes = _count_passes(model)
-    text: list[int] = []  # that has to be written
+    text: list[int] = []  # what random weights have to write
     if args.weights:
         prompts = _prompts(args)
     else:
@@ -141,7 +141,7 @@ def _count_passes(model: "GPTModel") -> list[int]:
 
 
 def _dictate(model: "GPTModel", ids: list[int], seen: list[int]) -> None:
-    """Make a model find the next token of a text the likeliest, whatever its weights say."""
+    """Make the next token of a text the likeliest for a model, whatever its weights say."""
     import torch
 
     text = torch.tensor(ids, device=model.tok_emb.weight.device)
@@ -203,8 +203,8 @@ def _length(args: argparse.Namespace) -> int:
 
 
 def _prompts(args: argparse.Namespace) -> list[list[list[int]]]:
-    """For each call (batch, prompt tokens): from all over the text if there are trained weights to
-    go on with it; otherwise the same random ids, which both tokenizers have."""
+    """The prompts of each call, (batch, prompt tokens): from all over the text if there are trained
+    weights to continue it; otherwise the same random ids, which both tokenizers have."""
     n = CALLS * args.batch_size
     if args.weights:
         ids = _text(args)
@@ -218,7 +218,7 @@ def _prompts(args: argparse.Namespace) -> list[list[list[int]]]:
 
 
 def _text(args: argparse.Namespace) -> list[int]:
-    """Its ids, enough for a prompt and its new tokens.
+    """The text's ids, enough for a prompt and its new tokens.
 
     Raises:
         UserError: weights or text cannot be read, or there is too little text.
@@ -255,8 +255,8 @@ def _measure(
     prompts: list[list[list[int]]],
     decode: Callable[[list[list[int]]], Any],
 ) -> Measurement:
-    """The rate over all calls, after one that is not timed; `decode` ends when its tokens are
-    there."""
+    """The rate over all calls, after one that is not timed; `decode` must not return before its
+    tokens are there."""
     from gptlit.device import peak_memory_gb
 
     decode(prompts[0])

@@ -34,7 +34,7 @@ def check(args: argparse.Namespace) -> str:
     """The device that it is measured on.
 
     Raises:
-        UserError: it cannot be measured so, or not on this file.
+        UserError: it cannot be measured with these options, or not on this file.
     """
     there = len(instruction_splits(args)["train"])
     if there < args.batch_size:
@@ -52,13 +52,13 @@ def gptlit(args: argparse.Namespace) -> Measurement:
 
 
 def padded(args: argparse.Namespace) -> Measurement:
-    """Each entry a row, padded to the longest of its batch."""
+    """Each entry is a row, padded to the longest of its batch."""
     return _run(args, "data.join_tokens=0")
 
 
 def packed(args: argparse.Namespace) -> Measurement:
-    """A row of 256 tokens in place of 8 entries, with as many as there is room for: seven of the
-    book's. Longer entries are cut."""
+    """One row of 256 tokens for every 8 entries of the batch size, with as many entries as it has
+    room for: seven of the book's. Longer entries are cut."""
     rows = f"data.batch_size={max(1, args.batch_size // 8)}"
     return _run(args, "data.pack=true", rows, context_length=256)
 
@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace, *overrides: str, context_length: int = 1024) 
             f"data.batch_size={args.batch_size}",
             f"model.context_length={context_length}",
             "trainer.max_epochs=null",
-            f"trainer.max_steps={args.warmup + args.steps + 1}",  # the last one ends the clock's
+            f"trainer.max_steps={args.warmup + args.steps + 1}",  # the last one stops the clock
             "trainer.limit_val_batches=0",
             "trainer.log_every_n_steps=1000000",
             "task.answers.max_new_tokens=0",
@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace, *overrides: str, context_length: int = 1024) 
             *overrides,
         ]
         main()
-    # Entries rather than steps: a packed step has about as many, not just as many.
+    # Counted by entries, not by steps: a packed step has about as many entries, but not exactly.
     seconds = clock.seconds() / clock.samples * args.batch_size
     note = f"{clock.samples / args.steps:.2f} entries a step"
     return Measurement(seconds, "s", resolved(args)[1], clock.memory_gb, note=note)

@@ -1,4 +1,4 @@
-"""The SMS Spam Collection as it is without batches of one length."""
+"""The SMS Spam Collection in batches that are not padded to their own longest text."""
 
 import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""What all rounds come to: medians, ratios, a table."""
+"""The summary of all rounds: medians, ratios, a table."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ Rounds = Sequence[Measurement]
 def summaries(results: Mapping[str, Rounds], against: str) -> dict[str, dict[str, Any]]:
     """The figures of each contestant that was measured, compared with the one `against`.
 
-    MFU is of the highest peak that any process saw for the precision: where it is measured, a busy
-    machine lowers it.
+    MFU is relative to the highest peak that any process found for the precision, since a busy
+    machine lowers a peak that is measured.
     """
     peaks: dict[str | None, float] = {}
     for m in (m for rounds in results.values() for m in rounds):
@@ -52,7 +52,7 @@ def _summary(rounds: Rounds, baseline: Rounds, peak: float) -> dict[str, Any]:
 def costs(
     results: Mapping[str, Rounds], pairs: Mapping[str, tuple[str, str]]
 ) -> dict[str, dict[str, float]]:
-    """How much more time ours takes than a plain contestant, for each pair of them; both measure
+    """How much more time our contestant takes than a plain one, for each pair of them; both measure
     rates."""
     return {
         label: {name: r - 1 for name, r in ratios(results[plain], results[ours]).items()}
@@ -62,7 +62,7 @@ def costs(
 
 
 def ratios(ours: Rounds, theirs: Rounds) -> dict[str, float]:
-    """How many times theirs ours is, in the rounds that both have."""
+    """Our values divided by theirs, in the rounds that both have."""
     pairs = list(zip(ours, theirs, strict=False))
     medians = [statistics.median(m.value for m in rounds) for rounds in zip(*pairs, strict=True)]
     return {
@@ -72,7 +72,7 @@ def ratios(ours: Rounds, theirs: Rounds) -> dict[str, float]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """The report as a table, without the columns that this kind has no figures for."""
+    """Print the report as a table, without the columns that this kind has no figures for."""
     machine, options, against = report["machine"], report["options"], report["baseline"]
     console = Console(highlight=False, markup=False)
     console.width = max(console.width, 140)
@@ -114,7 +114,7 @@ def _cells(row: dict[str, Any], against: str) -> dict[str, str]:
 
 
 def figure(value: float | None, unit: str) -> str:
-    """A number with as many digits as mean something."""
+    """A number with as many digits as are meaningful for its unit."""
     if value is None:
         return ""
     if unit == "%":

@@ -18,21 +18,21 @@ from benchmarks.report import figure
 
 @dataclass
 class Turns:
-    """What came of a contestant."""
+    """The results of one contestant."""
 
     measured: list[Measurement] = field(default_factory=list)
-    """One a round."""
+    """One for each round."""
     error: str = ""
-    """Why there is no more of it."""
+    """Why it has no more turns."""
 
 
 def take_turns(
     names: Iterable[str], rounds: int, measure: Callable[[str], Measurement]
 ) -> tuple[dict[str, Turns], bool]:
-    """All rounds of all contestants; one that fails has no more turns.
+    """All rounds of all contestants; a contestant that fails gets no more turns.
 
     Returns:
-        what came of each, and whether Ctrl-C came before the end.
+        the results of each contestant, and whether Ctrl-C came before the end.
     """
     results = {name: Turns() for name in names}
     with noted_interrupts() as interrupts:
@@ -84,7 +84,7 @@ def in_own_process(name: str) -> Measurement:
 
 def why_failed(code: int, stderr: str) -> str:
     """One line about a process that has ended with an exit code other than 0."""
-    if code < 0:  # what it wrote last, if anything, is not about that
+    if code < 0:  # its last output, if any, does not say why
         memory = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
         return f"ended by {signal.Signals(-code).name}{memory}"
     last = stderr.strip().rpartition("\n")[2]

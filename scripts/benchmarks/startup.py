@@ -1,4 +1,4 @@
-"""Seconds until a command answers, a module is there, a model has written its first token."""
+"""Seconds until a command answers, a module is imported, or a model has written its first token."""
 
 import argparse
 import subprocess
@@ -43,7 +43,7 @@ def _command(*command: str, expected: int = 0) -> Contestant:
 
 def _with_model(*command: str) -> Contestant:
     """Wall time of `python COMMAND...`, where MODEL is a folder of random weights of GPT-2 small's
-    shape, which has just been written and so need not come from the disk."""
+    shape. It has just been written, so it need not be read from the disk."""
 
     def measure(args: argparse.Namespace) -> Measurement:
         from gptlit.model import GPTConfig, GPTModel

@@ -43,20 +43,20 @@ def check(args: argparse.Namespace) -> str:
     """The device that it is measured on.
 
     Raises:
-        UserError: it cannot be measured so.
+        UserError: it cannot be measured with these options.
     """
     return resolved(args)[0]
 
 
 class Clock:
-    """Times the steps after the warm-up, from the start of a step to the start of another, so that
-    all that happens in between counts. A GPU is waited for at the first and the last only."""
+    """Times the steps after the warm-up, from the start of the first to the start of the one after
+    the last, so that all that happens in between counts. It waits for a GPU only at both ends."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.device, _ = resolved(args)
         self.ends = (args.warmup, args.warmup + args.steps)
         self.samples = 0
-        """In the batches of the steps that are timed, as far as they were counted."""
+        """How many samples the timed steps had, if they were counted."""
         self.memory_gb = 0.0
         self._times: list[float] = []
         self._ticks = 0
@@ -75,12 +75,12 @@ class Clock:
         self._ticks += 1
 
     def count(self, samples: int) -> None:
-        """The batch of the step that starts next has so many."""
+        """Count the samples in the batch of the step that starts next."""
         if self.ends[0] <= self._ticks < self.ends[1]:
             self.samples += samples
 
     def seconds(self) -> float:
-        """Between the warm-up and the end."""
+        """Seconds between the warm-up and the end."""
         start, stop = self._times
         return stop - start
 
@@ -96,9 +96,9 @@ class Clock:
 
 
 def gptlit(args: argparse.Namespace) -> Measurement:
-    """The real command, in this process: its allocator, config, data, task, Trainer, callbacks.
-    Without dropout, validation and logged steps, none of which the others have."""
-    allocator.restart_with_tuned_malloc()  # as the command does, but before there is a folder
+    """The real command, in this process: its allocator, config, data, task, Trainer, callbacks. It
+    runs without dropout, validation and logged steps, none of which the others have."""
+    allocator.restart_with_tuned_malloc()  # as the command does, but before the folder is made
     from benchmarks.clocked import ClockedText
     from gptlit.cli.train import main
 
@@ -114,7 +114,7 @@ def gptlit(args: argparse.Namespace) -> Measurement:
             f"data.batch_size={args.batch_size}",
             f"model.context_length={args.context}",
             "model.drop_rate=0",
-            f"trainer.max_steps={args.warmup + args.steps + 1}",  # the last one ends the clock's
+            f"trainer.max_steps={args.warmup + args.steps + 1}",  # the last one stops the clock
             "trainer.limit_val_batches=0",
             "trainer.log_every_n_steps=1000000",
             "logger=csv",
@@ -128,8 +128,8 @@ def gptlit(args: argparse.Namespace) -> Measurement:
 
 
 def gptlit_raw(args: argparse.Namespace) -> Measurement:
-    """The same model in a plain loop under the same allocator, with PyTorch's own clipping: what
-    Lightning costs."""
+    """The same model in a plain loop under the same allocator, with PyTorch's own clipping, to show
+    what Lightning costs."""
     allocator.restart_with_tuned_malloc()
     import torch
 
@@ -200,7 +200,7 @@ def _corpus(args: argparse.Namespace, folder: Path) -> Path:
 
 
 def _batches(args: argparse.Namespace) -> Iterator["tuple[Tensor, Tensor]"]:
-    """Inputs and targets, each (batch, time) int64, for each step: of the text that the command
+    """Inputs and targets, each (batch, time) int64, for each step, from the text that the command
     reads too."""
     import torch
 
