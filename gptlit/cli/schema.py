@@ -37,7 +37,7 @@ class Weights:
 
 @dataclass
 class PublishedFiles:
-    folder: str = key("between the mirror's URL and the file's name", may_be_empty=True)
+    folder: str = key("folder between the mirror's URL and the file's name", may_be_empty=True)
     files: dict[str, Any] = key("names, and their sizes in bytes or null")
 
 
@@ -65,7 +65,7 @@ class HubWeights(Weights):
 class Optimizer:
     lr: float = key("peak learning rate", gt=0)
     weight_decay: float = key("decoupled weight decay", ge=0)
-    betas: list[float] = key("Adam's moments, two numbers", ge=0, lt=1)
+    betas: list[float] = key("decay rates of Adam's two moments", ge=0, lt=1)
     eps: float = key("Adam's stabiliser", gt=0)
 
 
@@ -118,7 +118,7 @@ class Train:
     tokenizer: Tokenizer = key("text to ids")
     model: Model = key("shape of the network")
     data: dict[str, Any] = key("text, and how it is cut into batches")
-    prompt_format: dict[str, Any] = key("how instructions are put")
+    prompt_format: dict[str, Any] = key("how instructions become prompts")
     weights: dict[str, Any] = key("initial weights")
     optimizer: Optimizer = key("AdamW")
     scheduler: Scheduler = key("course of the learning rate")
@@ -146,12 +146,12 @@ class Generate:
     precision: Precision = key("number format")
     weights: dict[str, Any] = key("where published models come from")
     ckpt: str | None = key("published model, checkpoint, run folder, or other weights")
-    task: TaskName = key("whose newest run is meant")
+    task: TaskName = key("task whose newest run is meant")
     output_root: str = key("folder of all runs")
     prompt: str | None = key("text to continue, or an instruction", may_be_empty=True)
     input: str | None = key("what the instruction is about", may_be_empty=True)
     system: str | None = key("what stands before the first instruction", may_be_empty=True)
-    history: bool = key("typed instructions go on with the chat")
+    history: bool = key("whether typed instructions continue the chat")
     prompts: str | None = key("file with a prompt on each line")
     output: str = key("JSONL file for prompts=")
     batch_size: int = key("prompts at once", ge=1)
@@ -160,7 +160,7 @@ class Generate:
     top_k: int = key("0: all tokens", ge=0)
     top_p: float = key("1: all tokens", gt=0, le=1)
     stop: str | list[str] | None = key(
-        "ends the text; a number in a list is put in quotes", may_be_empty=True
+        "what ends the text; in a list, put numbers in quotes", may_be_empty=True
     )
     seed: int = key("of the draws", ge=0, lt=2**62)
     num_samples: int = key("continuations of each prompt", ge=1)
@@ -169,14 +169,14 @@ class Generate:
 
 @dataclass
 class BaseWeights:
-    path: str | None = key("where the weights of an adapter lie")
+    path: str | None = key("file or folder of the weights that an adapter belongs to")
 
 
 @dataclass
 class Classify:
     device: Device = key("where to compute")
     precision: Precision = key("number format")
-    weights: BaseWeights = key("of an adapter that was saved without them")
+    weights: BaseWeights = key("weights of an adapter that was saved without them")
     ckpt: str | None = key("checkpoint or run folder")
     output_root: str = key("folder of all runs")
     text: str | None = key("text to classify", may_be_empty=True)
@@ -191,16 +191,16 @@ class Classify:
 class EvaluateData:
     path: str | list[str] | None = key("file, folder, glob, or a list of them")
     column: str = key("column with the text in tables")
-    on_error: str = key("broken entries of instructions", choices=("raise", "skip"))
+    on_error: str = key("what to do with broken entries of instructions", choices=("raise", "skip"))
 
 
 @dataclass
 class Export:
     weights: dict[str, Any] = key("where published models come from")
     ckpt: str | None = key("published model, checkpoint, run folder, or other weights")
-    task: TaskName = key("whose newest run is meant")
+    task: TaskName = key("task whose newest run is meant")
     output_root: str = key("folder of all runs")
-    format: str = key("who shall read it", choices=("huggingface", "safetensors"))
+    format: str = key("what will read it", choices=("huggingface", "safetensors"))
     out: str = key("folder or file to write")
     debug: bool = key("show the traceback where PyTorch fails")
 
@@ -222,7 +222,7 @@ class JudgeServer(Judge):
     retries: int = key("attempts after the first", ge=0)
     timeout_s: float = key("seconds to wait for a connection, and the next word", gt=0)
     prompt: str = key("with {instruction}, {input}, {output} and {response}")
-    reminder: str = key("below the prompt when a reply was no number", may_be_empty=True)
+    reminder: str = key("what follows the prompt if a reply was not a number", may_be_empty=True)
 
 
 @dataclass
@@ -231,7 +231,7 @@ class Evaluate:
     precision: Precision = key("number format of products")
     weights: dict[str, Any] = key("where published models come from")
     ckpt: str | None = key("published model, checkpoint, run folder, or other weights")
-    task: TaskName = key("whose newest run is meant")
+    task: TaskName = key("task whose newest run is meant")
     output_root: str = key("folder of all runs")
     data: EvaluateData = key("text to score, or instructions to answer")
     judge: dict[str, Any] = key("who scores answers")

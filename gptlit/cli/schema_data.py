@@ -21,11 +21,11 @@ class TextData:
     _target_: str = key("class of the data module")
     name: str = key("what reports call this data")
     batch_size: int = key("windows per micro-batch and process", ge=1)
-    val_fraction: float = key("share that validates", gt=0, lt=1)
-    split_seed: int = key("of the draw of documents that validate", ge=0, lt=2**32)
+    val_fraction: float = key("share to validate on", gt=0, lt=1)
+    split_seed: int = key("of the draw of the documents to validate on", ge=0, lt=2**32)
     num_workers: int = key("processes that load batches; 0: the main one", ge=0, le=1024)
     cache_dir: str | None = key("where tokenized text is kept; null: ~/.cache/gptlit")
-    on_change: str = key("data other than the checkpoint's", choices=("refuse", "retokenize"))
+    on_change: str = key("for data other than the checkpoint's", choices=("refuse", "retokenize"))
 
 
 @dataclass
@@ -48,9 +48,9 @@ class PrepareCorpus:
     input: str | list[str] = key("file, folder, glob, or a list of them")
     out: str = key("folder to write")
     val_input: str | list[str] | None = key("separate validation text")
-    val_fraction: float = key("share that validates", gt=0, lt=1)
+    val_fraction: float = key("share to validate on", gt=0, lt=1)
     column: str = key("column with the text in tables")
-    seed: int = key("of the draw of documents that validate", ge=0, lt=2**32)
+    seed: int = key("of the draw of the documents to validate on", ge=0, lt=2**32)
     shard_tokens: int = key("tokens per file at most", ge=1)
     workers: int | None = key("processes that tokenize; null: one for each core", ge=1)
     debug: bool = key("show the traceback where PyTorch fails")
@@ -65,17 +65,17 @@ class LabelledData:
     label_column: str = key("column with the labels")
     val_path: str | None = key("separate table to validate on")
     test_path: str | None = key("separate table to test on")
-    balance: str = key("for rare classes", choices=("none", "undersample", "weights"))
+    balance: str = key("remedy for rare classes", choices=("none", "undersample", "weights"))
     deduplicate: bool = key("keep only the first of rows with the same text")
-    val_fraction: float = key("share that validates", gt=0, lt=1)
-    test_fraction: float = key("share that tests", gt=0, lt=1)
+    val_fraction: float = key("share to validate on", gt=0, lt=1)
+    test_fraction: float = key("share to test on", gt=0, lt=1)
     batch_size: int = key("texts per micro-batch and process", ge=1)
     eval_batch_size: int | None = key("texts per batch in evaluation", ge=1)
     bucket: bool = key("texts of about one length to a batch")
     num_workers: int = key("processes that load batches; 0: the main one", ge=0, le=1024)
     cache_dir: str | None = key("where downloads and splits are kept; null: ~/.cache/gptlit")
     splits_dir: str | None = key("where the splits are saved; null: in cache_dir")
-    on_change: str = key("data other than the checkpoint's", choices=("refuse", "retokenize"))
+    on_change: str = key("for data other than the checkpoint's", choices=("refuse", "retokenize"))
 
 
 @dataclass
@@ -87,7 +87,7 @@ class PublishedLabelledData(LabelledData):
 
 @dataclass
 class SampleData(LabelledData):
-    implies: list[str] = key("what else the command means")
+    implies: list[str] = key("settings that this data implies")
 
 
 @dataclass
@@ -96,20 +96,20 @@ class InstructionData:
     name: str = key("what reports call this data")
     path: str | None = key("file of instructions and responses")
     prompt: dict[str, Any] = key("the option of prompt_format")
-    val_fraction: float = key("share that validates", gt=0, lt=1)
-    test_fraction: float = key("share that tests", ge=0, lt=1)
-    shuffle: bool = key("split in an order of chance, not in the file's")
+    val_fraction: float = key("share to validate on", gt=0, lt=1)
+    test_fraction: float = key("share to test on", ge=0, lt=1)
+    shuffle: bool = key("split in random order, not in the file's")
     too_long: str = key("entries over the context", choices=("cut", "drop"))
     on_error: str = key("broken entries", choices=("raise", "skip"))
-    mask_prompt: bool = key("train on the responses alone")
-    join_tokens: int = key("tokens of a row of joined entries; 0: each is a row", ge=0)
+    mask_prompt: bool = key("train on the responses only")
+    join_tokens: int = key("tokens in a row of joined entries; 0: one entry per row", ge=0)
     pack: bool = key("as many entries to a row as the context has room for")
     bucket: bool = key("entries of about one length to a batch")
     batch_size: int = key("entries, or packed rows, per micro-batch and process", ge=1)
     eval_batch_size: int | None = key("entries per batch in evaluation", ge=1)
     num_workers: int = key("processes that load batches; 0: the main one", ge=0, le=1024)
     cache_dir: str | None = key("where downloads are kept; null: ~/.cache/gptlit")
-    on_change: str = key("data other than the checkpoint's", choices=("refuse", "retokenize"))
+    on_change: str = key("for data other than the checkpoint's", choices=("refuse", "retokenize"))
 
 
 @dataclass
@@ -121,7 +121,7 @@ class PublishedInstructionData(InstructionData):
 
 @dataclass
 class SampleInstructionData(InstructionData):
-    implies: list[str] = key("what else the command means")
+    implies: list[str] = key("settings that this data implies")
 
 
 @dataclass(frozen=True)

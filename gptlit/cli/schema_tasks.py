@@ -23,8 +23,8 @@ class PretrainTask:
 @dataclass
 class LoRA:
     rank: int = key("inner width of the added products", ge=1)
-    alpha: float = key("they are scaled by alpha / rank", gt=0)
-    dropout: float = key("dropout probability on their input", ge=0, lt=1)
+    alpha: float = key("the added products are scaled by alpha / rank", gt=0)
+    dropout: float = key("dropout probability on the input of the added products", ge=0, lt=1)
     targets: list[str] = key("layers", choices=("qkv", "q", "k", "v", "out_proj", "fc", "proj"))
 
 
@@ -37,7 +37,7 @@ class ClassificationTask:
     label_smoothing: float = key("probability spread over all classes", ge=0, lt=1)
     cache_features: bool | str = key("compute frozen blocks once", choices=("auto",))
     lora: LoRA = key("what trainable=lora adds")
-    adapter_only: bool = key("checkpoints without the weights that trainable=lora leaves alone")
+    adapter_only: bool = key("leave the weights that trainable=lora freezes out of checkpoints")
 
 
 @dataclass
@@ -49,10 +49,10 @@ class Answers:
 @dataclass
 class InstructionTask:
     name: str = key("task")
-    mask_prompt: bool = key("train on the responses alone")
+    mask_prompt: bool = key("train on the responses only")
     trainable: str = key("what trains", choices=("all", "lora"))
     lora: LoRA = key("what trainable=lora adds")
-    adapter_only: bool = key("checkpoints without the weights that trainable=lora leaves alone")
+    adapter_only: bool = key("leave the weights that trainable=lora freezes out of checkpoints")
     sample: Sample | None = key("answers while training; null: none")
     answers: Answers = key("answers to the test split")
 
