@@ -43,6 +43,8 @@ class StepMonitor(Callback):
         """Seconds spent in training steps; validation, and what follows it, left out."""
         self.newest: dict[str, float] = {}
         """What was logged last since the run began or was resumed."""
+        self.loss: torch.Tensor | None = None
+        """Loss of the newest step since the run began or was resumed, logged or not (scalar)."""
         self._since: float | None = None  # when the clock was started; None: it is stopped
         self._elapsed = 0.0
         self._peak = 0.0
@@ -86,7 +88,7 @@ class StepMonitor(Callback):
         stats = pl_module.stats
         if stats is None:
             return  # in the middle of an accumulated step
-        pl_module.stats = None
+        pl_module.stats, self.loss = None, stats.loss
         self._unread.append((trainer.global_step, stats))
         self._tokens = stats.tokens if self._tokens is None else self._tokens + stats.tokens
         done = self._is_done(trainer)

@@ -91,8 +91,8 @@ class StepProgress(ProgressBar):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val/")
         ]
-        train = self.monitor.newest.get("train/loss")
-        before = f"train loss {train:.4g} · " if train is not None else ""
+        train = self.monitor.loss
+        before = f"train loss {float(train):.4g} · " if train is not None else ""
         self.console.print(
             f"step {trainer.global_step}/{self.total_steps}: {before}validation "
             + " · ".join(measured),

@@ -120,6 +120,17 @@ def test_a_run_that_no_server_takes_leaves_the_folder_as_it_was(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_a_validation_s_line_has_the_loss_of_its_step(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("trainer.max_steps=5", "trainer.val_interval=2", "optimizer.lr=0.01")
+    losses = measured(fit("run", *options), "train/loss")
+    capsys.readouterr()
+    fit("seldom", *options, "trainer.log_every_n_steps=3")
+    lines = [line for line in capsys.readouterr().out.splitlines() if ": train loss" in line]
+    assert [line.partition(" ·")[0] for line in lines] == [
+        f"step {step}/5: train loss {losses[step]:.4g}" for step in (2, 4, 5)
+    ]
+
+
 def test_early_stopping_counts_validations_without_a_better_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
