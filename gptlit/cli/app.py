@@ -273,6 +273,8 @@ def _hydra_line(error: Exception, config_name: str) -> str:
         near = nearest(option, options, cutoff=0.3)
         hint = f"; did you mean {near}?" if near else ""
         return f"unknown {group}={option}: allowed are {', '.join(options)}{hint}"
+    if match := re.search(r"Additional config directory '(.+)' not found", text):
+        return f"--config-dir={match[1]}: there is no such folder; give the one with your options"
     if match := re.search(r"Error locating target '([^']+)'", text):
         text = f"{match[1]} cannot be imported: {_first_cause(error)}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())

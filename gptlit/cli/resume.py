@@ -21,7 +21,7 @@ def apply(args: list[str]) -> list[str]:
     """Rewrite a command line that asks to resume.
 
     `resume=FOLDER` (or a checkpoint in it, which need not be the last) repeats that run's own
-    overrides, then those given now.
+    overrides, then those given now, with its --config-dir, unless another is given.
     `resume=auto` takes the newest unfinished run with the same overrides, or the folder given by
     `hydra.run.dir`; without one, the run starts from the beginning. In a sweep, each run looks in
     its own folder, see `own_checkpoint`.
@@ -51,7 +51,7 @@ def apply(args: list[str]) -> list[str]:
         folder, checkpoint = _run_and_checkpoint(Path(wanted).expanduser())
         names = {arg.partition("=")[0] for arg in others}
         before = [arg for arg in _overrides(folder) if arg.partition("=")[0] not in names]
-        others = before + others
+        others = before + others + _own_options(folder, args)
     others = [arg for arg in others if not arg.startswith("hydra.run.dir=")]
     return [*others, f"hydra.run.dir={quoted(str(folder))}", f"resume={quoted(str(checkpoint))}"]
 
@@ -128,6 +128,18 @@ def _is_idle(arg: str) -> bool:
     first = re.split(r"[./@]", name)[0]
     # debug, as an option, sets keys that do count.
     return name == "data.on_change" or first in reuse.WITHOUT_EFFECT - {"debug"}
+
+
+def _own_options(folder: Path, args: list[str]) -> list[str]:
+    """The flag for the folder that the run's own options came from, if it had one."""
+    from omegaconf import OmegaConf
+
+    file = folder / reuse.OVERRIDES.with_name("hydra.yaml")
+    if not file.is_file() or any(arg.startswith("--config-dir=") for arg in args):
+        return []
+    stored: Any = OmegaConf.load(file)
+    sources = stored.hydra.runtime.config_sources
+    return [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
 
 
 def _overrides(folder: Path) -> list[str]:

@@ -232,6 +232,8 @@ def test_options_of_ones_own_are_allowed_and_named(tmp_path: Path) -> None:
     args = ("--config-dir=mine", "model=tiny", "trainer.max_steps=0")
     done = run_command("train", *args, cwd=tmp_path)
     assert done.stderr.startswith("error: trainer.max_steps=0 trains nothing")
+    done = run_command("train", "--config-dir=nowhere", "model=tiny", cwd=tmp_path)
+    assert done.stderr.endswith(": there is no such folder; give the one with your options\n")
 
 
 def test_conf_is_found_wherever_the_command_runs(

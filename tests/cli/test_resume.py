@@ -124,6 +124,17 @@ def test_the_last_checkpoint_may_be_gone_if_there_is_one_before_it(wanted: str) 
     assert plain(apply([f"resume={wanted}", "seed=2"])) == plain(["seed=2", *going_on(f"{RUN}/3")])
 
 
+def test_a_run_that_goes_on_finds_the_options_that_were_its_own() -> None:
+    sources = [("main", "/conf"), ("command-line", "/my conf"), ("schema", "")]
+    found = {"config_sources": [{"provider": name, "path": path} for name, path in sources]}
+    stored = OmegaConf.create({"hydra": {"runtime": found}})
+    OmegaConf.save(stored, Path(RUN, "3", "config", "hydra.yaml"))
+    flags = [arg for arg in apply([f"resume={RUN}/3"]) if arg.startswith("-")]
+    assert flags == ["--config-dir=/my conf"]
+    other = ["--config-dir=other", f"resume={RUN}/3"]
+    assert [arg for arg in apply(other) if arg.startswith("-")] == ["--config-dir=other"]
+
+
 def test_a_run_that_goes_on_was_with_a_logger_of_its_own() -> None:
     make_run(Path(RUN, "5"), ["seed=5", "logger='csv'", "logger.tensorboard=true", "debug='false'"])
     given = ["resume=auto", "debug='false'", "seed=5"]
