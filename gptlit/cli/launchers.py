@@ -32,7 +32,16 @@ def apply(args: list[str]) -> list[str]:
             " of a cluster, or choose launcher=local"
         )
     said = any(arg.partition("=")[0] in (*SHOWS, "--run", "--multirun") for arg in args)
-    return ["--multirun", *args] if asked and not said else args
+    if asked and not said:
+        args = ["--multirun", *args]
+    return _last_of_each(args) if "--multirun" in args else args
+
+
+def _last_of_each(args: list[str]) -> list[str]:
+    """The value given last wins, as in a single run: of a key that is given twice, Hydra's sweepers
+    would run all combinations, and Optuna's take a single value though others follow."""
+    last = {next(iter(overrides_by_key([arg])), arg): number for number, arg in enumerate(args)}
+    return [args[number] for number in sorted(last.values())]
 
 
 def _check_plugin(option: str) -> None:
