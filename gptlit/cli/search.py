@@ -1,6 +1,7 @@
 """`hparams_search=optuna`: what a search can do with runs whose score is their lowest validation
 loss, and what a study remembers between commands."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ def goes_on_with_study(config: DictConfig) -> bool:
     return _is_search(config) and config.hydra.sweeper.storage is not None
 
 
-def make_room(config: DictConfig) -> None:
-    """Make the folder of the study's file, since SQLite makes only the file."""
+def prepare(config: DictConfig) -> None:
+    """Make the folder of the study's file, since SQLite makes only the file, and silence the
+    sweeper's message about the missing score of a failed run, which has said why it failed."""
+    if not _is_search(config):
+        return
+    logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl").setLevel(logging.ERROR)
     if goes_on_with_study(config) and (url := str(config.hydra.sweeper.storage)).startswith(SQLITE):
         Path(url.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
 

@@ -74,7 +74,7 @@ class Sweep(Callback):
             self.folder = Path(config.hydra.sweep.dir).absolute()
             self.made = not existed or self.folder != named.absolute()
             self.folder.mkdir(parents=True, exist_ok=True)
-            search.make_room(config)
+            search.prepare(config)
             self.repeats = not search.goes_on_with_study(config)
             self.started_ns = _file_time_ns(self.folder)
             # The folder may be named after a key that is swept, such as the task; and a process

@@ -1,5 +1,6 @@
 """What a search is refused before its runs, and what its study remembers."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def test_the_study_has_a_folder_wherever_the_runs_are() -> None:
     hook = sweep.Sweep()
     hook.on_multirun_start(composed("hydra.sweep.dir=elsewhere"))
     assert Path("outputs").is_dir() and not hook.repeats
+    of_failed_runs = logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl")
+    assert not of_failed_runs.isEnabledFor(logging.WARNING)  # they have said why
     hook.on_multirun_start(composed("hydra.sweep.dir=new", "output_root=not_made", option="seed=1"))
     assert hook.repeats and not Path("not_made").exists()
 
