@@ -49,6 +49,11 @@ def apply(args: list[str]) -> list[str]:
         checkpoint = folder / LAST
     else:
         folder, checkpoint = _run_and_checkpoint(Path(wanted).expanduser())
+        if not (folder / reuse.OVERRIDES).is_file():
+            raise UserError(
+                f"resume={wanted}: {folder / reuse.OVERRIDES} is missing, which says what the run"
+                " is: bring it back"
+            )
         names = {arg.partition("=")[0] for arg in others}
         before = [arg for arg in _overrides(folder) if arg.partition("=")[0] not in names]
         others = before + others + _own_options(folder, args)
@@ -86,8 +91,13 @@ def _run_and_checkpoint(path: Path) -> tuple[Path, Path]:
     file = path if path.suffix == ".ckpt" else path / LAST
     folder = file.parent.parent
     there = _has_checkpoint(folder) if file.name == LAST.name else file.is_file()
-    if not there or file.parent.name != LAST.parent.name:
+    if not there:
         raise UserError(f"resume={path}: there is no {file}; give a run folder")
+    if file.parent.name != LAST.parent.name:
+        raise UserError(
+            f"resume={path}: the file is in no run folder's {LAST.parent}; give a run folder, or"
+            f" begin a new run with its weights: weights=checkpoint weights.path={path}"
+        )
     folder = folder.resolve()  # `latest` is a link
     return folder, folder / LAST.parent / file.name
 

@@ -43,9 +43,12 @@ def find_checkpoint(
             names = ", ".join(option_names("task"))
             raise UserError(f"unknown task={task}: {outputs}/ has no such runs; known are {names}")
         if not latest.exists():
+            what = f"there is no finished {task} run in {outputs}/"
+            if latest.is_symlink():
+                what = f"the newest {task} run, {latest.readlink()}, was moved or deleted"
             raise UserError(
-                f"there is no finished {task} run in {outputs}/: give ckpt=FILE or ckpt=RUN_FOLDER,"
-                f" or train one with: python train.py task={task}"
+                f"{what}: give ckpt=FILE or ckpt=RUN_FOLDER, or train one with: python train.py"
+                f" task={task}"
             )
         ckpt = str(latest)
     try:

@@ -171,6 +171,15 @@ def test_what_is_no_run_is_refused(folder: str) -> None:
         apply([f"resume={folder}"])
 
 
+def test_what_a_run_lacks_is_named() -> None:
+    Path("loose.ckpt").touch()
+    with pytest.raises(UserError, match=r"the file is in no run folder's checkpoints"):
+        apply(["resume=loose.ckpt"])
+    Path(RUN, "3", "config", "overrides.yaml").unlink()  # else it would go on as another run
+    with pytest.raises(UserError, match=r"3/config/overrides\.yaml is missing"):
+        apply([f"resume={RUN}/3"])
+
+
 def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "it's ${here}, [1]", ["seed=2"])
     _, run_dir, resume = apply([f"resume={folder}"])

@@ -110,7 +110,7 @@ def test_without_a_path_it_is_the_newest_finished_run_of_the_task(tmp_path: Path
 def test_a_link_to_a_run_that_was_deleted_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "latest").symlink_to("gone")
-    with pytest.raises(UserError, match="no finished pretrain run"):
+    with pytest.raises(UserError, match="newest pretrain run, gone, was moved or deleted: give"):
         find_checkpoint(None, "pretrain", tmp_path)
 
 
