@@ -9,6 +9,7 @@ processes of torch.distributed find each other.
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def follow() -> list[str] | None:
 
 
 def check_sweep(args: list[str]) -> None:
-    """Refuse searches and launchers that each process of a run would start for itself.
+    """Refuse searches and launchers that each process of a run would start for itself, and runs of
+    one sweep that differ in their processes, which go on from run to run.
 
     Raises:
         UserError: the arguments ask for one of these, and for several processes.
@@ -81,6 +83,13 @@ def check_sweep(args: list[str]) -> None:
     )
     if not several or given.get("launcher") == "slurm":  # Slurm starts each run by itself
         return
+    for key in ("trainer", "trainer.devices", "trainer.num_nodes", "trainer.strategy"):
+        value = given.get(key, "").replace("'", "")
+        if "--multirun" in args and re.search("[,(]", value):
+            raise UserError(
+                f"{key}={value}: all runs of a sweep have the same processes, unless"
+                " launcher=slurm starts them: give each value in a command of its own"
+            )
     for key in ("hparams_search", "launcher"):
         if (option := given.get(key)) not in NOTHING:
             raise UserError(

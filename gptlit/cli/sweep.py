@@ -243,10 +243,14 @@ def _rank(run: Run) -> tuple[bool, float, int, str]:
 
 
 def _swept(hydra: HydraConf) -> list[str]:
-    """A run's overrides, without those that all runs have."""
+    """A run's overrides, without those that all runs have, however these are quoted."""
     command: Any = OmegaConf.load(Path(hydra.sweep.dir) / COMMAND)
-    typed = [arg.lower() for arg in command.hydra.overrides.task]
-    return [arg for arg in hydra.overrides.task if arg.lower() not in typed]
+    typed = [_plain(arg) for arg in command.hydra.overrides.task]
+    return [arg for arg in hydra.overrides.task if _plain(arg) not in typed]
+
+
+def _plain(override: str) -> str:
+    return override.lower().replace("'", "")
 
 
 def _is_result(metric: str) -> bool:

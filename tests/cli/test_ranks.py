@@ -16,9 +16,18 @@ def test_what_each_process_would_start_for_itself_is_refused(several: str, alone
 
 
 @pytest.mark.parametrize(
+    "swept", ["trainer.devices=1,2", "trainer='default','ddp'", "trainer.devices=range(1,3)"]
+)
+def test_runs_of_one_sweep_have_the_same_processes(swept: str) -> None:
+    with pytest.raises(UserError, match=r"^trainer[^']*: all runs of a sweep have the same"):
+        check_sweep(["--multirun", "trainer=ddp", swept])
+    check_sweep(["--multirun", "launcher=slurm", "trainer=ddp", swept])
+
+
+@pytest.mark.parametrize(
     "args",
     [
-        ["-m", "trainer=ddp", "optimizer.lr=1e-3,1e-2"],
+        ["--multirun", "trainer=ddp", "trainer.devices=2", "optimizer.lr=1e-3,1e-2"],
         ["hparams_search=optuna", "trainer=default", "trainer.devices=1"],
         ["launcher=local", "optimizer.lr=1e-3,1e-2"],
         ["launcher=slurm", "hparams_search=optuna", "trainer=fsdp"],

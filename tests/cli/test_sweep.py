@@ -263,6 +263,19 @@ def test_all_runs_are_kept_in_one_folder_whatever_is_swept() -> None:
     assert hydra_config("task=classification", pinned).hydra.sweep.dir == str(hook.folder)
 
 
+def test_a_run_begins_with_what_is_swept(capsys: pytest.CaptureFixture[str]) -> None:
+    command = {"hydra": {"overrides": {"task": ["data='text'", "compile=True", "seed=1,2"]}}}
+    Path("sweep").mkdir()
+    OmegaConf.save(OmegaConf.create(command), "sweep/multirun.yaml")
+    job: Any = SimpleNamespace(
+        runtime=SimpleNamespace(output_dir="sweep/1"),
+        sweep=SimpleNamespace(dir="sweep"),
+        overrides=SimpleNamespace(task=["data=text", "compile=true", "seed=2"]),
+    )
+    sweep.start_run(job)
+    assert capsys.readouterr().out == "\nrun 1: seed=2\n"
+
+
 def test_a_sweep_that_never_began_leaves_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
     sweep.Sweep().on_multirun_start(hydra_config())
     [made] = Path("outputs/pretrain/sweeps").iterdir()
