@@ -222,6 +222,7 @@ def _quieten_libraries() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists.*",
+        ".*callbacks used to create the checkpoint.*",  # one that stopped early may go on
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # tasks reduce sums themselves
         ".*litlogger.*",
         ".*LeafSpec.*",

@@ -166,7 +166,9 @@ def test_a_run_that_stopped_early_is_left_alone_and_the_cure_is_named(
     assert line in told and "give more than that as trainer.early_stopping=..." in told
 
 
-def test_a_run_that_stopped_early_goes_on_with_more_patience() -> None:
+def test_a_run_that_stopped_early_goes_on_with_more_patience(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     options = ("trainer.max_steps=50", "trainer.val_interval=2", "trainer.val_at_start=false")
     options += ("optimizer.lr=1e-30",)
     folder = fit("run", *options, "trainer.early_stopping=2")
@@ -174,6 +176,10 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience() -> None:
     fit("run", *options, "trainer.early_stopping=4", "resume=run/checkpoints/last.ckpt")
     assert list(measured(folder, "val/loss")) == [2, 4, 6, 8, 10]
     assert last_step(folder) == 10
+    without = ("trainer.early_stopping=0", "trainer.max_steps=12")
+    fit("run", *options, *without, "resume=run/checkpoints/last.ckpt")
+    assert last_step(folder) == 12
+    assert not [w for w in recwarn if "callbacks" in str(w.message)]
 
 
 @pytest.mark.parametrize(
