@@ -13,7 +13,7 @@ from gptlit.options import option_names, read_option
 
 @dataclass
 class Target:
-    _target_: str = key("class of the data module")
+    _target_: str = key("class, by its module and name")
 
 
 @dataclass
@@ -164,7 +164,7 @@ def check_data(node: dict[str, Any], task: str) -> None:
     check({"_target_": node.get("_target_")}, Target, "data.")
     kind = DATA.get(node["_target_"])
     if kind is None:
-        _check_package(node["_target_"])
+        check_package("data._target_", node["_target_"], next(iter(DATA)))
         return
     if task in TASKS and task != kind.task:
         names = (n for n in option_names("data") if task_of(n) == task)
@@ -175,13 +175,13 @@ def check_data(node: dict[str, Any], task: str) -> None:
     check(node, kind.published if "urls" in node and kind.published else kind.node, "data.")
 
 
-def _check_package(target: str) -> None:
-    """Check that there is a package, or a module, that may have the class."""
+def check_package(key: str, target: str, example: str) -> None:
+    """Raises UserError unless there is a package, or a module, that may have a class."""
     package, dot, _ = target.partition(".")
     if not dot or not package or find_spec(package) is None:
         raise UserError(
-            f"data._target_={target}: there is no {package or 'such'} module; give a class by its"
-            f" module and name, such as {next(iter(DATA))}"
+            f"{key}={target}: there is no {package or 'such'} module; give a class by its module"
+            f" and name, such as {example}"
         )
 
 

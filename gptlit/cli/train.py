@@ -81,6 +81,11 @@ def check_config(config: dict[str, Any]) -> None:
     kind = TASKS.get(config["task"]["name"])
     if kind is not None:
         check(config["task"], kind, "task.")
+    elif "_target_" in config["task"]:
+        check({"_target_": config["task"]["_target_"]}, schema_data.Target, "task.")
+        schema_data.check_package(
+            "task._target_", config["task"]["_target_"], "gptlit.tasks.pretrain.PretrainTask"
+        )
     _check_adapter(config)
     trainer, betas = config["trainer"], config["optimizer"]["betas"]
     if trainer["max_steps"] == -1 and trainer["max_epochs"] is None:

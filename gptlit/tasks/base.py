@@ -250,7 +250,7 @@ class Task(LightningModule, ABC):
 
     def _copy(self, state: dict[str, Any]) -> "Task":
         with blank_parameters():
-            copy = task_class(self.name)(**self.hparams)
+            copy = type(self)(**self.hparams)
         copy.load_state_dict(state, assign=True)
         return copy.eval()
 
@@ -307,21 +307,32 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-def task_class(name: str) -> type[Task]:
-    """The task of the module `gptlit.tasks.<name>`.
+def task_class(name: str, target: str | None = None) -> type[Task]:
+    """The task of the module `gptlit.tasks.<name>`, or of a module elsewhere.
+
+    Args:
+        name: of the task.
+        target: the class by its module, "my_package.late.LateTask".
 
     Raises:
         ValueError: there is no such module, or it defines no task of that name.
     """
     if not name.isidentifier():  # it becomes part of what is imported
         raise ValueError(f"{name!r} is not the name of a task")
+    where, _, attribute = (target or f"gptlit.tasks.{name}.").rpartition(".")
     try:
-        module = importlib.import_module(f"gptlit.tasks.{name}")
+        module = importlib.import_module(where)
     except ModuleNotFoundError as error:
-        if error.name != f"gptlit.tasks.{name}":
+        if not error.name or not f"{where}.".startswith(f"{error.name}."):
             raise  # the task is there, but not what it imports
-        raise ValueError(f"there is no task {name!r} in gptlit.tasks") from error
-    for value in vars(module).values():
+        if target:
+            raise ValueError(f"task._target_={target}: there is no module {where}") from error
+        raise ValueError(
+            f"there is no task {name!r} in gptlit.tasks: give task._target_=MODULE.CLASS for one"
+            " that is elsewhere"
+        ) from error
+    for value in [getattr(module, attribute, None)] if attribute else vars(module).values():
         if isinstance(value, type) and issubclass(value, Task) and vars(value).get("name") == name:
             return value
-    raise ValueError(f"gptlit.tasks.{name} defines no Task named {name!r}")
+    wanted = f"{target} is no" if target else f"gptlit.tasks.{name} defines no"
+    raise ValueError(f"{wanted} Task named {name!r}")

@@ -217,10 +217,10 @@ def build_task(
             loaded.
     """
     shape = {name: value for name, value in config["model"].items() if name != "name"}
-    settings = {n: v for n, v in config["task"].items() if n not in ("name", "sample")}
-    settings |= facts
+    node = config["task"]
+    settings = {n: v for n, v in node.items() if n not in ("name", "sample", "_target_")} | facts
     try:
-        task = task_class(config["task"]["name"])(
+        task = task_class(node["name"], node.get("_target_"))(
             model={"vocab_size": tokenizer.vocab_size, **shape},
             tokenizer=tokenizer.name,
             seed=config["seed"],

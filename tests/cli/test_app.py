@@ -180,6 +180,7 @@ ANSWERS = {
     ("train", "task.trainable=head"): "the chosen task has no key 'task.trainable': add task=class",
     ("train", "resume=yes"): "resume=yes: give resume=auto, which goes on with the newest",
     ("train", "data._target_=all"): "data._target_=all: there is no all module; give a class",
+    ("train", "task.name=x +task._target_=o.B"): "task._target_=o.B: there is no o module; give",
     ("train", "data._target_=.a"): "data._target_=.a: there is no such module; give a class",
     ("train", "weights=huggingface model=gpt2-nano"): "weights=huggingface has gpt2-small, ",
     ("train", "weights.path=nowhere"): "weights.path=nowhere: there is no such file",

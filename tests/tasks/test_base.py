@@ -218,6 +218,23 @@ def test_a_task_that_misses_a_package_says_which(
         task_class("needy")
 
 
+def test_a_task_may_be_in_a_module_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_tasks.py").write_text(
+        "from gptlit.tasks.pretrain import PretrainTask\n"
+        "class LateTask(PretrainTask):\n    name = 'late'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = task_class("late", "their_tasks.LateTask")
+    assert issubclass(found, Task) and found.name == "late"
+    for target in ("their_tasks.Other", "their_tasks.PretrainTask", "their_task.LateTask"):
+        with pytest.raises(ValueError, match=target):
+            task_class("late", target)
+    with pytest.raises(ValueError, match=r"no task 'late' in gptlit.tasks: give task._target_="):
+        task_class("late")
+
+
 class WeightedTask(RaggedTask):
     """Targets that count a tenth each."""
 
