@@ -250,8 +250,8 @@ class TextDataModule(ResumableDataModule):
         return Windows(stream, self.context_length, self.tokenizer.eot_id, partial=not train)
 
 
-def _names(path: str | Path | Sequence[str | Path] | None) -> str | list[str] | None:
-    """Paths as strings, as they are in a config."""
-    if path is None or isinstance(path, str | Path):
-        return None if path is None else str(path)
-    return [str(one) for one in path]
+def _names(path: str | Path | Sequence[str | Path] | None) -> str | Sequence[str] | None:
+    """Paths as the config has them, as text; anything else is left for whoever opens it."""
+    if isinstance(path, list | tuple):
+        return [str(one) for one in path]
+    return str(path) if isinstance(path, Path) else path  # type: ignore[return-value]

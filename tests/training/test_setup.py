@@ -16,6 +16,7 @@ from gptlit.options import read_option
 from gptlit.tasks.pretrain import PretrainTask
 from gptlit.tokenizer import get_tokenizer
 from gptlit.training.setup import (
+    build_task,
     check_evaluation,
     check_same_run,
     make_trainer,
@@ -75,6 +76,21 @@ def test_the_adapter_counts_where_there_is_one() -> None:
     frozen = make_task(trainable="head")
     saved["settings"]["trainable"] = "head"
     check_same_run(Path("a.ckpt"), {"hyper_parameters": saved}, frozen)
+
+
+def test_a_task_that_is_elsewhere_has_its_settings_alone() -> None:
+    node = {"name": "pretrain", "_target_": "gptlit.tasks.pretrain.PretrainTask", "sample": None}
+    config = {
+        "task": {**node, "skip": 4},
+        "model": {"name": "tiny", **{n: v for n, v in SHAPE.items() if n != "vocab_size"}},
+        "weights": read_option("weights", "none"),
+        "seed": 0,
+    }
+    task, _ = build_task(config, get_tokenizer("byte"), {})
+    assert isinstance(task, PretrainTask) and task.settings == {"skip": 4}
+    config["task"]["_target_"] = "gptlit.tasks.pretrain.Other"
+    with pytest.raises(UserError, match=r"pretrain.Other is no Task named 'pretrain'"):
+        build_task(config, get_tokenizer("byte"), {})
 
 
 @pytest.mark.parametrize(
