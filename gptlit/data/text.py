@@ -251,7 +251,8 @@ class TextDataModule(ResumableDataModule):
 
 
 def _names(path: str | Path | Sequence[str | Path] | None) -> str | Sequence[str] | None:
-    """Paths as the config has them, as text; anything else is left for whoever opens it."""
+    """Paths as text, as the config has them."""
     if isinstance(path, list | tuple):
         return [str(one) for one in path]
+    # A config may hold what is no path: that is refused, with its key, when it is looked for.
     return str(path) if isinstance(path, Path) else path  # type: ignore[return-value]

@@ -137,6 +137,7 @@ class LanguageModel:
             ValueError: a number is out of its range.
         """
         several = isinstance(prompt, Iterable) and not isinstance(prompt, str)
+        # What is no text is refused by `wrap_prompt`.
         prompts: list[str] = list(prompt) if several else [prompt]  # type: ignore[list-item]
         if not prompts:
             return []
