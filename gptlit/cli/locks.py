@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import suppress
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +26,8 @@ class Lock(Callback):
 
 def lock(node: DictConfig) -> None:
     """Lock the folder that `hydra.run` or `hydra.sweep` names, or end the process if another one
-    has locked it. If the folder is named after the time, a number is added to its name instead."""
+    has locked it. A folder that is named after the time is a new one: if it is there already, a
+    number is added to its name."""
     unresolved: Any = OmegaConf.to_container(node)
     if "${now:" in unresolved["dir"] and first_process():
         folder = _take_numbered(Path(node.dir))
@@ -53,12 +54,12 @@ def _take(folder: Path) -> None:
 
 
 def _take_numbered(folder: Path) -> Path:
-    """Lock the folder or, if it is taken, the first free one with a number after its name."""
+    """Make the folder and lock it. If it is there already, do so with the first number after its
+    name that is free."""
     places = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
-    place = folder
-    while True:
-        try:
-            take(place)
-            return place
-        except UserError:
-            place = next(places)
+    for place in chain([folder], places):
+        with suppress(UserError):  # another process was quicker
+            if not place.exists():
+                take(place)
+                break
+    return place

@@ -48,6 +48,16 @@ def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
         assert Path(f"{year}_3", LOCK).is_file()
 
 
+def test_a_run_that_has_ended_keeps_its_folder(tmp_path: Path) -> None:
+    """Another may begin within the same second."""
+    node = config(f"{tmp_path}/${{now:%Y}}")
+    year = Path(node.hydra.run.dir)
+    (year / "config").mkdir(parents=True)
+    Lock().on_run_start(node)
+    assert node.hydra.run.dir == f"{year}_2"
+    assert [path.name for path in year.iterdir()] == ["config"]
+
+
 def test_a_folder_that_was_given_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
