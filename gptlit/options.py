@@ -1,5 +1,7 @@
-"""The options in `conf/`, for code that does not go through Hydra."""
+"""The options in `conf/`, for code that does not go through Hydra, and how commands are typed where
+that folder came with the package."""
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,21 @@ from typing import Any
 from gptlit.errors import UserError
 
 _ABSENT = object()
+_PACKAGED = Path(__file__).resolve().parent / "conf"
+_COMMAND = re.compile(r"\bpython (?:scripts/)?([a-z_]+)\.py\b")
 
 
 def conf_dir() -> Path:
     """`conf/` of the checkout, or its copy inside the installed package."""
-    package = Path(__file__).resolve().parent
-    packaged = package / "conf"
-    return packaged if packaged.is_dir() else package.parent / "conf"
+    return _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "conf"
+
+
+def as_typed(text: str) -> str:
+    """A text with its commands as they are typed here: an installed package has `gptlit-train` in
+    place of `python train.py`."""
+    if not _PACKAGED.is_dir():
+        return text
+    return _COMMAND.sub(lambda match: "gptlit-" + match[1].replace("_", "-"), text)
 
 
 def option_names(group: str) -> list[str]:

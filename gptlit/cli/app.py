@@ -17,7 +17,7 @@ from gptlit.cli import arguments, helping
 from gptlit.cli.checking import nearest, unknown_key
 from gptlit.cli.entry import is_interruption
 from gptlit.errors import UserError, in_one_line, short_path
-from gptlit.options import conf_dir, options_with
+from gptlit.options import as_typed, conf_dir, options_with
 from gptlit.training import reuse
 from gptlit.training.faults import DivergedError, about_the_disk, enough_memory
 from gptlit.training.launch import first_process
@@ -218,7 +218,7 @@ def _one_line(error: Exception, config_name: str) -> str | None:
     from yaml import YAMLError
 
     if isinstance(error, UserError):
-        return str(error)
+        return as_typed(str(error))
     if isinstance(error, YAMLError):
         return _yaml_line(error)
     if isinstance(error, MissingMandatoryValue):

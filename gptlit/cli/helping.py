@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from gptlit.options import conf_dir
+from gptlit.options import as_typed, conf_dir
 
 HELP, CONFIG = "--help", "--cfg=job"
 """The flag, and the flag that Hydra gets instead, which composes the same config and shows it."""
@@ -32,7 +32,7 @@ def print_help(config_name: str, args: Iterable[str], show_config: Callable[[], 
         main: Any = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
         named = {name for entry in main.defaults if isinstance(entry, DictConfig) for name in entry}
         groups = _groups(conf_dirs(args), named)
-        template = string.Template(main.hydra.help.template)
+        template = string.Template(as_typed(main.hydra.help.template))
         print(template.substitute(APP_CONFIG_GROUPS=groups, CONFIG=config))
     return result
 

@@ -9,6 +9,7 @@ from gptlit.cli import app, schema_data
 from gptlit.cli.checking import check
 from gptlit.data.readers import looking_at
 from gptlit.errors import UserError
+from gptlit.options import as_typed
 
 
 def main() -> None:
@@ -74,6 +75,7 @@ def prepare(config: dict[str, Any], _folder: Path) -> None:
     lines = (
         f"{out}: {corpus.describe()}, {done}",
         corpus.lopsided("val_input=FILE"),
-        f"next: python train.py data.path={out} tokenizer={corpus.settings.tokenizer}",
+        f"next: {as_typed('python train.py')} data.path={out}"
+        f" tokenizer={corpus.settings.tokenizer}",
     )
     print("\n".join(filter(None, lines)))

@@ -105,8 +105,8 @@ def is_prepared(path: object) -> TypeGuard[str]:
         return False
     if unfinished:
         raise UserError(
-            f"{path} is not whole yet: give its scripts/prepare_corpus.py command again, which "
-            "goes on where it stopped"
+            f"{path} is not whole yet: give the same python scripts/prepare_corpus.py command "
+            "again, which goes on where it stopped"
         )
     return read_manifest(folder) is not None
 

@@ -172,7 +172,7 @@ class TextDataModule(ResumableDataModule):
         if self.val_path is not None:
             raise UserError(
                 f"data.path={path} was prepared with its validation text: leave "
-                "data.val_path=... out, or give val_input=... to scripts/prepare_corpus.py"
+                "data.val_path=... out, or give val_input=... to python scripts/prepare_corpus.py"
             )
         self._corpus = open_prepared(path, self.tokenizer)
         self.val_fraction = self._corpus.settings.val_fraction
@@ -201,13 +201,14 @@ class TextDataModule(ResumableDataModule):
             return f"give more documents, or {self._val_text()}"
         share = f"val_fraction={self.val_fraction}"
         if is_prepared(self.path):
-            return f"give more text, or {change} {share} of scripts/prepare_corpus.py"
+            return f"give more text, or {change} {share} of python scripts/prepare_corpus.py"
         return f"give more text, or {change} data.{share}"
 
     def _val_text(self) -> str:
         """The setting that gives separate validation text."""
-        prepared = is_prepared(self.path)
-        return "val_input=FILE of scripts/prepare_corpus.py" if prepared else "data.val_path=FILE"
+        if is_prepared(self.path):
+            return "val_input=FILE of python scripts/prepare_corpus.py"
+        return "data.val_path=FILE"
 
     @property
     def corpus(self) -> TokenizedCorpus:

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from gptlit.evaluation.reports import write_report
+from gptlit.options import as_typed
 from gptlit.tasks import Task
 from gptlit.training import stopping
 from gptlit.training.checkpoints import Checkpoints
@@ -93,7 +94,7 @@ def say_what_next(
         + (f"details:    {details}\n" if details else "")
         + f"checkpoint: {best}\n"
         + (f"plots:      {plots}\n" if plots.exists() else "")
-        + f"next:       python {task.command} ckpt={quote(str(folder))}"
+        + f"next:       {as_typed(f'python {task.command}')} ckpt={quote(str(folder))}"
         + (shows if config["logger"]["tensorboard"] else ""),
         highlight=False,
         markup=False,

@@ -111,7 +111,10 @@ def test_only_a_prepared_folder_is_one(texts: Path, tmp_path: Path) -> None:
             r"tokenizer=byte, or prepare it again$",
         ),
         ({"val_path": "x.txt"}, r"leave data\.val_path=\.\.\. out, or give val_input="),
-        ({"context_length": 10**6}, r"or lower val_fraction=0\.1 of scripts/prepare_corpus\.py"),
+        (
+            {"context_length": 10**6},
+            r"lower val_fraction=0\.1 of python scripts/prepare_corpus\.py",
+        ),
     ],
     ids=["tokenizer", "val_path", "context"],
 )
@@ -208,5 +211,5 @@ def test_a_folder_that_is_being_prepared_is_refused(texts: Path, tmp_path: Path)
 
 def test_a_folder_that_is_not_whole_is_not_trained_on(texts: Path, tmp_path: Path) -> None:
     (tmp_path / "out.unfinished").mkdir()
-    with pytest.raises(UserError, match=r"out is not whole yet: give its .* command again"):
+    with pytest.raises(UserError, match=r"out is not whole yet: give the same .* command again"):
         module(tmp_path / "out", tmp_path / "cache")

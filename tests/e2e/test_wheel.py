@@ -41,7 +41,9 @@ def test_installed_commands_train_and_generate_in_an_empty_directory(
     assert found.stdout.startswith(str(site))
     corpus = write_corpus(tmp_path / "corpus.txt")
     args = (*TINY, "data=text", f"data.path={corpus.name}", "trainer.max_steps=3")
-    console_command(site, "gptlit-train", *args, cwd=tmp_path)
+    said = console_command(site, "gptlit-train", *args, cwd=tmp_path)
+    assert "next:       gptlit-generate ckpt=outputs/pretrain/" in said
     text = console_command(site, "gptlit-generate", "prompt=line", "max_new_tokens=3", cwd=tmp_path)
     assert text.startswith("line")
-    assert "classify.py" in console_command(site, "gptlit-classify", "--help", cwd=tmp_path)
+    told = console_command(site, "gptlit-export", "--help", cwd=tmp_path)
+    assert "gptlit-export ckpt=" in told and ".py" not in told
