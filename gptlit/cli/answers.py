@@ -7,6 +7,7 @@ from typing import Any
 
 from gptlit.cli.build import build_data, read_run_config
 from gptlit.cli.output import alone, check_unread
+from gptlit.cli.schema import INSTRUCTION_FIELDS
 from gptlit.errors import UserError
 from gptlit.evaluation.judge_api import JudgeSettings
 from gptlit.journal import progress_path
@@ -26,20 +27,21 @@ def evaluate_answers(config: dict[str, Any], ckpt: Path, model: Any) -> None:
 
     data = config["data"]
     if data["path"] is None:
-        entries, source, default = *_test_split(ckpt), ckpt.parent.parent / ANSWERS
+        entries, sources = _test_split(ckpt)
+        default = ckpt.parent.parent / ANSWERS
     else:
-        entries, source = _file(data["path"], skip_broken=data["on_error"] == "skip")
-        default = Path(f"{_name(source)}-{ANSWERS}")
+        entries, source = _file(data)
+        sources, default = [source], Path(f"{_name(source)}-{ANSWERS}")
     path = Path(config["output"] or default)
     scored, judged = (path.with_name(f"{path.stem}-{what}.json") for what in ("scores", "judged"))
     results = [path, scored, judged]
-    check_unread([*results, *map(progress_path, results)], [ckpt, *([source] if source else [])])
+    check_unread([*results, *map(progress_path, results)], [ckpt, *sources])
     settings = {"max_new_tokens": config["max_new_tokens"], "batch_size": config["batch_size"]}
     with alone(path, progress_path(path)):
         unasked = config["output"] is None and data["path"] is not None
         if unasked and answers_others(path, entries):
             raise UserError(
-                f"{path} is there already and holds no answers to the entries of {source}: give"
+                f"{path} is there already and holds no answers to the entries of {sources[0]}: give"
                 " output=FILE, or move or delete it"
             )
         try:
@@ -59,13 +61,15 @@ def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
-def _file(path: str | list[str], *, skip_broken: bool) -> tuple[list[Any], Path]:
+def _file(data: dict[str, Any]) -> tuple[list[Any], Path]:
     """The entries of data=FILE, and the file."""
-    from gptlit.data.instruction_files import read_entries, tell_broken
+    from gptlit.data.instruction_files import Fields, read_entries, tell_broken
 
+    path = data["path"]
     if not isinstance(path, str):
         raise UserError("data=[...]: an instruction-tuned model takes one file of instructions")
-    entries, broken = read_entries(path, skip_broken=skip_broken)
+    fields = Fields(*(data[name] for name in INSTRUCTION_FIELDS))
+    entries, broken = read_entries(path, skip_broken=data["on_error"] == "skip", fields=fields)
     if broken:
         print(f"skipped:        {len(broken):,} broken ({tell_broken(broken)})")
     return entries, Path(path).expanduser()
@@ -81,9 +85,9 @@ def _name(source: Path) -> str:
     return source.name[: -len(kind.suffix + kind.packing)]
 
 
-def _test_split(ckpt: Path) -> tuple[list[Any], Path | None]:
-    """The entries that the checkpoint's run has kept for the test, and the file that they come
-    from, if it is the user's own.
+def _test_split(ckpt: Path) -> tuple[list[Any], list[Path]]:
+    """The entries that the checkpoint's run has kept for the test, and the files of its data that
+    are the user's own.
 
     Raises:
         UserError: the entries are not known, or are no longer those of the training.
@@ -97,10 +101,11 @@ def _test_split(ckpt: Path) -> tuple[list[Any], Path | None]:
         )
     run = ckpt.parent.parent
     module = build_data(read_run_config(run))
-    source = Path(module.path).expanduser() if module.path else None
-    if source is not None and not source.exists():
+    files = (module.path, *module.own_paths.values())
+    sources = [Path(file).expanduser() for file in files if file]
+    if absent := [source for source in sources if not source.exists()]:
         raise UserError(
-            f"the run {run} was trained on {module.path}, which is not there: put it back, or run"
+            f"the run {run} was trained on {absent[0]}, which is not there: put it back, or run"
             " this command in the folder of the training; data=FILE has all entries of a file"
             " answered, whatever the run was trained on"
         )
@@ -116,7 +121,7 @@ def _test_split(ckpt: Path) -> tuple[list[Any], Path | None]:
         ) from error
     if not module.splits["test"]:
         raise UserError(f"the run {run} has no test split: give data=FILE with instructions")
-    return module.splits["test"], source
+    return module.splits["test"], sources
 
 
 def _judge(

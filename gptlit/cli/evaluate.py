@@ -32,6 +32,7 @@ def main() -> None:
             "output",
             "weights.path",
             "data.column",
+            *(f"data.{name}" for name in schema.INSTRUCTION_FIELDS),
             *(f"judge.{name}" for name in JUDGE_TEXTS),
         ),
         text_lists=("data", "data.path"),
@@ -105,16 +106,16 @@ def _files(data: dict[str, Any]) -> list[Path]:
     path = data["path"]
     if path is None:
         return []
-    if _is_json(path):
+    if _has_only_instructions(path):
         return [Path(path).expanduser()]
     from gptlit.data.corpus import TextFiles
 
     return list(TextFiles(path, data["column"]).files)
 
 
-def _is_json(path: str | list[str]) -> bool:
+def _has_only_instructions(path: str | list[str]) -> bool:
     """Whether it can only be a file of instructions."""
-    return isinstance(path, str) and ".json" in Path(path).suffixes[-2:]
+    return isinstance(path, str) and not {".json", ".tsv"}.isdisjoint(Path(path).suffixes[-2:])
 
 
 def _evaluate_text(config: dict[str, Any], ckpt: str, loaded: Any, device: str) -> None:

@@ -187,11 +187,18 @@ class Classify:
     debug: bool = key("show the traceback where PyTorch fails")
 
 
+INSTRUCTION_FIELDS = ("instruction_field", "input_field", "output_field")
+"""Keys of data: what the parts of an entry are called in files of instructions."""
+
+
 @dataclass
 class EvaluateData:
     path: str | list[str] | None = key("file, folder, glob, or a list of them")
     column: str = key("column with the text in tables")
     on_error: str = key("what to do with broken entries of instructions", choices=("raise", "skip"))
+    instruction_field: str = key("field with the instruction")
+    input_field: str = key("field with what the instruction is about")
+    output_field: str = key("field with the response")
 
 
 @dataclass

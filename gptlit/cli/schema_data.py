@@ -113,7 +113,16 @@ class InstructionData:
 
 
 @dataclass
-class PublishedInstructionData(InstructionData):
+class InstructionFileData(InstructionData):
+    val_path: str | None = key("separate file to validate on")
+    test_path: str | None = key("separate file to test on")
+    instruction_field: str = key("field with the instruction")
+    input_field: str = key("field with what the instruction is about")
+    output_field: str = key("field with the response")
+
+
+@dataclass
+class PublishedInstructionData(InstructionFileData):
     urls: list[str] = key("mirrors, tried in turn")
     file_name: str = key("name in the download cache")
     sha256: str | None = key("hash of the published file, hexadecimal")
@@ -144,7 +153,7 @@ DATA = {
         "classification", LabelledData, PublishedLabelledData
     ),
     "gptlit.data.instructions.InstructionDataModule": DataKind(
-        "instruction", InstructionData, PublishedInstructionData
+        "instruction", InstructionFileData, PublishedInstructionData
     ),
     "gptlit.data.instructions_sample.InstructionsSampleDataModule": DataKind(
         "instruction", SampleInstructionData

@@ -21,6 +21,7 @@ from gptlit.training.stopping import stoppable
 
 FREE_TEXT = (
     "data.column",
+    *(f"data.{name}" for name in schema.INSTRUCTION_FIELDS),
     "data.label_column",
     "data.text_column",
     "prompt_format.template",

@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gptlit.data.readers import read_text
-from gptlit.data.rows import parquet_rows, text_lines
+from gptlit.data.rows import read_rows, text_lines
 from gptlit.data.sampler import Permutation
 from gptlit.data.tables import find_table
 from gptlit.errors import UserError
 from gptlit.prompts import with_system
 
-SUFFIXES = (".json", ".jsonl", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 NAMED = 10  # different faults that are told in words
 
 
@@ -30,7 +31,7 @@ class Entry:
     """What the instruction is about; empty if it needs no input."""
     output: str
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The entry as it stood in the file."""
+    """The entry as it stood in the file; if its parts have other names there, also under ours."""
     history: tuple[tuple[str, str], ...] = ()
     """In a chat of several turns, the instructions before this one, each with its answer."""
     unlearned: frozenset[int] = frozenset()
@@ -57,40 +58,70 @@ class Broken(NamedTuple):
     why: str
 
 
+@dataclass(frozen=True)
+class Fields:
+    """What the parts of an entry are called in a file."""
+
+    instruction: str = "instruction"
+    input: str = "input"
+    output: str = "output"
+
+    def renamed(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record, with its parts under our names too."""
+        names = vars(self).items()
+        return record | {us: record.get(there, "") for us, there in names if us != there}
+
+
 def read_entries(
-    path: str | Path, *, skip_broken: bool = False
+    path: str | Path,
+    *,
+    skip_broken: bool = False,
+    fields: Fields = Fields(),
+    key: str = "data.path",
 ) -> tuple[list[Entry], list[Broken]]:
-    """The entries of a .json, .jsonl or .parquet file, and what is wrong with the others.
+    """The entries of a .json, .jsonl, .csv, .tsv or .parquet file, and what is wrong with the
+    others.
 
     An entry has `instruction`, `output` and perhaps `input`; or else `messages`, see `is_chat`: a
     chat in which user and assistant alternate, and the assistant has the last word. A system
     message may come first; it is put before the first instruction, with a blank line between. An
     answer whose `weight` is 0 is not learned; all that follows the last learned answer is left out.
-    .json and .jsonl may be packed (.gz, .zst).
+    All files but .parquet may be packed (.gz, .zst).
 
     Args:
         path: the file.
         skip_broken: leave broken entries out; else they are an error.
+        fields: the names of the fields in the file.
+        key: the config key that `path` came from, named in errors.
 
     Raises:
-        UserError: the file cannot be read, has no entry, or has broken ones that are not skipped;
-            they are named as by `tell_broken`.
+        UserError: the file cannot be read, has no entry, has none with the named field for the
+            input, or has broken ones that are not skipped; they are named as by `tell_broken`.
     """
     entries: list[Entry] = []
     broken: list[Broken] = []
-    for kind, number, record in _records(path):
+    with_input, without_field = fields.input == Fields.input, False
+    for kind, number, record in _records(path, key):
         try:
-            entries.append(_entry(record() if callable(record) else record))
+            parsed = record() if callable(record) else record
+            entries.append(_entry(parsed, fields))
+            with_input = with_input or fields.input in parsed
         except ValueError as error:
             broken.append(Broken(kind, number, str(error)))
+            without_field = without_field or isinstance(error, _NoFieldError)
     if broken and not (skip_broken and entries):
-        cure = "mend them" if not entries else "mend them, or leave them out: data.on_error=skip"
+        cure = "mend them, or leave them out: data.on_error=skip"
+        if not entries:
+            names = "name theirs with data.instruction_field=... and data.output_field=..."
+            cure = names if without_field else "mend them"
         raise UserError(
             f"{path}: {len(broken)} of {len(broken) + len(entries)} entries cannot be used: "
             f"{tell_broken(broken)}; {cure}"
         )
     if not entries:
         raise UserError(f"{path} has no entries; expected some with an instruction and an output")
+    if not with_input:
+        raise UserError(f"{path}: no entry has a field {fields.input!r}; set data.input_field=...")
     return entries, broken
 
 
@@ -117,30 +148,42 @@ def _numbers(ones: Sequence[Broken]) -> str:
 
 
 def split_entries(
-    entries: Sequence[Entry], val_fraction: float, test_fraction: float, seed: int | None
+    entries: Sequence[Entry],
+    val_fraction: float,
+    test_fraction: float,
+    seed: int | None,
+    given: Mapping[str, list[Entry]] = MappingProxyType({}),
 ) -> dict[str, list[Entry]]:
     """Entries for "train", "test" and "validation", taken from the file in this order.
 
     Training and test take their shares rounded down, and validation the rest.
 
     Args:
-        entries: all of them.
+        entries: all of the file.
         val_fraction, test_fraction: shares that validate and test.
         seed: of a random order to take them in; None takes them in that of the file.
+        given: the splits "test" and "validation" if they have files of their own. They take no
+            share; without validation, training has what the test leaves.
 
     Raises:
         UserError: the shares leave nothing to train on or to validate with.
     """
     n = len(entries)
     order = np.arange(n) if seed is None else Permutation(n, seed)(np.arange(n))
+    shares = {
+        "test": 0.0 if "test" in given else test_fraction,
+        "validation": 0.0 if "validation" in given else val_fraction,
+    }
     tiny = 1e-6  # 1 - 0.05 - 0.1 is less than 0.85
-    n_train = max(0, int(n * (1 - val_fraction - test_fraction) + tiny))
-    n_test = int(n * test_fraction + tiny)
+    n_test = int(n * shares["test"] + tiny)
+    n_train = max(0, int(n * (1 - shares["validation"] - shares["test"]) + tiny))
+    if "validation" in given:
+        n_train = n - n_test
     parts = np.split(order, [n_train, n_train + n_test])
     splits = {
         name: [entries[i] for i in part]
         for name, part in zip(("train", "test", "validation"), parts, strict=True)
-    }
+    } | dict(given)
     for name in ("train", "validation"):
         if not splits[name]:
             raise UserError(
@@ -151,11 +194,11 @@ def split_entries(
     return splits
 
 
-def _records(path: str | Path) -> Iterator[tuple[str, int, Any]]:
+def _records(path: str | Path, key: str) -> Iterator[tuple[str, int, Any]]:
     """What each record is called and its number, with the record or a function that parses it."""
-    path, kind = find_table(path, "data.path", SUFFIXES)
-    if kind.suffix == ".parquet":
-        return _parquet_rows(path)
+    path, kind = find_table(path, key, SUFFIXES)
+    if kind.suffix not in (".json", ".jsonl"):
+        return (("row", number, row) for number, (_, row) in enumerate(read_rows(path, kind), 1))
     chunks = read_text(path, kind)
     return _json_lines(chunks) if kind.suffix == ".jsonl" else _json_list(path, "".join(chunks))
 
@@ -188,21 +231,20 @@ def _parsed(line: str) -> Any:
         raise ValueError(f"not JSON ({error})") from None
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
-    for number, (_, row) in enumerate(parquet_rows(path, lambda names: names), 1):
-        yield "row", number, row
+class _NoFieldError(ValueError):
+    """A record has no field of a name."""
 
 
-def _entry(record: Any) -> Entry:
+def _entry(record: Any, fields: Fields) -> Entry:
     """The entry in a record. Raises a ValueError that says what is wrong with it."""
     if not isinstance(record, dict):
         raise ValueError(f"it is {_kind(record)}, expected an object with named fields")
     if is_chat(record):
         return _chat(record)
-    instruction, output = _text(record, "instruction"), _text(record, "output")
-    there = record.get("input")
-    given = "" if there is None else _text(record, "input", may_be_empty=True)
-    return Entry(instruction, given if given.strip() else "", output, record)
+    instruction, output = _text(record, fields.instruction), _text(record, fields.output)
+    there = record.get(fields.input)
+    given = "" if there is None else _text(record, fields.input, may_be_empty=True)
+    return Entry(instruction, given if given.strip() else "", output, fields.renamed(record))
 
 
 def is_chat(record: Mapping[str, Any]) -> bool:
@@ -254,7 +296,7 @@ def _said(message: dict[str, Any], expected: str) -> str:
 def _text(record: dict[str, Any], name: str, *, may_be_empty: bool = False) -> str:
     if name not in record:
         there = ", ".join(map(repr, record)) or "none"
-        raise ValueError(f"no field {name!r} (there are: {there})")
+        raise _NoFieldError(f"no field {name!r} (there are: {there})")
     text = record[name]
     if not isinstance(text, str):
         raise ValueError(f"{name} is {_kind(text)}, expected text")

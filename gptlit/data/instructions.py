@@ -16,11 +16,18 @@ from gptlit.data.instruction_batches import (
 from gptlit.data.instruction_files import (
     Broken,
     Entry,
+    Fields,
     read_entries,
     split_entries,
     tell_broken,
 )
-from gptlit.data.module import OnChange, ResumableDataModule, require_choice
+from gptlit.data.module import (
+    SPLIT_KEYS,
+    OnChange,
+    ResumableDataModule,
+    require_choice,
+    require_different,
+)
 from gptlit.errors import UserError
 from gptlit.files import default_cache_dir
 from gptlit.prompts import PromptFormat
@@ -42,8 +49,10 @@ class InstructionDataModule(ResumableDataModule):
     batch_size: entries, or packed rows, per process and micro-batch
     path: see `read_entries`; without it, the file published at `urls` (mirrors) is downloaded as
         `file_name`, and checked with `sha256`
-    val_fraction, test_fraction: see `split_entries`
-    shuffle: split in random order, rather than in that of the file
+    val_path, test_path: files to validate and to test on, rather than a part of `path`
+    instruction_field, input_field, output_field: what the parts of an entry are called in the files
+    val_fraction, test_fraction: shares of `path`, see `split_entries`
+    shuffle: split `path` in random order, rather than in that of the file
     too_long: "cut" or "drop", see `TokenizedEntries`
     on_error: "raise" or "skip" for broken entries
     mask_prompt: train on the responses only
@@ -70,6 +79,11 @@ class InstructionDataModule(ResumableDataModule):
         prompt: Mapping[str, Any],
         batch_size: int,
         path: str | None = None,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        instruction_field: str = "instruction",
+        input_field: str = "input",
+        output_field: str = "output",
         urls: Sequence[str] | None = None,
         file_name: str | None = None,
         sha256: str | None = None,
@@ -97,6 +111,8 @@ class InstructionDataModule(ResumableDataModule):
         self.prompt = PromptFormat.from_dict(prompt)
         self.batch_size = batch_size
         self.path = path
+        self.own_paths = {"validation": val_path, "test": test_path}
+        self.fields = Fields(instruction_field, input_field, output_field)
         self.urls = urls
         self.file_name = file_name
         self.sha256 = sha256
@@ -113,8 +129,8 @@ class InstructionDataModule(ResumableDataModule):
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self.eval_batch_size = eval_batch_size or batch_size
         self.splits: dict[str, list[Entry]] = {}
-        self.broken: list[Broken] = []
-        """The entries that were skipped."""
+        self.broken: dict[str, list[Broken]] = {}
+        """The entries that were skipped in the file of each split, "train" being `path`."""
         self._tokenized: dict[str, TokenizedEntries] = {}
 
     @property
@@ -139,10 +155,21 @@ class InstructionDataModule(ResumableDataModule):
 
     def read_splits(self) -> dict[str, list[Entry]]:
         """The entries of each split; subclasses override this for other data."""
-        path = self._downloaded() if self.path is None else self.path
-        entries, self.broken = read_entries(path, skip_broken=self.on_error == "skip")
+        path = str(self._downloaded()) if self.path is None else self.path
+        files = {"train": path, **self.own_paths}
+        require_different(files)
+        given: dict[str, list[Entry]] = {}
+        for split, file in files.items():
+            if file is not None:
+                given[split], self.broken[split] = read_entries(
+                    file,
+                    skip_broken=self.on_error == "skip",
+                    fields=self.fields,
+                    key=SPLIT_KEYS[split],
+                )
         seed = self.seed if self.shuffle else None
-        return split_entries(entries, self.val_fraction, self.test_fraction, seed)
+        entries = given.pop("train")
+        return split_entries(entries, self.val_fraction, self.test_fraction, seed, given)
 
     def setup(self, stage: str) -> None:
         """Read, split and tokenize, once for all stages."""
@@ -241,8 +268,10 @@ class InstructionDataModule(ResumableDataModule):
             line += f"; {cut:,} cut to {self.context_length} tokens"
         if dropped:
             line += f"; {dropped:,} left out, too long for {self.context_length} tokens"
-        if self.broken:
-            line += f"; {len(self.broken):,} broken skipped ({tell_broken(self.broken)})"
+        for split, broken in self.broken.items():
+            if broken:
+                where = f" in {self.own_paths[split]}" if split in self.own_paths else ""
+                line += f"; {len(broken):,} broken skipped{where} ({tell_broken(broken)})"
         return line
 
 

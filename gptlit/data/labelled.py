@@ -12,13 +12,16 @@ from gptlit.data.buckets import BucketLoader, SortedLoader
 from gptlit.data.labelled_files import Columns, LabelledTable, read_labelled_table
 from gptlit.data.labelled_saved import content_of, saved_splits
 from gptlit.data.labelled_splits import SPLITS, Balance, Splits, SplitSettings
-from gptlit.data.module import OnChange, ResumableDataModule, require_choice
-from gptlit.data.readers import existing
+from gptlit.data.module import (
+    SPLIT_KEYS,
+    OnChange,
+    ResumableDataModule,
+    require_choice,
+    require_different,
+)
 from gptlit.errors import UserError, visible_line
 from gptlit.files import default_cache_dir
 from gptlit.tokenizer import Tokenizer, get_tokenizer
-
-KEYS = {"train": "data.path", "validation": "data.val_path", "test": "data.test_path"}
 
 
 @dataclass(frozen=True)
@@ -147,17 +150,10 @@ class LabelledDataModule(ResumableDataModule):
         if self._rows is not None:
             return
         given = {} if self.paths["train"] is not None else {"train": self.default_table()}
-        named: dict[Path, str] = {}
+        require_different(self.paths)
         for split, path in self.paths.items():
-            if path is None:
-                continue
-            key, file = KEYS[split], existing(path, KEYS[split]).resolve()
-            if file in named:
-                raise UserError(
-                    f"{path} is both {named[file]} and {key}; give another file as one of them"
-                )
-            named[file] = key
-            given[split] = self.read(path, key)
+            if path is not None:
+                given[split] = self.read(path, SPLIT_KEYS[split])
         self._rows = saved_splits(given, self.settings, self.cache_dir / "splits", self.splits_dir)
         self._identify(rows=content_of(self._rows.tables))
 

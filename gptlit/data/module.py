@@ -2,16 +2,21 @@
 started with, and the process's rank."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
+from gptlit.data.readers import existing
 from gptlit.data.sampler import ResumableLoader
 from gptlit.errors import UserError
 
+SPLIT_KEYS = {"train": "data.path", "validation": "data.val_path", "test": "data.test_path"}
+"""The config keys of the files that splits may have of their own."""
 OnChange = Literal["refuse", "retokenize"]
 
 
@@ -141,6 +146,19 @@ def require_whole(key: str, value: object, *, least: int = 1) -> None:
     """Raises UserError, with the config key, unless a value is a whole number from `least` on."""
     if not (isinstance(value, Integral) and int(value) >= least):
         raise UserError(f"{key}={value}: expected a whole number from {least} on")
+
+
+def require_different(paths: Mapping[str, str | None]) -> None:
+    """Raises UserError, with the config keys, unless the files of the splits exist, each another
+    one; None is no file."""
+    named: dict[Path, str] = {}
+    for split, path in paths.items():
+        if path is None:
+            continue
+        key = SPLIT_KEYS[split]
+        other = named.setdefault(existing(path, key).resolve(), key)
+        if other != key:
+            raise UserError(f"{path} is both {other} and {key}; give another file as one of them")
 
 
 def _is_shown(value: Any) -> bool:

@@ -45,7 +45,19 @@ def make_run(folder: Path, **more: Any) -> Path:
 def test_the_test_split_is_that_of_the_training(tmp_path: Path) -> None:
     entries, source = _test_split(make_run(tmp_path))
     assert [entry.raw for entry in entries] == ENTRIES[17:19]
-    assert source == tmp_path / "mine.json"
+    assert source == [tmp_path / "mine.json"]
+
+
+def test_a_test_file_of_its_own_is_the_test_split(tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(ENTRIES[:2]))
+    checkpoint = make_run(tmp_path, test_path=str(own))
+    entries, sources = _test_split(checkpoint)
+    assert [entry.raw for entry in entries] == ENTRIES[:2]
+    assert sources == [tmp_path / "mine.json", own]
+    own.unlink()
+    with pytest.raises(UserError, match=r"was trained on .*own\.json, which is not there"):
+        _test_split(checkpoint)
 
 
 def test_data_that_are_not_there_are_no_reason_to_answer_the_training_split(
@@ -118,9 +130,10 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
         precision="fp32",
     )
 
-    def run(data: str, output: str | None = None) -> None:
+    def run(data: str, output: str | None = None, instruction_field: str = "instruction") -> None:
+        names = {"instruction_field": instruction_field, "input_field": "input"}
         config = {
-            "data": {"path": data, "on_error": "raise"},
+            "data": {"path": data, "on_error": "raise", **names, "output_field": "output"},
             "output": output,
             "max_new_tokens": 1,
             "batch_size": 2,
@@ -168,6 +181,18 @@ def test_the_same_entries_may_be_answered_again(
         evaluate(f"x.{suffix}")
     found = json.loads((tmp_path / "x-instruction-data-with-response.json").read_text())
     assert [entry["model_response"] for entry in found] == ["ok"] * len(rows)
+
+
+def test_answers_have_the_usual_names_whatever_those_of_the_entries(
+    tmp_path: Path, evaluate: Callable[..., None]
+) -> None:
+    (tmp_path / "x.json").write_text(json.dumps([{"question": "a", "output": "b"}]))
+    evaluate("x.json", "out.json", "question")
+    evaluate("out.json", "again.json")
+    for name in ("out.json", "again.json"):
+        [entry] = json.loads((tmp_path / name).read_text())
+        assert entry["instruction"] == entry["question"] == "a"
+        assert entry["model_response"] == "ok"
 
 
 @pytest.mark.parametrize("content", ["", "{}", "3", "[3]", "no JSON", '[{"instruction": "?"}]'])

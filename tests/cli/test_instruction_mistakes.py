@@ -40,6 +40,7 @@ FILES: dict[str, list[Any] | str] = {
     "one.json": [GOOD],
     "b-scores.json": [GOOD],
     "long.json": [{**GOOD, "instruction": "Say it. " * 20}] * 40,
+    "names.tsv": "question\toutput\nSay it.\tIt.\n",
     "notes.txt": "Say it.",
 }
 EMPTY = r"has no entries; expected some with an instruction and an output$"
@@ -63,7 +64,9 @@ DATA = {
     rf"assistant; entry 3: message 2: role is 'tool', expected 'assistant'; {MEND}",
     "rows.parquet": rf"1 of 2 .*: row 2: output is null, expected text; {MEND}",
     "damaged.parquet": r"damaged\.parquet cannot be read as Parquet: .*; write it again$",
-    "notes.txt": r"notes\.txt: expected a file whose name ends in \.json, \.jsonl, \.parquet",
+    "names.tsv": r"1 of 1 .*: row 1: no field 'instruction' \(there are: 'question', 'output'\); "
+    r"name theirs with data\.instruction_field=\.\.\. and data\.output_field=\.\.\.$",
+    "notes.txt": r"notes\.txt: expected a file whose name ends in \.json, \.jsonl, \.csv, \.tsv",
     "god.json": r"there is no such file; did you mean (data\.path=)?good\.json\?$",
     ".": r"this is a folder; give one file whose name ends in",
 }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlit.data.instruction_files import Entry, read_entries, split_entries
+from gptlit.data.instruction_files import Entry, Fields, read_entries, split_entries
 from gptlit.errors import UserError
 
 ROWS = [
@@ -23,6 +23,8 @@ GOOD = {"instruction": "a", "output": "b"}
 def write(path: Path, rows: list[Any]) -> Path:
     if path.suffix == ".parquet":
         pd.DataFrame(rows).to_parquet(path)
+    elif path.suffix in (".csv", ".tsv"):
+        pd.DataFrame(rows).to_csv(path, sep="," if path.suffix == ".csv" else "\t", index=False)
     elif ".jsonl" in path.name:
         text = "\n".join(json.dumps(row) for row in rows) + "\n\n"
         path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
@@ -53,6 +55,53 @@ def test_the_input_may_be_missing_and_other_fields_are_kept(tmp_path: Path, name
     [entry] = read_entries(write(tmp_path / name, [row]))[0]
     assert parts([entry]) == [("a", "", "b")]
     assert entry.raw == row
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_tables_of_text(tmp_path: Path, name: str) -> None:
+    rows = [{**GOOD, "input": "c, d", "id": "7"}, {**GOOD, "input": "", "id": "8"}]
+    entries, _ = read_entries(write(tmp_path / name, rows))
+    assert parts(entries) == [("a", "c, d", "b"), ("a", "", "b")]
+    assert [entry.raw for entry in entries] == rows
+    path = write(tmp_path / name, [GOOD, {**GOOD, "output": ""}])
+    with pytest.raises(UserError, match=r"1 of 2 entries cannot be used: row 2: output is empty;"):
+        read_entries(path)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.parquet"])
+def test_parts_may_have_other_names(tmp_path: Path, name: str) -> None:
+    rows = [
+        {"question": "a", "context": "c", "output": "of another program", "answer": "b"},
+        {"question": "a", "context": "", "output": "", "answer": "d"},
+    ]
+    fields = Fields("question", "context", "answer")
+    entries, _ = read_entries(write(tmp_path / name, rows), fields=fields)
+    assert parts(entries) == [("a", "c", "b"), ("a", "", "d")]
+    ours = [{"instruction": "a", "input": "c", "output": "b"}, {**GOOD, "input": "", "output": "d"}]
+    assert [entry.raw for entry in entries] == [{**r, **o} for r, o in zip(rows, ours, strict=True)]
+    [entry] = read_entries(write(tmp_path / "chat.json", [messages(*HI)]), fields=Fields("q"))[0]
+    assert entry.raw == messages(*HI)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            Fields(),
+            r"entries 1-2: no field 'instruction' \(there are: 'q', 'a'\); name theirs with"
+            r" data\.instruction_field=\.\.\. and data\.output_field=\.\.\.$",
+        ),
+        (Fields("q", output="b"), r"no field 'b' \(there are: 'q', 'a'\); name theirs with"),
+        (
+            Fields("q", "context", "a"),
+            r"no entry has a field 'context'; set data\.input_field=\.\.\.$",
+        ),
+    ],
+)
+def test_names_that_no_entry_has(tmp_path: Path, fields: Fields, told: str) -> None:
+    path = write(tmp_path / "a.json", [{"q": "1", "a": "2"}] * 2)
+    with pytest.raises(UserError, match=told):
+        read_entries(path, fields=fields)
 
 
 def messages(*turns: tuple[str, Any]) -> dict[str, Any]:
@@ -292,6 +341,25 @@ def test_every_entry_is_in_one_split(n: int, percent: tuple[int, int], seed: int
     assert seed is not None or dealt == entries
     assert len(splits["train"]) == n * (100 - sum(percent)) // 100
     assert len(splits["test"]) == n * percent[1] // 100
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ({"validation"}, {"train": 17, "test": 2, "validation": 1}),
+        ({"test"}, {"train": 17, "test": 1, "validation": 2}),
+        ({"validation", "test"}, {"train": 19, "test": 1, "validation": 1}),
+    ],
+)
+def test_splits_with_a_file_of_their_own_take_no_share(
+    given: set[str], sizes: dict[str, int]
+) -> None:
+    entries, own = numbered(19), [Entry("own", "", "own")]
+    splits = split_entries(entries, 0.06, 0.11, None, dict.fromkeys(given, own))
+    assert {name: len(split) for name, split in splits.items()} == sizes
+    assert all(splits[name] == own for name in given)
+    order = ("train", "test", "validation")
+    assert [entry for name in order if name not in given for entry in splits[name]] == entries
 
 
 def test_a_shuffled_split_depends_on_its_seed() -> None:

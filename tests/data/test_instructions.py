@@ -78,6 +78,29 @@ def test_splits_are_in_file_order(path: str) -> None:
     assert module(path, shuffle=True, seed=2).splits != mixed.splits
 
 
+def test_splits_may_have_files_and_fields_of_their_own(path: str, tmp_path: Path) -> None:
+    rows = [{"q": "ask", "output": f"{number}"} for number in range(3)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {}]))
+    (tmp_path / "q.json").write_text(json.dumps([{**row, "q": row["instruction"]} for row in ROWS]))
+    given: dict[str, Any] = {"instruction_field": "q", "test_path": str(tmp_path / "test.jsonl")}
+    line = r"test\.jsonl: 1 of 4 entries cannot be used: line 4: no field 'q' \(there are: none\);"
+    with pytest.raises(UserError, match=line):
+        module(str(tmp_path / "q.json"), **given)
+    data = module(str(tmp_path / "q.json"), **given, on_error="skip")
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 38,
+        "test": 3,
+        "validation": 2,
+    }
+    assert Counter(answers(data.test_dataloader())) == Counter("012")
+    told = f"1 broken skipped in {tmp_path / 'test.jsonl'} (line 4: no field 'q' (there are: none))"
+    assert data.describe().endswith(told)
+    with pytest.raises(UserError, match=r"mine\.json is both data\.path and data\.val_path; give"):
+        module(path, val_path=path)
+    with pytest.raises(UserError, match=r"data\.test_path=.*no\.json: there is no such file"):
+        module(path, test_path=str(tmp_path / "no.json"))
+
+
 @pytest.mark.parametrize("given", [{}, {"bucket": False}, {"pack": True}], ids=str)
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_every_entry_is_learned_once_per_epoch(
