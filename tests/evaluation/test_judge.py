@@ -318,6 +318,25 @@ def test_a_name_that_no_machine_has(server: Server, path: Path) -> None:
     assert line.startswith("no judge answers at http://judge.invalid (")
 
 
+def test_a_server_without_encryption_is_not_asked_again(server: Server, path: Path) -> None:
+    url = server.root.replace("http:", "https:")
+    line = error_of(server.settings(base_url=url), path)
+    assert line.startswith(f"cannot connect to {url}: [SSL")
+    assert "(attempts:" not in line
+
+
+def test_a_fault_of_our_own_is_neither_a_score_nor_the_servers(
+    server: Server, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(judge_api.Judge, "ask", broken)
+    with pytest.raises(ZeroDivisionError):
+        judge_answers(ENTRIES, server.settings(), path)
+    assert not path.exists()
+
+
 def test_a_model_that_ollama_does_not_have(server: Server, path: Path) -> None:
     server.scripts[""] = [Reply(status=404, error='model "llama3" not found')]
     line = error_of(server.settings(), path)

@@ -163,6 +163,21 @@ def test_a_stride_out_of_range_is_refused(model: GPTModel, stride: int) -> None:
         perplexity(model, TEXT, stride)
 
 
+def test_batches_of_nothing_are_refused(model: GPTModel) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        perplexity(model, TEXT, batch_size=0)
+    assert perplexity(model, TEXT, batch_size=1).tokens == len(TEXT) - 1
+
+
+def test_a_perplexity_beyond_numbers_is_infinite() -> None:
+    torch.manual_seed(0)
+    model = GPTModel(CFG)
+    with torch.no_grad():
+        model.final_norm.weight.fill_(1e5)
+    result = perplexity(model, TEXT)
+    assert 710 < result.loss < math.inf and result.perplexity == math.inf
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_text_without_a_target_is_refused(model: GPTModel, n: int) -> None:
     with pytest.raises(UserError, match=rf"has {n} tokens, but needs 2"):

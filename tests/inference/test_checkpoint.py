@@ -174,3 +174,13 @@ def test_a_bare_state_dict_of_ours_is_told_how_to_be_saved(tmp_path: Path) -> No
         load_trained(tmp_path / "bare.pth")
     export_safetensors(model, "byte", str(tmp_path / "whole.safetensors"))
     assert load_trained(tmp_path / "whole.safetensors").model.cfg == model.cfg
+
+
+def test_weights_for_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    model = GPTModel(GPTConfig(**{**SHAPE, "vocab_size": 700}))
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(UserError, match=r"bare\.pth are for 704 token ids, which no tokenizer of"):
+        load_trained(tmp_path / "bare.pth")
+    export_safetensors(model, "runes", str(tmp_path / "whole.safetensors"))
+    with pytest.raises(UserError, match=r"whole\.safetensors: .*runes"):
+        load_trained(tmp_path / "whole.safetensors")

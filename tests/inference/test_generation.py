@@ -202,6 +202,22 @@ def test_an_id_that_the_model_does_not_know_is_named(model: GPTModel, bad: int) 
 
 
 @pytest.mark.parametrize(
+    ("prompts", "new", "line"),
+    [
+        ([[1], []], 2, "a prompt must hold at least one token"),
+        ([[1]], -1, "max_new_tokens must be a whole number from 0 on, got -1"),
+        ([[1]], 1.5, "max_new_tokens must be a whole number from 0 on, got 1.5"),
+    ],
+)
+def test_what_cannot_be_continued_is_told(
+    model: GPTModel, prompts: list[list[int]], new: Any, line: str
+) -> None:
+    with pytest.raises(ValueError, match=line):
+        next(stream_ids(model, prompts, new, Sampling()))
+    assert list(stream_ids(model, [[1]], 0, Sampling())) == []
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         {"temperature": -1},

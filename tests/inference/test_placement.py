@@ -37,6 +37,23 @@ def test_auto_is_the_fastest_format_of_the_weights(
 
 
 @pytest.mark.parametrize(
+    ("device", "fast", "expected"),
+    [
+        ("cuda", True, "bf16"),
+        ("cuda", False, "fp16"),
+        ("mps", True, "bf16"),
+        ("mps", False, "fp32"),
+    ],
+)
+def test_auto_on_a_gpu_does_not_depend_on_the_width(
+    device: str, fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "fast_bf16", lambda name: fast and name == device)
+    for width in (NARROW, WIDE):
+        assert placement.decoding_precision("auto", device, width) == expected
+
+
+@pytest.mark.parametrize(
     ("precision", "packs", "line"),
     [
         ("bf16", {"fp16"}, r"precision=bf16 needs AVX-512 or newer.*use precision=fp32 or fp16$"),

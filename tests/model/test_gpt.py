@@ -1,5 +1,6 @@
 import dataclasses
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -131,6 +132,13 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
         grads.append([p.grad for p in model.parameters()])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_every_block_is_compiled_in_place() -> None:
+    model = GPTModel(TINY)
+    with patch.object(torch.nn.Module, "compile", autospec=True) as compiled:
+        model.compile_blocks()
+    assert [call.args[0] for call in compiled.call_args_list] == list(model.trf_blocks)
 
 
 def test_residual_projections_start_smaller() -> None:
