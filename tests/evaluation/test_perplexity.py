@@ -17,7 +17,7 @@ from gptlit.data.corpus import Advance, Document, Part, TextFiles
 from gptlit.errors import UserError
 from gptlit.evaluation.perplexity import perplexity, tokenize_text, windows
 from gptlit.model import GPTConfig, GPTModel
-from gptlit.tokenizer import get_tokenizer
+from gptlit.tokenizer import ByteTokenizer, get_tokenizer
 
 CONTEXT = 12
 CFG = GPTConfig(vocab_size=257, context_length=CONTEXT, emb_dim=32, n_heads=4, n_layers=2)
@@ -123,6 +123,7 @@ def test_bits_per_byte_count_the_bytes_of_what_is_scored(model: GPTModel) -> Non
     result = perplexity(model, tokens, token_bytes=get_tokenizer("byte").token_bytes())
     assert (result.tokens, result.bytes) == (6, 4)  # not the first, nor the two ends
     assert result.bits_per_byte == pytest.approx(result.loss * 6 / math.log(2) / 4)
+    assert result.tokens_per_second == pytest.approx(6 / result.seconds)
     assert perplexity(model, tokens).bits_per_byte is None
 
 
@@ -182,6 +183,17 @@ def test_a_perplexity_beyond_numbers_is_infinite() -> None:
 def test_a_text_without_a_target_is_refused(model: GPTModel, n: int) -> None:
     with pytest.raises(UserError, match=rf"has {n} tokens, but needs 2"):
         perplexity(model, TEXT[:n])
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32)])
+def test_ids_of_a_large_vocabulary_are_kept_whole(
+    tmp_path: Path, vocab_size: int, dtype: type
+) -> None:
+    tokenizer = ByteTokenizer()
+    tokenizer.vocab_size, tokenizer.eot_id = vocab_size, vocab_size - 1
+    (tmp_path / "a.txt").write_text("a")
+    tokens = tokenize_text(TextFiles(str(tmp_path)), tokenizer)
+    assert tokens.tolist() == [ord("a"), vocab_size - 1] and tokens.dtype == dtype
 
 
 @pytest.mark.parametrize("name", ["byte", "gpt2"])
