@@ -97,7 +97,8 @@ def _batches(tokenizer: Tokenizer, prompts: Sequence[Prompt], batch_size: int) -
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file as a whole, or not at all. Values without a JSON type are written as text.
+    """Write a JSON file, in a folder that exists, as a whole or not at all. Values without a JSON
+    type are written as text.
 
     Raises:
         UserError: it cannot be written.
@@ -105,7 +106,6 @@ def write_json(path: Path, content: Any) -> None:
     # UTF-8 cannot hold half a surrogate pair; Python's escape of one is JSON's.
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as draft:
             draft.write_bytes(text.encode("utf-8", "backslashreplace") + b"\n")
     except OSError as error:

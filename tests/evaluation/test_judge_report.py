@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -162,6 +163,33 @@ def test_the_tables_show_texts_as_they_are() -> None:
 
 def test_many_without_a_score_are_counted() -> None:
     assert "and 95 more" in printed(report([None] * 100))
+    assert "and 1 more" in printed(report([None] * 6))
+    assert "more" not in printed(report([None] * 5))
+
+
+def test_the_longest_bar_is_that_of_most_scores() -> None:
+    bars = [line.split()[1:-1] for line in printed(report([5, 95, 92, None])).splitlines()]
+    assert ["0-9", "│", "█" * 15, "1"] in bars and ["90-100", "│", "█" * 30, "2"] in bars
+    assert ["10-19", "│", "0"] in bars
+
+
+def test_a_text_is_cut_where_a_table_would_grow() -> None:
+    fits, cut = "x" * 120, "x" * 119 + "…"
+    shown = printed(report([50], instruction=fits, model_response=fits + "x"), width=400)
+    assert f" {fits} " in shown and f" {cut} " in shown
+
+
+def test_the_histogram_has_a_bar_for_each_ten_and_a_line_at_the_mean(tmp_path: Path) -> None:
+    with patch("gptlit.evaluation.judge_report.save_figure") as saved:
+        plot_scores(report([0, 4, 50, 100, None]), tmp_path / "scores.png")
+    axes = saved.call_args.args[0].axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [2, 0, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert (axes.patches[0].get_center()[0], axes.patches[9].get_center()[0]) == (0, 9)
+    # The first bar begins at -0.5 and at a score of 0.
+    assert axes.lines[0].get_xdata() == [38.5 / 10 - 0.5] * 2
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mean"]
+    assert axes.figure.get_suptitle() == "4 of 5 answers scored by llama3"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("score (0 to 100)", "number of answers")
 
 
 def test_the_same_scores_draw_the_same_histogram(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
+from gptlit.inference import generation
 from gptlit.inference.generation import (
     Sampler,
     Sampling,
@@ -184,6 +186,29 @@ def test_end_of_text_ends_a_row() -> None:
     stream.push(tokenizer.eot_id)
     assert stream.finished
     assert stream.push(ord("b")) == ""
+
+
+@pytest.mark.parametrize(
+    ("stop", "texts", "steps"),
+    [
+        ("abc", ["ab.ab", "a.bab"], 5),  # what may have become a stop string is text after all
+        (".", ["ab", "a"], 3),  # no token is computed after the last row has ended
+        ("b", ["a", "a."], 3),
+    ],
+)
+def test_rows_end_with_their_text_and_the_batch_with_its_last_row(
+    model: GPTModel, monkeypatch: pytest.MonkeyPatch, stop: str, texts: list[str], steps: int
+) -> None:
+    taken: list[list[int]] = []
+
+    def tokens(*_: Any) -> Iterator[list[int]]:
+        for row in zip(b"ab.ab", b"a.bab", strict=True):
+            taken.append(list(row))
+            yield taken[-1]
+
+    monkeypatch.setattr(generation, "stream_ids", tokens)
+    found = generate_text(model, get_tokenizer("byte"), ["", ""], 5, Sampling(), stop)
+    assert (found, len(taken)) == (texts, steps)
 
 
 def test_one_string_is_one_stop_string_and_no_list_of_prompts(model: GPTModel) -> None:
