@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from gptlit.errors import UserError
 from gptlit.evaluation import answers as module
+from gptlit.evaluation import perplexity
 from gptlit.evaluation.answers import write_answers, write_json
 from gptlit.inference.generation import Sampling, generate_text
 from gptlit.journal import progress_path
@@ -223,6 +226,17 @@ def test_a_folder_that_cannot_be_written_is_said(model: GPTModel, tmp_path: Path
     (tmp_path / "taken").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*taken: .*; choose another folder"):
         write_json(tmp_path / "taken", [])
+
+
+@pytest.mark.parametrize("bar", [module.progress_bar, perplexity._progress])
+@pytest.mark.parametrize(("show", "terminal"), [(True, True), (True, False), (False, True)])
+def test_a_bar_is_drawn_on_a_terminal_alone_and_not_into_the_output(
+    monkeypatch: pytest.MonkeyPatch, bar: Callable[[bool], Progress], show: bool, terminal: bool
+) -> None:
+    monkeypatch.setattr(Console, "is_terminal", terminal)
+    drawn = bar(show)
+    assert drawn.disable == (not (show and terminal))
+    assert drawn.console.stderr
 
 
 def test_any_text_survives_the_file(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_one_that_lasts_is_never_a_score(
     assert judged(settings, path, ENTRIES[:3]) == [85, None, 85]
     [reason] = [row["reason"] for row in json.loads(path.read_text())["scores"] if "reason" in row]
     assert reason.endswith("(attempts: 2)")
+    assert fault.error is None or "fails: out of memory" in reason
     server.scripts["1"] = [Reply("30")]  # once it has passed, only what failed is asked for
     server.asked.clear()
     assert judged(settings, path, ENTRIES[:3]) == [85, 30, 85]
@@ -178,6 +179,15 @@ def test_where_everything_fails_the_judge_is_given_up(
     line = error_of(server.settings(name), path)
     assert "HTTP 500: no memory (attempts: 3); the answers stay saved in answers.json" in line
     assert 3 <= len(server.asked) < 6
+
+
+def test_three_failures_in_a_row_are_too_many(server: Server, path: Path) -> None:
+    settings = server.settings(concurrency=1, retries=0)
+    for i in "1245":
+        server.scripts[i] = [Reply(status=500)]
+    assert judged(settings, path) == [85, None, None, 85, None, None]
+    server.scripts["3"] = [Reply(status=500)]
+    assert "answers HTTP 500" in error_of(settings, path.with_name("other.json"))
 
 
 def test_a_question_that_is_refused_stops_no_other(server: Server, path: Path) -> None:

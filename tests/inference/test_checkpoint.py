@@ -105,6 +105,12 @@ def test_without_a_path_it_is_the_newest_finished_run_of_the_task(tmp_path: Path
     assert path.resolve() == tmp_path / "pretrain" / "a" / "checkpoints" / "best.ckpt"
     with pytest.raises(UserError, match=r"no finished other run.*train.py task=other"):
         find_checkpoint(None, "other", tmp_path)
+    with pytest.raises(UserError, match="there is no finished classification run in"):
+        find_checkpoint(None, "classification", tmp_path)
+    with pytest.raises(
+        UserError, match=r"^unknown task=spam: .*/ has no such runs; known are clas"
+    ):
+        find_checkpoint(None, "spam", tmp_path)
 
 
 def test_a_link_to_a_run_that_was_deleted_is_no_run(tmp_path: Path) -> None:

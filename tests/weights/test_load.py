@@ -226,6 +226,51 @@ def test_what_does_not_fit_is_refused_with_the_override_that_does(
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_only_our_own_padding_is_no_other_vocabulary(
+    tmp_path: Path, theirs: GPT2LMHeadModel
+) -> None:
+    small = dataclasses.replace(TINY, vocab_size=257)
+    torch.save(GPTModel(small).state_dict(), tmp_path / "ours.pth")
+    load_weights(GPTModel(small), tmp_path / "ours.pth")
+    with pytest.raises(
+        UserError, match="are for 320 token ids, the run's tokenizer has 50,257; no"
+    ):
+        load_weights(GPTModel(TINY), tmp_path / "ours.pth")
+    tensors = book_tensors(bare(theirs))  # no padding there
+    tensors["tok_emb.weight"] = tensors.pop("out_head.weight")[:320].clone()
+    save_file(tensors, tmp_path / "book.safetensors")
+    with pytest.raises(UserError, match="are for 320 token ids, the run's tokenizer has 257; no"):
+        load_weights(GPTModel(small), tmp_path / "book.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"n_head": 5},
+            r"saved.* is not a GPT-2: model.emb_dim \(32\) must be divisible by .* \(5\)",
+        ),
+        ({"vocab_size": 999}, r"is said to have 999 token ids, but its embedding has 50,257 rows"),
+    ],
+)
+def test_a_config_that_contradicts_the_tensors_is_told(
+    tmp_path: Path, theirs: GPT2LMHeadModel, change: dict[str, int], message: str
+) -> None:
+    path = saved_by_transformers(tmp_path, theirs)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match=message):
+        inspect(path)
+
+
+def test_a_file_without_positions_is_no_gpt2(folder: Path, theirs: GPT2LMHeadModel) -> None:
+    tensors = bare(theirs)
+    del tensors["wpe.weight"]
+    save_file(tensors, folder / "no_positions.safetensors")
+    with pytest.raises(UserError, match=r"is not a GPT-2: it has no table wpe.weight$"):
+        inspect(folder / "no_positions.safetensors")
+
+
 def test_weights_without_bias_are_not_taken_for_biased_ones(
     folder: Path, theirs: GPT2LMHeadModel
 ) -> None:
