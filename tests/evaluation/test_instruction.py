@@ -69,7 +69,9 @@ def test_the_last_question_of_a_chat_is_answered_behind_the_turns_before(tmp_pat
     assert scores["reference_words_mean"] == 1
 
 
-@pytest.mark.parametrize("other", [{}, {"output": None}, {"output": "a note", "input": 3}])
+@pytest.mark.parametrize(
+    "other", [{}, {"output": None}, {"output": "a note", "input": 3}, {"instruction": "a note"}]
+)
 def test_the_reference_of_a_chat_is_its_answer_whatever_else_it_has(
     tmp_path: Path, other: dict[str, Any]
 ) -> None:

@@ -122,14 +122,17 @@ def test_both_attention_paths_agree(masked: bool) -> None:
     assert (got.float() - expected).norm() / expected.norm() < 1e-2
 
 
-def test_activation_checkpointing_changes_no_gradient() -> None:
-    grads = []
+def test_activation_checkpointing_runs_blocks_again_and_changes_no_gradient() -> None:
+    grads, runs = [], []
     for on in (False, True):
         torch.manual_seed(0)
         model = GPTModel(GPTConfig(**{**TINY.to_dict(), "activation_checkpointing": on}))
         ids = torch.randint(70, (2, 10), generator=torch.Generator().manual_seed(1))
+        for block in model.trf_blocks:
+            block.register_forward_pre_hook(lambda *_: runs.append(on))  # noqa: B023
         model.loss_sum(ids, ids).backward()
         grads.append([p.grad for p in model.parameters()])
+    assert (runs.count(False), runs.count(True)) == (TINY.n_layers, 2 * TINY.n_layers)
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -189,6 +192,8 @@ def test_too_long_a_sequence_is_refused() -> None:
 def test_an_untied_head_is_a_table_of_its_own() -> None:
     tied, untied = GPTModel(TINY), GPTModel(dataclasses.replace(TINY, tied_head=False))
     assert untied.num_parameters() == tied.num_parameters() + TINY.vocab_size * TINY.emb_dim
+    tables = (TINY.vocab_size + TINY.context_length) * TINY.emb_dim
+    assert tied.num_parameters(embeddings=False) == tied.num_parameters() - tables
     assert untied.num_parameters(embeddings=False) - TINY.vocab_size * TINY.emb_dim == (
         tied.num_parameters(embeddings=False)
     )

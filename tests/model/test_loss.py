@@ -110,6 +110,7 @@ def test_without_gradients_no_product_is_wasted_on_them() -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         cross_entropy_sum(hidden, weight, torch.randint(64, (40,)), 64)
     assert counter.get_total_flops() == 2 * 40 * 8 * 64
+    assert loss.narrow_head(weight, weight.dtype, 64) is weight  # nor is a copy made of it
 
 
 @pytest.mark.parametrize("tied", [True, False])
