@@ -75,6 +75,14 @@ def resolve_device(name: str | torch.device) -> str:
     return name
 
 
+def device_count(device: str) -> int | None:
+    """How many devices of a kind this machine has; None for the CPU, which any number of processes
+    may share."""
+    if device == "cpu":
+        return None
+    return torch.cuda.device_count() if device == "cuda" else 1
+
+
 def fast_bf16(device: str) -> bool:
     """Whether the device multiplies bf16 faster than fp32."""
     if device == "cuda":

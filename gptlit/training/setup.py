@@ -8,13 +8,13 @@ import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
 
-from gptlit.device import PRECISIONS, products
+from gptlit.device import PRECISIONS, device_count, products
 from gptlit.errors import UserError
 from gptlit.tasks import Task, task_class
 from gptlit.tokenizer import Tokenizer
 from gptlit.training.checkpoints import AtomicCheckpointIO
 from gptlit.training.early_stopping import EarlyStopping
-from gptlit.training.launch import devices_and_nodes, launched
+from gptlit.training.launch import Launch, devices_and_nodes, launched
 from gptlit.training.loggers import make_loggers
 from gptlit.training.optim import OptimizerFactory, Schedule
 from gptlit.training.strategies import make_strategy
@@ -45,11 +45,7 @@ def make_trainer(
     """
     settings, launch = config["trainer"], launched()
     devices, num_nodes = devices_and_nodes(settings)
-    if settings["strategy"] == "fsdp" and (precision == "fp16" or device == "mps"):
-        raise UserError(
-            f"trainer=fsdp does not do precision={precision} on device={device}: use"
-            " precision=bf16 or fp32, on cuda or cpu"
-        )
+    _check_devices(settings["strategy"], device, precision, devices, launch)
     plugins: list[Any] = [AtomicCheckpointIO()]
     if launch is not None and launch.by == "torchrun":
         plugins.append(TorchElasticEnvironment())  # in a Slurm job, Lightning would take Slurm's
@@ -59,41 +55,53 @@ def make_trainer(
             "val/loss", patience=settings["early_stopping"], check_on_train_epoch_end=False
         )
         callbacks = [*callbacks, early]
-    try:
-        trainer = Trainer(
-            accelerator=device,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=make_strategy(settings["strategy"], settings["timeout_s"]),
-            plugins=plugins,
-            precision=PRECISIONS[_products(config, device, precision)],
-            max_epochs=-1,  # see `set_lengths`
-            accumulate_grad_batches=settings["accumulate_grad_batches"],
-            gradient_clip_val=settings["gradient_clip_val"],
-            limit_val_batches=settings["limit_val_batches"],
-            log_every_n_steps=1,  # the StepMonitor counts the steps to log
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # the data module deals the windows out itself
-            enable_model_summary=False,
-            enable_checkpointing=True,
-            # FSDP keeps parameters that it gathered in validation, and training needs normal ones.
-            inference_mode=settings["strategy"] != "fsdp",
-            callbacks=callbacks,
-            logger=make_loggers(config["logger"], folder, resumed_step),
-            default_root_dir=folder,
-        )
-    except (ValueError, RuntimeError) as error:
-        if "devices" in str(error):
-            raise UserError(
-                f"trainer.devices={settings['devices']} does not fit device={device}: {error}"
-            ) from error
-        raise
+    trainer = Trainer(
+        accelerator=device,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=make_strategy(settings["strategy"], settings["timeout_s"]),
+        plugins=plugins,
+        precision=PRECISIONS[_products(config, device, precision)],
+        max_epochs=-1,  # see `set_lengths`
+        accumulate_grad_batches=settings["accumulate_grad_batches"],
+        gradient_clip_val=settings["gradient_clip_val"],
+        limit_val_batches=settings["limit_val_batches"],
+        log_every_n_steps=1,  # the StepMonitor counts the steps to log
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the data module deals the windows out itself
+        enable_model_summary=False,
+        enable_checkpointing=True,
+        # FSDP keeps parameters that it gathered in validation, and training needs normal ones.
+        inference_mode=settings["strategy"] != "fsdp",
+        callbacks=callbacks,
+        logger=make_loggers(config["logger"], folder, resumed_step),
+        default_root_dir=folder,
+    )
     # Lightning's signal handlers would replace ours, see `gptlit.training.stopping`.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     # Without them, the first process need not tell the others before each micro-batch whether it
     # has had a signal: for that answer, each would wait for its device.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def _check_devices(
+    strategy: str, device: str, precision: str, devices: int | str, launch: Launch | None
+) -> None:
+    if device == "mps" and strategy != "auto":
+        raise UserError(
+            f"trainer={strategy} shares the work among several devices, and device=mps is a single"
+            " one: leave trainer=... out, or add device=cpu"
+        )
+    if strategy == "fsdp" and precision == "fp16":
+        raise UserError("trainer=fsdp does not do precision=fp16: use precision=bf16 or fp32")
+    have = device_count(device)
+    if have is not None and isinstance(devices, int) and devices > have:
+        who = f"trainer.devices={devices}" if launch is None else f"{launch.by} with {devices}"
+        raise UserError(
+            f"{who}: each process takes a device of its own, and of device={device} there are"
+            f" {have} here; use {have} at most"
+        )
 
 
 def saved_dtype(config: dict[str, Any], device: str, precision: str) -> torch.dtype | None:

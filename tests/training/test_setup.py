@@ -16,6 +16,7 @@ from gptlit.options import read_option
 from gptlit.tasks.pretrain import PretrainTask
 from gptlit.tokenizer import get_tokenizer
 from gptlit.training.setup import (
+    _check_devices,
     build_task,
     check_evaluation,
     check_same_run,
@@ -128,14 +129,58 @@ def test_splits_too_small_for_all_processes_are_refused_before_training(
         check_evaluation(trainer, data)
 
 
+def trainer_config(**settings: Any) -> dict[str, Any]:
+    logger = {"csv": False, "tensorboard": False, "wandb": None, "mlflow": None}
+    return {"trainer": read_option("trainer", "default") | settings, "logger": logger}
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "settings", "told"),
+    [
+        ("cuda", "fp32", {"devices": 3}, r"trainer\.devices=3: .*=cuda there are 2 here; use 2"),
+        ("mps", "fp32", {"devices": 2}, r"trainer\.devices=2: .*=mps there are 1 here; use 1 at"),
+        ("mps", "fp32", {"strategy": "ddp"}, "trainer=ddp .*device=mps is a single one: leave"),
+        ("cuda", "fp16", {"strategy": "fsdp"}, "trainer=fsdp does not do precision=fp16: use"),
+    ],
+)
+def test_what_the_machine_s_devices_cannot_do_is_refused(
+    device: str,
+    precision: str,
+    settings: dict[str, Any],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=told):
+        make_trainer(trainer_config(**settings), device, precision, tmp_path, None, [])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "device", "precision", "devices"),
+    [
+        ("auto", "cuda", "fp16", 2),
+        ("ddp", "cuda", "fp16", "auto"),
+        ("fsdp", "cuda", "bf16", 2),
+        ("fsdp", "cpu", "fp32", 9),
+        ("auto", "mps", "fp32", 1),
+    ],
+)
+def test_what_they_can_do_is_not(
+    strategy: str,
+    device: str,
+    precision: str,
+    devices: int | str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    _check_devices(strategy, device, precision, devices, None)
+
+
 def test_processes_do_not_ask_each_other_for_signals_that_lightning_does_not_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = {
-        "trainer": read_option("trainer", "default"),
-        "logger": {"csv": False, "tensorboard": False, "wandb": None, "mlflow": None},
-    }
-    trainer = make_trainer(config, "cpu", "fp32", tmp_path, None, [])
+    trainer = make_trainer(trainer_config(), "cpu", "fp32", tmp_path, None, [])
     asked = []
     monkeypatch.setattr(torch.distributed, "broadcast", lambda *_, **__: asked.append(True))
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
