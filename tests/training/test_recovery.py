@@ -1,6 +1,7 @@
 """A damaged checkpoint is never taken for a good one."""
 
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ def test_a_flipped_bit_of_the_weights_is_found(folder: Path) -> None:
     for offset in (0, 1000, 3999):
         flipped = content.copy()
         flipped[at + offset] ^= 4
+        last.write_bytes(flipped)
+        assert find_start(last).step == 2
+
+
+def test_a_flipped_bit_of_what_describes_the_weights_is_found(folder: Path) -> None:
+    last = folder / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    with zipfile.ZipFile(last) as archive:
+        pickled = archive.read("last/data.pkl")
+    first = content.index(pickled)
+    of_several_parts = content.rindex(b"PK\6\7") + 4
+    for at in (of_several_parts, *range(first, first + len(pickled))):
+        flipped = content.copy()
+        flipped[at] ^= 1
         last.write_bytes(flipped)
         assert find_start(last).step == 2
 
