@@ -20,7 +20,10 @@ from gptlit.training.setup import (
     build_task,
     check_evaluation,
     check_same_run,
+    check_val_share,
+    count_steps,
     make_trainer,
+    optimizer_factory,
     told_of_warmup,
 )
 from tests.inference.classifiers import SHAPE, make_task
@@ -175,6 +178,82 @@ def test_what_they_can_do_is_not(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     _check_devices(strategy, device, precision, devices, None)
+
+
+def test_fp16_has_its_gradients_unscaled_before_the_step() -> None:
+    optimizer = read_option("optimizer", "adamw")
+    scheduler = read_option("scheduler", "cosine")
+    for precision, fused in (("fp32", True), ("bf16", True), ("fp16", False)):
+        config = {"optimizer": optimizer, "scheduler": {**scheduler, "total_steps": None}}
+        factory = optimizer_factory(config, precision, 10)
+        assert (factory.fused, factory.schedule.total_steps) == (fused, 10)
+    config["scheduler"]["total_steps"] = 7
+    assert optimizer_factory(config, "fp32", 10).schedule.total_steps == 7
+
+
+class Batches:
+    """Data with so many training and validation batches."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def train_batches(self, world_size: int) -> int:
+        return self.n // world_size
+
+    def val_dataloader(self) -> range:
+        return range(self.n)
+
+
+class Resumable(Batches):
+    """Data of which all but the last batch of the second epoch has been read."""
+
+    def batches_read(self, world_size: int) -> int:
+        return 2 * self.train_batches(world_size) - 1
+
+
+@pytest.mark.parametrize(
+    ("data", "resumed_step", "expected"),
+    [
+        (Batches(13), None, (3, 0, 9)),
+        (Batches(13), 7, (3, 1, 9)),
+        (Resumable(13), None, (3, 0, 9)),
+        (Resumable(13), 5, (3, 2, 5 + 9 - 5)),
+        (Resumable(13), 20, (3, 2, 20 + 9 - 5)),  # steps of another size
+        (Resumable(4), 3, (1, 0, 3 + 3 - 1)),
+    ],
+)
+def test_epochs_are_counted_by_what_has_been_read(
+    data: Batches, resumed_step: int | None, expected: tuple[int, int, int]
+) -> None:
+    settings = {"accumulate_grad_batches": 2, "max_epochs": 3, "max_steps": -1}
+    found = count_steps(settings, data, 2, resumed_step)
+    assert (found.epoch, found.place, found.total) == expected
+    assert found.ends == {"trainer.max_epochs": expected[2]}
+
+
+def test_a_run_ends_with_the_first_of_its_limits() -> None:
+    settings = {"accumulate_grad_batches": 1, "max_epochs": None, "max_steps": 0}
+    assert count_steps(settings, Batches(5), 1).ends == {"trainer.max_steps": 0}
+    settings |= {"max_epochs": 1, "max_steps": 6}
+    assert count_steps(settings, Batches(5), 1).total == 5
+    assert count_steps(settings | {"max_steps": 4}, Batches(5), 1).total == 4
+    more = count_steps(settings, Resumable(5), 1, 9)  # more has been read than is wanted
+    assert more.ends == {"trainer.max_epochs": 9, "trainer.max_steps": 6}
+    with pytest.raises(UserError, match=r"has 5 batches, .*accumulate_grad_batches=6; lower it"):
+        count_steps(settings | {"accumulate_grad_batches": 6}, Batches(5), 1)
+
+
+@pytest.mark.parametrize(
+    ("share", "batches", "world_size", "cure"),
+    [(0.33, 3, 1, "0.34"), (0.34, 3, 1, ""), (0.5, 3, 2, ""), (0.49, 3, 2, "0.5"), (0.9, 2, 2, "1")]
+    + [(whole, 3, 2, "") for whole in (0, 0.0, 1.0, 1, 5)],
+)
+def test_a_share_of_less_than_one_validation_batch_is_refused(
+    share: float, batches: int, world_size: int, cure: str
+) -> None:
+    settings = {"limit_val_batches": share}
+    with pytest.raises(UserError, match=rf"give {cure}") if cure else nullcontext():
+        check_val_share(settings, Batches(batches), world_size)
 
 
 def test_processes_do_not_ask_each_other_for_signals_that_lightning_does_not_take(
