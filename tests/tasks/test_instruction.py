@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from gptlit.data.instructions import InstructionDataModule
 from gptlit.model import IGNORE_INDEX
@@ -101,6 +102,37 @@ def test_validation_in_16_bits_tells_logits_far_from_zero_apart(tmp_path: Path) 
     (loss, hits, n), (rounded_loss, rounded_hits, _) = (sums.tolist() for sums in found)
     assert abs(rounded_loss - loss) < 0.02 * n
     assert rounded_hits == hits
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_validation_is_the_mean_over_the_targets_of_all_batches(
+    pack: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptlit.tasks.instruction.LOGIT_ROWS", 5)
+    task, data = make_task(), make_data(tmp_path, pack=pack)
+    logits, targets = [], []
+    with torch.no_grad():  # it is right wherever a response ends
+        task.model.final_norm.bias.add_(9 * task.model.head_weight()[get_tokenizer("byte").eot_id])
+        for batch in data.val_dataloader():
+            mask = block_causal_mask(batch.segments)
+            h = task.model.hidden(batch.input_ids, positions=batch.positions, mask=mask)
+            keep = batch.targets != IGNORE_INDEX
+            logits.append(task.model.logits(h)[keep])
+            targets.append(batch.targets[keep])
+    predicted, wanted = torch.cat(logits), torch.cat(targets)
+    expected = {
+        "loss": float(torch.nn.functional.cross_entropy(predicted, wanted)),
+        "accuracy": float((predicted.argmax(-1) == wanted).float().mean()),
+    }
+    assert 0 < expected["accuracy"] < 1
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    for split, measure in (("val", trainer.validate), ("test", trainer.test)):
+        [found] = measure(task, data.val_dataloader(), verbose=False)
+        wanted_of_split = {f"{split}/{name}": value for name, value in expected.items()}
+        assert {name: found[name] for name in wanted_of_split} == pytest.approx(wanted_of_split)
+    assert task.final_metrics == pytest.approx(wanted_of_split)
 
 
 def test_without_the_mask_prompts_count_too(tmp_path: Path) -> None:
