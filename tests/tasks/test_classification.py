@@ -124,6 +124,13 @@ def test_what_trains(trainable: str) -> None:
         assert parameter.requires_grad == name.startswith(tuple(p + "." for p in prefixes)), name
 
 
+def test_a_head_that_only_language_models_use_does_not_train() -> None:
+    """With several processes, DDP would wait for its gradient."""
+    task = make_task({"tied_head": False}, trainable="all")
+    frozen = [name for name, p in task.named_parameters() if not p.requires_grad]
+    assert frozen == ["model.out_head.weight"]
+
+
 def test_lora_trains_its_own_and_the_head() -> None:
     task = make_task(trainable="lora")
     names = {name for name, p in task.named_parameters() if p.requires_grad}
