@@ -279,6 +279,20 @@ def test_debug_adds_the_traceback_of_what_pytorch_could_not_do(
     assert ("RuntimeError: allocate" in said) == debug == (said.count("\n") > 1)
 
 
+def test_a_job_that_finds_no_memory_is_told_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def job(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["classify.py", "batch_size=8"])
+    with pytest.raises(SystemExit) as caught:
+        app.run("classify", lambda _: None, job, short={})
+    assert caught.value.code == 2
+    assert "; try batch_size=4 or device=cpu or a smaller model\n" in capsys.readouterr().err
+
+
 def test_a_file_of_options_that_is_no_yaml_is_named_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,6 +161,12 @@ def test_the_tables_show_texts_as_they_are() -> None:
     assert "Scores by a[/b] (ollama)" in printed(replace(report([50]), model="a[/b]"))
 
 
+def test_the_tables_hold_no_commands_to_the_terminal() -> None:
+    verdicts = [Verdict(50, ""), Verdict(None, "\x1b[3J")]
+    text = printed(replace(report([50, None], instruction="\x1b[2J"), verdicts=verdicts))
+    assert "\x1b" not in text and "␛[2J" in text and "␛[3J" in text
+
+
 def test_many_without_a_score_are_counted() -> None:
     assert "and 95 more" in printed(report([None] * 100))
     assert "and 1 more" in printed(report([None] * 6))

@@ -38,6 +38,13 @@ def test_a_compiled_model_is_not_compiled_again_for_them() -> None:
     assert sorted(compiled) == ["training", "validation"]
 
 
+def test_they_are_no_commands_to_the_terminal() -> None:
+    task = PretrainTask(model=SHAPE, tokenizer="byte")
+    task.optimizer_factory = lambda task: torch.optim.SGD(task.parameters(), lr=0.1)
+    out = fit(task, "\x1b[2J")
+    assert out.count("sample: ␛[2J") == 3 and "\x1b" not in out
+
+
 def test_tensorboard_shows_the_text_line_by_line_before_the_run_ends(tmp_path: Path) -> None:
     """As it is, not as Markdown."""
     task = PretrainTask(model=SHAPE, tokenizer="byte")
