@@ -5,6 +5,7 @@ import json
 import weakref
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from gptlit import device
 from gptlit.cli.train import train
+from gptlit.data.text import TextDataModule
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
 from gptlit.training import ending, monitor, recovery, run
@@ -354,6 +356,15 @@ def test_a_resumed_run_does_not_keep_hold_of_its_checkpoint(
     monkeypatch.setattr(run, "_train", train)
     with pytest.raises(KeyboardInterrupt):
         fit("run", "trainer.max_steps=2", "resume=run/checkpoints/last.ckpt")
+
+
+def test_data_that_cannot_be_measured_are_refused_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TextDataModule, "val_dataloader", Mock(side_effect=UserError("too few")))
+    monkeypatch.setattr(run, "_train", Mock())
+    with pytest.raises(UserError, match="too few"):
+        fit("run", "trainer.max_steps=1")
 
 
 @pytest.mark.parametrize("override", ["model.emb_dim=32", "model.n_layers=2", "tokenizer=gpt2"])
