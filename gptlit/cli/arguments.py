@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
-from gptlit.cli.checking import empty, nearest
+from gptlit.cli.checking import empty, meant, nearest
 from gptlit.errors import UserError
 from gptlit.options import conf_dir
 
@@ -125,8 +125,10 @@ def _check_flag_value(name: str, value: str) -> None:
 def _unknown_flag(arg: str, known: Callable[[], Collection[str]]) -> str:
     name, equals, _ = arg.partition("=")
     bare = name.lstrip("-")
-    if equals and bare in known():
-        return f"unknown flag {_cut(arg)}: keys are set without dashes, {bare}=..."
+    keys = [bare] if bare in known() else meant(bare, known())
+    if equals and keys:
+        shown = " or ".join(f"{key}=..." for key in keys)
+        return f"unknown flag {_cut(arg)}: keys are set without dashes, {shown}"
     near = nearest(name, [*ALONE, *WITH_VALUE, *FLAGS])
     hint = f"did you mean {near}?" if near else "known are --help, --multirun (-m) and --cfg job"
     return f"unknown flag {_cut(arg)}: {hint}"

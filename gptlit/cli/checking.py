@@ -48,22 +48,74 @@ def check(config: dict[str, Any], schema: type, path: str = "") -> None:
         _check_value(f"{path}{name}", config[name], hints[name], spec.metadata)
 
 
-ALSO_CALLED = {"gpu": "cuda"}
-"""Names that are common elsewhere, and what we call the same things."""
+ELSEWHERE = {
+    "ckpt": "ckpt_path init_from model_name_or_path",
+    "cuda": "gpu",
+    "data.batch_size": "per_device_train_batch_size train_batch_size",
+    "data.eval_batch_size": "per_device_eval_batch_size",
+    "debug": "fast_dev_run",
+    "default": "tensorboard",
+    "device": "accelerator no_cuda use_cpu",
+    "logger": "loggers report_to wandb_log",
+    "max_new_tokens": "max_length",
+    "model.activation_checkpointing": "gradient_checkpointing",
+    "model.context_length": "block_size max_seq_len max_seq_length n_ctx n_positions",
+    "model.drop_rate": "dropout",
+    "model.emb_dim": "d_model hidden_size n_embd",
+    "model.n_heads": "n_head num_attention_heads num_heads",
+    "model.n_layers": "n_layer num_hidden_layers num_layers",
+    "model.qkv_bias": "bias",
+    "optimizer.betas": "adam_beta1 adam_beta2 beta1 beta2",
+    "optimizer.eps": "adam_epsilon",
+    "optimizer.lr": "learning_rate max_lr",
+    "output_root": "out_dir output_dir",
+    "precision": "bf16 dtype fp16",
+    "prompt": "start",
+    "resume": "ckpt_path resume_from_checkpoint",
+    "scheduler": "decay_lr lr_scheduler_type",
+    "scheduler.min_lr_ratio": "min_lr",
+    "scheduler.total_steps": "lr_decay_iters",
+    "scheduler.warmup_steps": "warmup_iters warmup_ratio",
+    "task.label_smoothing": "label_smoothing_factor",
+    "trainer.accumulate_grad_batches": "gradient_accumulation_steps",
+    "trainer.checkpoint_interval": "save_steps",
+    "trainer.early_stopping": "early_stopping_patience patience",
+    "trainer.gradient_clip_val": "grad_clip max_grad_norm",
+    "trainer.limit_val_batches": "eval_iters",
+    "trainer.log_every_n_steps": "log_interval logging_steps",
+    "trainer.max_epochs": "epochs num_epochs num_train_epochs",
+    "trainer.max_steps": "max_iters",
+    "trainer.val_interval": "check_val_every_n_epoch eval_interval eval_steps val_check_interval",
+    "weights": "init_from model_name_or_path",
+}
+"""Our names, and what nanoGPT, transformers' Trainer and others call the same things."""
 
 
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
     """The name that was most likely meant; None if none is near."""
-    name = ALSO_CALLED.get(name.lower(), name)
+    names = _also_called(name)
+    name = next((ours for ours in names if ours in known), names[0] if names else name)
     near = get_close_matches(name.lower(), {k.lower(): k for k in known}, n=1, cutoff=cutoff)
     return next((k for k in known if k.lower() == near[0]), None) if near else None
 
 
+def meant(name: str, known: Collection[str]) -> list[str]:
+    """The keys that end in a name, and the key for what is called so elsewhere; none if there are
+    too many to list."""
+    ours = _also_called(name.rpartition(".")[2])
+    keys = sorted(key for key in known if key.endswith(f".{name}") or key in ours)
+    return keys if len(keys) <= MOST_MEANT else []
+
+
+def _also_called(name: str) -> list[str]:
+    return [ours for ours, names in ELSEWHERE.items() if name.lower() in names.split()]
+
+
 def unknown_key(name: str, known: Collection[str]) -> str:
-    """The line for a key that does not exist; it names the keys that end in it, or a near one."""
-    inner = sorted(key for key in known if key.endswith(f".{name}"))
-    if 0 < len(inner) <= MOST_MEANT:
-        return f"unknown key '{name}': did you mean {' or '.join(map(repr, inner))}?"
+    """The line for a key that does not exist; it names the keys that may be meant, or a near
+    one."""
+    if keys := meant(name, known):
+        return f"unknown key '{name}': did you mean {' or '.join(map(repr, keys))}?"
     if near := nearest(name, [key for key in known if key != name]):
         return f"unknown key '{name}': did you mean '{near}'?"
     depth = min((key.count(".") for key in known), default=0)

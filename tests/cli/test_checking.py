@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gptlit.cli.checking import check, key, nearest, unknown_key
+from gptlit.cli.app import config_keys
+from gptlit.cli.checking import ELSEWHERE, check, key, nearest, unknown_key
 from gptlit.errors import UserError
 
 
@@ -138,6 +139,26 @@ def test_of_a_keys_last_name_the_whole_name_is_told() -> None:
     several = "did you mean 'data.batch_size' or 'task.answers.batch_size'?"
     assert unknown_key("batch_size", known).endswith(several)
     assert "did you mean" not in unknown_key("kind", [f"group_{name}.kind" for name in "abcdef"])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("learning_rate", "'optimizer.lr'"),
+        ("trainer.gradient_accumulation_steps", "'trainer.accumulate_grad_batches'"),
+        ("model.n_embd", "'model.emb_dim'"),
+        ("dropout", "'model.drop_rate' or 'task.lora.dropout'"),
+        ("model_name_or_path", "'weights'"),
+    ],
+)
+def test_a_key_may_be_given_by_the_name_that_it_has_elsewhere(theirs: str, ours: str) -> None:
+    assert unknown_key(theirs, config_keys("train")).endswith(f": did you mean {ours}?")
+
+
+def test_names_from_elsewhere_stand_for_names_that_exist() -> None:
+    keys = {key for command in ("train", "generate") for key in config_keys(command)}
+    assert ELSEWHERE.keys() - keys == {"cuda", "default"}, "which are options"
+    assert not set(" ".join(ELSEWHERE.values()).split()) & keys
 
 
 def test_a_gpu_is_cuda() -> None:
