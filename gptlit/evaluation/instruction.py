@@ -89,7 +89,9 @@ def _transcript(entry: Any) -> str:
     return "\n\n".join([*said, f"User: {instruction}"])
 
 
-def write_instruction_report(task: Any, data: Any, folder: Path, device: str) -> Path | None:
+def write_instruction_report(
+    task: Any, data: Any, folder: Path, device: str, brief: bool
+) -> Path | None:
     """Write the best checkpoint's answers to the test split, and add their scores to the metrics.
 
     Args:
@@ -97,6 +99,7 @@ def write_instruction_report(task: Any, data: Any, folder: Path, device: str) ->
         data: has the entries of the splits in `splits`.
         folder: the run folder.
         device: to answer on; the Trainer has moved the task itself to the CPU.
+        brief: answer only the first entries, as many as go into a batch.
 
     Returns:
         the file of the answers, if there are any.
@@ -110,6 +113,7 @@ def write_instruction_report(task: Any, data: Any, folder: Path, device: str) ->
     checkpoint = find_checkpoint(str(folder), task.name)
     model = LanguageModel(load_trained(checkpoint), device)
     path = folder / ANSWERS
-    _, scores = answer_entries(model, data.splits["test"], path, checkpoint, settings)
+    entries = data.splits["test"][: settings["batch_size"] if brief else None]
+    _, scores = answer_entries(model, entries, path, checkpoint, settings)
     task.final_metrics.update({f"test/{name}": value for name, value in scores.items()})
     return path

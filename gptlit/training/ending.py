@@ -26,11 +26,11 @@ def last_measured(trainer: Trainer, monitor: StepMonitor, csv: Path) -> dict[str
 
 
 def measure_at_the_end(
-    trainer: Trainer, task: Task, data: Any, checkpoints: Checkpoints, device: str
+    trainer: Trainer, task: Task, data: Any, checkpoints: Checkpoints, device: str, brief: bool
 ) -> Path | None:
     """If the data has splits that are measured once, at the end, measure the best checkpoint on
-    them and add the results to `task.final_metrics`; then write the task's report, see
-    `write_report`."""
+    them and add the results to `task.final_metrics`; then write the task's report, brief or whole,
+    see `write_report`."""
     loaders: dict[str, Any] = getattr(data, "final_loaders", dict)()
     if loaders:
         task.final_splits = list(loaders)
@@ -45,7 +45,7 @@ def measure_at_the_end(
     stopping.let_go()
     if not trainer.is_global_zero:
         return None
-    return write_report(task, data, Path(trainer.default_root_dir), device)
+    return write_report(task, data, Path(trainer.default_root_dir), device, brief)
 
 
 def fill_folder(config: dict[str, Any], folder: Path, task: Task, **figures: Any) -> None:

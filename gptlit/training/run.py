@@ -106,7 +106,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         # Read before the best checkpoint is loaded, which brings its own counts.
         steps, tokens, training_seconds = trainer.global_step, monitor.tokens, monitor.seconds
         task.final_metrics = last_measured(trainer, monitor, folder / "metrics.csv")
-        details = measure_at_the_end(trainer, task, data, checkpoints, device)
+        details = measure_at_the_end(trainer, task, data, checkpoints, device, config["debug"])
     if trainer.is_global_zero:
         fill_folder(
             config,

@@ -18,23 +18,31 @@ from gptlit.training.ending import measure_at_the_end
 from tests.inference.decisive import decisive_model
 
 
+@pytest.mark.parametrize("brief", [False, True])
 def test_the_answers_are_computed_where_the_run_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brief: bool
 ) -> None:
     devices: list[str] = []
     monkeypatch.setattr("gptlit.inference.lookup.find_checkpoint", lambda *_: tmp_path / "a.ckpt")
     monkeypatch.setattr("gptlit.inference.checkpoint.load_trained", lambda path: path)
     monkeypatch.setattr(instruction, "LanguageModel", lambda _, device: devices.append(device))
-    monkeypatch.setattr(instruction, "answer_entries", lambda *_: ([], {"rouge_l": 0.5}))
+    answered: list[list[Any]] = []
+
+    def answer(_: object, entries: list[Any], *more: object) -> tuple[list[Any], dict[str, float]]:
+        answered.append(entries)
+        return [], {"rouge_l": 0.5}
+
+    monkeypatch.setattr(instruction, "answer_entries", answer)
     trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path)
-    settings = {"answers": {"max_new_tokens": 1, "batch_size": 1}}
+    settings = {"answers": {"max_new_tokens": 1, "batch_size": 2}}
     # The Trainer leaves a task on the CPU once it is done with it.
     task: Any = SimpleNamespace(
         name="instruction", settings=settings, device=SimpleNamespace(type="cpu"), final_metrics={}
     )
-    data = SimpleNamespace(splits={"test": ["an entry"]})
-    measure_at_the_end(trainer, task, data, Checkpoints(tmp_path), "cuda")
+    data = SimpleNamespace(splits={"test": ["a", "b", "c"]})
+    measure_at_the_end(trainer, task, data, Checkpoints(tmp_path), "cuda", brief)
     assert devices == ["cuda"]
+    assert answered == [["a", "b"] if brief else ["a", "b", "c"]]
     assert task.final_metrics == {"test/rouge_l": 0.5}
 
 
