@@ -1,6 +1,6 @@
 import math
 from collections.abc import Iterator
-from itertools import chain, islice, pairwise
+from itertools import chain, combinations, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,16 @@ def test_buckets_save_padding_and_come_in_no_order() -> None:
     assert 5 < rises < len(longest) - 6
 
 
+def test_lengths_are_mixed_up_to_one_half() -> None:
+    """Of two batches, the one that was cut first has no sample more than that much longer."""
+    ratios = []
+    for seed in range(5):
+        batches = [LENGTHS[batch] for batch in loader(batch_size=8, seed=seed)]
+        for a, b in combinations(batches, 2):
+            ratios.append(min(a.max() / b.min(), b.max() / a.min()))
+    assert 1.4 < max(ratios) <= 1.5
+
+
 def test_equal_lengths_are_merely_shuffled() -> None:
     even = np.full(60, 7)
     batches = list(loader(60, 6, lengths=even))
@@ -193,3 +203,4 @@ def test_evaluation_reads_the_same_with_workers() -> None:
         list(SortedLoader(Numbers(50), 8, LENGTHS[:50], num_workers=workers)) for workers in (0, 2)
     )
     assert plain == ahead
+    assert sorted(chain(*plain)) == list(range(50))
