@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gptlit.errors import UserError
 from gptlit.training import reuse
 from gptlit.training.launch import first_process
 
@@ -160,6 +161,33 @@ def test_it_is_told_each_time_the_run_goes_on() -> None:
         told = reuse.told_of_changes(changed, folder)
         assert told == "\nchanged since it began: seed=2 (was 1)"
         assert reuse.find(config, NEW) is None
+
+
+def test_a_folder_with_checkpoints_is_not_begun_anew() -> None:
+    folder = make(ROOT / "1")
+    reuse.check_free(CONFIG, NEW)
+    with pytest.raises(UserError, match=r"1 holds a run already: .*resume=auto; else choose"):
+        reuse.check_free(CONFIG, folder)
+    with pytest.raises(UserError, match=r"1 holds a run of another config already: choose"):
+        reuse.check_free({**CONFIG, "seed": 2}, folder)
+
+
+def test_what_was_typed_is_that_of_the_run_once_it_begins() -> None:
+    draft = NEW / "config" / "draft"
+
+    def type_(overrides: str) -> None:
+        draft.mkdir(parents=True)
+        (draft / "overrides.yaml").write_text(overrides)
+
+    reuse.drop_draft(NEW)  # there is none
+    type_("first")
+    reuse.begin(CONFIG, NEW)
+    assert not draft.exists()
+    type_("second")
+    assert reuse.newest_overrides(NEW).read_text() == "second"
+    reuse.drop_draft(NEW)
+    assert not draft.exists()
+    assert reuse.newest_overrides(NEW).read_text() == "first"
 
 
 @pytest.mark.parametrize("score", [None, 1e-9, float("inf")])
