@@ -80,6 +80,8 @@ def test_the_adapter_counts_where_there_is_one() -> None:
     frozen = make_task(trainable="head")
     saved["settings"]["trainable"] = "head"
     check_same_run(Path("a.ckpt"), {"hyper_parameters": saved}, frozen)
+    with pytest.raises(UserError, match=r"the run has task\.adapter_only=true, not false"):
+        check_same_run(Path("a.ckpt"), {"hyper_parameters": saved, "base": {}}, frozen)
 
 
 def test_a_task_that_is_elsewhere_has_its_settings_alone() -> None:
