@@ -27,6 +27,9 @@ from gptlit.training.stopping import INTERRUPTED, is_child_of_lightning, unmaske
 Job = Callable[[dict[str, Any], Path], Any]
 """Takes the checked config as plain dicts and the run folder."""
 
+DEFAULTS_LIST = re.compile("Unsupported (type|item value) in defaults|Invalid defaults list in")
+"""How Hydra's plain ValueErrors about an option's list of defaults begin."""
+
 
 def run(
     config_name: str,
@@ -221,6 +224,11 @@ def _one_line(error: Exception, config_name: str) -> str | None:
         return as_typed(str(error))
     if isinstance(error, YAMLError):
         return _yaml_line(error)
+    if isinstance(error, ValueError) and DEFAULTS_LIST.match(str(error)):
+        return (
+            f"{error}; a file's defaults are a list of names, of which true and false are in"
+            ' quotes: - "true"'
+        )
     if isinstance(error, MissingMandatoryValue):
         name = error.full_key or str(error).rpartition(": ")[2]
         return f"{name} must be given: add {name}=... to the command"
@@ -263,21 +271,41 @@ def _hydra_line(error: Exception, config_name: str) -> str:
             return f"the chosen {key.partition('.')[0]} has no key '{key}': add {owners}"
         return unknown_key(key, known)
     if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, option = match[1].rpartition("/")
-        if group.startswith("hydra/"):
-            return f"{match[1]} is not installed: pip install 'gptlit[sweeps,slurm]'"
-        files = (
-            f for folder in helping.conf_dirs(sys.argv) for f in folder.glob(f"{group}/*.yaml")
-        )
-        options = sorted({file.stem for file in files})
-        near = nearest(option, options, cutoff=0.3)
-        hint = f"; did you mean {near}?" if near else ""
-        return f"unknown {group}={option}: allowed are {', '.join(options)}{hint}"
+        return _unknown_option(match[1])
     if match := re.search(r"Additional config directory '(.+)' not found", text):
         return f"--config-dir={match[1]}: there is no such folder; give the one with your options"
+    if "Interpolation key 'task.name' not found" in text:  # it is part of the run folder's name
+        return (
+            "the chosen task does not set task.name: begin its file with the line"
+            " '# @package _global_', and give the name below task:"
+        )
     if match := re.search(r"Error locating target '([^']+)'", text):
         text = f"{match[1]} cannot be imported: {_first_cause(error)}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _unknown_option(name: str) -> str:
+    """The line for an option, `group/option`, that no folder of options has."""
+    group, _, option = name.partition("/")
+    if group == "hydra":
+        return f"{name} is not installed: pip install 'gptlit[sweeps,slurm]'"
+    folders = [folder / group for folder in helping.conf_dirs(sys.argv)]
+    files = {f.relative_to(folder) for folder in folders for f in folder.rglob("*.yaml")}
+    options = sorted(file.with_suffix("").as_posix() for file in files)
+    near = nearest(option, options, cutoff=0.3)
+    hint = _place_of(group, option) or (f"; did you mean {near}?" if near else "")
+    return f"unknown {group}={option}: allowed are {', '.join(options)}{hint}"
+
+
+def _place_of(group: str, option: str) -> str:
+    """How to choose an option that was given as a path; empty if there is no such file."""
+    file = Path(f"{option.removesuffix('.yaml')}.yaml")
+    if not file.is_file():
+        return ""
+    is_option = file.parent.name == group
+    folder = short_path(file.absolute().parent.parent) if is_option else "FOLDER"
+    put = "" if is_option else f"put this file into FOLDER/{group}/ and "
+    return f"; {put}give --config-dir={folder} {group}={file.stem}"
 
 
 def _first_cause(error: BaseException) -> BaseException:

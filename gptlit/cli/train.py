@@ -32,6 +32,10 @@ FREE_TEXT = (
 """Keys whose values may hold braces, quotes and commas, or look like numbers."""
 
 
+ACROSS_GROUPS = ("debug", "experiment", "hparams_search", "launcher")
+"""Groups whose options set keys of other groups."""
+
+
 def main() -> None:
     """Run the command; `gptlit.cli.entry` calls it."""
     allocator.restart_with_tuned_malloc()
@@ -74,6 +78,7 @@ def with_text(args: list[str]) -> list[str]:
 
 def check_config(config: dict[str, Any]) -> None:
     """Check all nodes; data and tasks that gptlit does not know check their own."""
+    _check_packages(config)
     check(config, schema.Train)
     devices_and_nodes(config["trainer"])
     schema.check_weights(config["weights"])
@@ -115,6 +120,17 @@ def _check_decay(warmup_steps: int, total_steps: int) -> None:
             f" scheduler.warmup_steps={warmup_steps}, where it begins: raise the one, lower the"
             " other, or leave total_steps out to decay to the end of the run"
         )
+
+
+def _check_packages(config: dict[str, Any]) -> None:
+    """Without a line that says otherwise, Hydra puts all keys of an option below its group."""
+    for group in ACROSS_GROUPS:
+        node = config.get(group)
+        if isinstance(node, dict):
+            raise UserError(
+                f"the chosen {group} sets {', '.join(f'{group}.{key}' for key in node)}: for it to"
+                " set keys of other groups, begin its file with the line '# @package _global_'"
+            )
 
 
 def _check_adapter(config: dict[str, Any]) -> None:

@@ -198,6 +198,10 @@ ANSWERS = {
     ("generate", "temperature=hot"): "temperature=hot: expected a number",
     ("generate", "top_k"): "'top_k' has no '=': did you mean top_k=...?",
     ("generate", "--temperature=1"): "unknown flag --temperature=1: keys are set without dashes",
+    (
+        "train",
+        "--learning_rate=1",
+    ): "unknown flag --learning_rate=1: keys are set without dashes, o",
     ("classify", "batch_size=many"): "batch_size=many: expected a whole number",
     ("classify", "batchsize=2"): "unknown key 'batchsize': did you mean 'batch_size'?",
     ("evaluate", "stride=0"): "stride=0: must be >= 1",
@@ -235,6 +239,48 @@ def test_options_of_ones_own_are_allowed_and_named(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: trainer.max_steps=0 trains nothing")
     done = run_command("train", "--config-dir=nowhere", "model=tiny", cwd=tmp_path)
     assert done.stderr.endswith(": there is no such folder; give the one with your options\n")
+
+
+LOST = {
+    "experiment": "the chosen experiment sets experiment.trainer: for it to set keys of other",
+    "debug": "the chosen debug sets debug.trainer: for it to set keys of other groups, begin its",
+    "task": "the chosen task does not set task.name: begin its file with the line '# @package _glo",
+}
+
+
+@pytest.mark.parametrize("group", LOST)
+def test_an_option_whose_keys_hydra_puts_below_its_group_is_told_the_missing_line(
+    tmp_path: Path, group: str
+) -> None:
+    (tmp_path / "mine" / group).mkdir(parents=True)
+    (tmp_path / "mine" / group / "long.yaml").write_text("trainer:\n  max_steps: 0\n")
+    done = run_command("train", "--config-dir=mine", f"{group}=long", cwd=tmp_path)
+    assert done.stderr.startswith(f"error: {LOST[group]}")
+
+
+@pytest.mark.parametrize("defaults", ["[true]", "[{override /debug: true}]", "long"])
+def test_a_list_of_defaults_that_hydra_cannot_read_is_answered(
+    tmp_path: Path, defaults: str
+) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "long.yaml").write_text(f"defaults: {defaults}\n")
+    done = run_command("train", "--config-dir=mine", "experiment=long", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert done.stderr.endswith('true and false are in quotes: - "true"\n')
+
+
+def test_an_option_given_as_a_file_is_told_its_folder(tmp_path: Path) -> None:
+    for name in ("mine/experiment/long.yaml", "short.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for typed, cure in (
+        ("mine/experiment/long.yaml", "give --config-dir=mine experiment=long"),
+        ("mine/experiment/long", "give --config-dir=mine experiment=long"),
+        ("short.yaml", "put this file into FOLDER/experiment/ and give --config-dir=FOLDER exper"),
+    ):
+        done = run_command("train", f"experiment={typed}", cwd=tmp_path)
+        assert done.stderr.startswith(f"error: unknown experiment={typed}: allowed are shakes")
+        assert f"the-verdict; {cure}" in done.stderr
 
 
 def test_conf_is_found_wherever_the_command_runs(
