@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, environment
 
-from gptlit.cli.app import config_keys
+from gptlit.cli.mistakes import config_keys
 from gptlit.options import option_names
 
 PAGE = (ROOT / "docs" / "book.md").read_text(encoding="utf-8")

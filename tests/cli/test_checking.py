@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gptlit.cli.app import config_keys
 from gptlit.cli.checking import ELSEWHERE, check, key, nearest, unknown_key
+from gptlit.cli.mistakes import config_keys
 from gptlit.errors import UserError
 
 

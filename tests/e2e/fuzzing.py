@@ -13,7 +13,7 @@ from pathlib import Path
 
 from commands import ROOT, TINY, run, write_corpus
 
-from gptlit.cli.app import config_keys
+from gptlit.cli.mistakes import config_keys
 
 CLOSED = "http://127.0.0.1:9"
 """Nothing listens on the port: a download, or a judge, is refused at once."""
