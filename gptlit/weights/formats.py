@@ -35,6 +35,10 @@ GPT2_VOCABULARY = 50257, {"\u0120the": 262, "\u0120gazed": 50255}
 """How many ids GPT-2's vocabulary has, and two of them, an early and the last merge. Published
 models of other languages have as many ids, for other tokens."""
 
+NANOGPT_ROWS = 50304
+"""Rows of nanoGPT's token embedding if it is trained from scratch on GPT-2's ids: a multiple of
+64, and the rows past the vocabulary stand for no token."""
+
 
 @dataclass(frozen=True)
 class Hints:
@@ -164,6 +168,12 @@ class TorchFile(WeightFile):
             self.hints = Hints.of(
                 shape.get("n_heads"), shape.get("vocab_size"), hparams.get("tokenizer")
             )
+        elif isinstance(content, dict) and isinstance(content.get("model_args"), dict):
+            args = content["model_args"]
+            size = args.get("vocab_size")
+            # nanoGPT pads GPT-2's vocabulary as we do.
+            size = GPT2_VOCABULARY[0] if size == NANOGPT_ROWS else size
+            self.hints = Hints.of(args.get("n_head"), size)
         else:
             self.hints = _hints_from_config(path.parent)
 

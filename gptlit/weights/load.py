@@ -34,7 +34,7 @@ class Found:
     tokenizer: str
     """Name of the tokenizer that its ids belong to; empty if no tokenizer has as many."""
     layout: str
-    """"gptlit", "OpenAI", "Hugging Face" or "book"."""
+    """"gptlit", "OpenAI", "Hugging Face", "nanoGPT" or "book"."""
     heads_known: bool
     """Whether the file says the number of heads; tensors' shapes do not."""
     labels: tuple[str, ...] = ()
@@ -112,6 +112,10 @@ class _Weights:
             )
         self.layout: Layout = recognised[0]
         self.prefix = recognised[1]
+        biases = (
+            name for row, _ in rows(1) if row.ours.endswith(".bias") for name in self.names(row, 0)
+        )
+        self._lacks_bias = self.layout.may_lack_bias and not file.shapes.keys() & set(biases)
         self.found = self._describe()
         self._check_names_and_shapes()
         self._own_head = self._find_own_head()
@@ -124,7 +128,9 @@ class _Weights:
 
     def copy(self, name: str, row: Row, target: Tensor) -> None:
         """Copy a tensor of the file into a part of one of ours; it fills the first rows of that."""
-        if row.linear and self.layout.in_out:
+        if name not in self.file.shapes:  # a bias that the layout may lack
+            target.zero_()
+        elif row.linear and self.layout.in_out:
             source = self._read(name)
             target.copy_(source.T)
             self.file.release(source)
@@ -228,6 +234,8 @@ class _Weights:
             if row.linear and self.layout.in_out:
                 wanted.reverse()
             for name in parts:
+                if row.ours.endswith(".bias") and self._lacks_bias:
+                    continue
                 have = list(self.file.shapes.get(name, ()))
                 if row.linear and self.layout.in_out and have[:1] == [1]:
                     del have[0]

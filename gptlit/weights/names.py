@@ -1,7 +1,7 @@
 """One table: what each tensor of `GPTModel` is called in files of other programs, and how it is
 stored there. Both reading and writing follow it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 QKV = ("query", "key", "value")
@@ -63,6 +63,8 @@ class Layout:
     """Linear weights are stored (in, out)."""
     head: str | None = None
     """Name of the output head, if files may have one beside the token embedding."""
+    may_lack_bias: bool = False
+    """Layers and norms may be stored without biases, which are zero then."""
     others: str = r"(?!)"
     """Pattern of names that are stored but are no weights: causal masks, Adam's moments."""
 
@@ -82,6 +84,13 @@ LAYOUTS = (
         head="lm_head.weight",
         others=r"h\.\d+\.attn\.(masked_)?bias",
     ),
+    Layout(
+        "huggingface",
+        "nanoGPT",
+        head="lm_head.weight",
+        may_lack_bias=True,
+        others=r"h\.\d+\.attn\.bias",
+    ),
     Layout("book", "book", head="out_head.weight", others=r"trf_blocks\.\d+\.att\.mask"),
 )
 _MARK = next(row for row in TABLE if row.ours.endswith("qkv.weight"))
@@ -99,17 +108,27 @@ def rows(n_layers: int) -> Iterator[tuple[Row, int]]:
             yield row, block
 
 
-def recognise(names: Collection[str]) -> tuple[Layout, str] | None:
-    """The layout that a file's names follow, and the prefix of each ("transformer.", "model/");
-    None if they follow none, or two. It is recognised by the first block's attention."""
+def recognise(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layout, str] | None:
+    """The layout that a file's tensors follow, and the prefix of their names ("transformer.",
+    "model/"); None if they follow none, or two. It is recognised by the first block's attention;
+    two layouts with the same names, by how they store linear weights."""
     found = [
         (candidate, name.removesuffix(mark))
         for candidate in LAYOUTS
         for mark in candidate.names(_MARK)[:1]
-        for name in names
+        for name in shapes
         if name == mark or name.endswith(("." + mark, "/" + mark))
+        if candidate.column != "huggingface"
+        or candidate.in_out != _stored_out_in(shapes, name.removesuffix(mark))
     ]
     return found[0] if len(found) == 1 else None
+
+
+def _stored_out_in(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> bool:
+    """Whether the first block's wide layers have more rows than columns: nanoGPT's do,
+    transformers' do not."""
+    wide = (shapes.get(f"{prefix}h.0.{name}.weight", ()) for name in ("attn.c_attn", "mlp.c_fc"))
+    return all(len(shape) == 2 and shape[0] > shape[1] for shape in wide)
 
 
 def count_blocks(names: Collection[str], found: Layout, prefix: str) -> int:

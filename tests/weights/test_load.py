@@ -26,6 +26,7 @@ from tests.weights.published import (
     write_sparse_safetensors,
 )
 
+LINEAR = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 MEDIUM = GPTConfig(emb_dim=1024, n_heads=16, n_layers=24)
 
 
@@ -110,6 +111,24 @@ def book_with_optimizer(folder: Path, model: GPT2LMHeadModel) -> Path:
     return folder / "model_and_optimizer.pth"
 
 
+def nanogpt(folder: Path, model: GPT2LMHeadModel, *, bias: bool = True) -> Path:
+    """A checkpoint of its train.py, compiled, with rows past the vocabulary that mean nothing."""
+    tensors = {
+        name: tensor.T.contiguous() if name.endswith(LINEAR) else tensor
+        for name, tensor in bare(model).items()
+        if bias or not name.endswith("bias")
+    }
+    past = torch.ones(50304 - TINY.vocab_size, TINY.emb_dim)
+    tensors["wte.weight"] = torch.cat([tensors["wte.weight"], past])
+    named = {f"_orig_mod.transformer.{name}": tensor for name, tensor in tensors.items()}
+    named["_orig_mod.lm_head.weight"] = tensors["wte.weight"]
+    shape = {"n_head": TINY.n_heads, "vocab_size": 50304, "bias": bias}
+    content = {"model": named, "optimizer": {"state": {}}, "model_args": shape, "iter_num": 5}
+    (folder / "nanogpt").mkdir(exist_ok=True)
+    torch.save(content, folder / "nanogpt" / "ckpt.pt")
+    return folder / "nanogpt"
+
+
 def openai(folder: Path, model: GPT2LMHeadModel) -> Path:
     return write_openai(folder / "124M", bare(model))
 
@@ -129,6 +148,7 @@ FORMATS = [
     pickled_long_ago,
     book,
     book_with_optimizer,
+    nanogpt,
     pytest.param(openai, marks=NEEDS_TENSORFLOW),
     plain,
 ]
@@ -282,6 +302,24 @@ def test_weights_without_bias_are_not_taken_for_biased_ones(
         load_weights(GPTModel(TINY), folder / "unbiased.safetensors")
     model = GPTModel(dataclasses.replace(TINY, qkv_bias=False))
     load_weights(model, folder / "unbiased.safetensors")
+
+
+def test_a_nanogpt_without_biases_has_zeros_for_them(tmp_path: Path) -> None:
+    theirs = transformers_model()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    path = nanogpt(tmp_path, theirs, bias=False)
+    found = inspect(path)
+    assert (found.layout, found.tokenizer, found.heads_known) == ("nanoGPT", "gpt2", True)
+    assert found.config == dataclasses.replace(TINY, qkv_bias=False)
+    model = GPTModel(found.config).eval()
+    model.trf_blocks[0].norm1.bias.data.fill_(9)
+    load_weights(model, path)
+    ids = torch.randint(TINY.vocab_size, (2, TINY.context_length))
+    with torch.no_grad():
+        assert (model(ids) - theirs(ids).logits).abs().max() <= 1e-5
 
 
 def test_the_published_model_that_would_fit_is_named(tmp_path: Path) -> None:
