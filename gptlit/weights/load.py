@@ -182,6 +182,8 @@ class _Weights:
             notes.append(
                 f"position table cut from {found.context_length:,} to {cfg.context_length:,} tokens"
             )
+        if self.found.labels:
+            notes.append(f"without its head for {len(self.found.labels)} classes")
         self._check_qkv_bias(cfg)
         if cfg.tied_head and self._own_head:
             raise UserError(
