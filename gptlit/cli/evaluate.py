@@ -1,4 +1,5 @@
-"""python evaluate.py: how well a trained model predicts a text, or answers instructions."""
+"""python evaluate.py: how well a trained model predicts a text, tells classes, or answers
+instructions."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,8 @@ def main() -> None:
             "output",
             "weights.path",
             "data.column",
+            "data.text_column",
+            "data.label_column",
             *(f"data.{name}" for name in schema.INSTRUCTION_FIELDS),
             *(f"judge.{name}" for name in JUDGE_TEXTS),
         ),
@@ -80,16 +83,23 @@ def evaluate(config: dict[str, Any], _folder: Path) -> None:
 
         model = LanguageModel(trained, device, config["precision"]["name"])
         return evaluate_answers(config, Path(ckpt), model)
+    if trained.name == "classification":
+        from gptlit.cli.labelled import evaluate_labelled
+        from gptlit.inference.classifier import Classifier
+
+        precision = "fp32" if config["precision"]["name"] == "auto" else config["precision"]["name"]
+        return evaluate_labelled(config, Path(ckpt), Classifier(trained, device, precision))
     # Weights stay in fp32; other formats are for products only, as in training.
     return _evaluate_text(config, ckpt, LanguageModel(trained, device, "fp32"), device)
 
 
 def _check_fits(config: dict[str, Any], ckpt: str, task: str) -> None:
     """Refuse a model that cannot do what is asked."""
-    if task == "classification":
+    if task == "classification" and not isinstance(config["data"]["path"], str):
         raise UserError(
-            f"ckpt={ckpt} is a classifier: its summary.json has its metrics, and new texts are"
-            f" classified with: python classify.py ckpt={ckpt} input=FILE"
+            f"ckpt={ckpt} is a classifier: give data=FILE, a table with a text and a label in each"
+            " row. What was measured in training is in its summary.json, and texts without labels"
+            f" are classified with: python classify.py ckpt={ckpt} input=FILE"
         )
     if task != "instruction" and config["judge"]["name"] != "none":
         raise UserError(
@@ -101,20 +111,20 @@ def _check_fits(config: dict[str, Any], ckpt: str, task: str) -> None:
 
 
 def _files(data: dict[str, Any]) -> list[Path]:
-    """The files of data=...; a missing one is reported at once, unless it is one that only an
-    instruction-tuned model reads."""
+    """The files of data=...; a missing one is reported at once, unless it is one that no language
+    model reads as text."""
     path = data["path"]
     if path is None:
         return []
-    if _has_only_instructions(path):
+    if _is_no_text(path):
         return [Path(path).expanduser()]
     from gptlit.data.corpus import TextFiles
 
     return list(TextFiles(path, data["column"]).files)
 
 
-def _has_only_instructions(path: str | list[str]) -> bool:
-    """Whether it can only be a file of instructions."""
+def _is_no_text(path: str | list[str]) -> bool:
+    """Whether it can only be a file of instructions or of labelled texts."""
     return isinstance(path, str) and not {".json", ".tsv"}.isdisjoint(Path(path).suffixes[-2:])
 
 

@@ -195,6 +195,8 @@ INSTRUCTION_FIELDS = ("instruction_field", "input_field", "output_field")
 class EvaluateData:
     path: str | list[str] | None = key("file, folder, glob, or a list of them")
     column: str = key("column with the text in tables")
+    text_column: str = key("column with the texts of a labelled table")
+    label_column: str = key("column with the labels of a labelled table")
     on_error: str = key("what to do with broken entries of instructions", choices=("raise", "skip"))
     instruction_field: str = key("field with the instruction")
     input_field: str = key("field with what the instruction is about")

@@ -154,3 +154,15 @@ def test_a_classifier_does_not_write_text(folder: Path) -> None:
     assert done.returncode == 2, done.stderr
     line = f"error: ckpt={BEST} is a classifier, which writes no text: use python classify.py ckpt="
     assert done.stderr == f"{line}{BEST}\n"
+
+
+def test_labelled_texts_are_measured(folder: Path) -> None:
+    with (folder / "labelled.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["my text", "kind"], ["a", "ham"], ["b", "spam"]])
+    columns = ("data=labelled.csv", "data.text_column=my text", "data.label_column=kind")
+    done = run("evaluate", "task=classification", *columns, "device=cpu", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("texts:     2 of labelled.csv\nloss:")
+    done = run("evaluate", f"ckpt={BEST}", "device=cpu", cwd=folder)
+    assert done.returncode == 2
+    assert "is a classifier: give data=FILE, a table with a text and a label" in done.stderr
