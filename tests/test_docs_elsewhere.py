@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from commands import ROOT, environment, run
 
-from gptlit.cli.app import config_keys
+from gptlit.cli.mistakes import config_keys
 from gptlit.tokenizer import get_tokenizer
 
 PAGE = (ROOT / "docs" / "elsewhere.md").read_text(encoding="utf-8")

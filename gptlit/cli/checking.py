@@ -51,8 +51,12 @@ def check(config: dict[str, Any], schema: type, path: str = "") -> None:
 ELSEWHERE = {
     "ckpt": "ckpt_path init_from model_name_or_path",
     "cuda": "gpu",
-    "data.batch_size": "per_device_train_batch_size train_batch_size",
+    "data.batch_size": "micro_batch_size per_device_train_batch_size train_batch_size",
     "data.eval_batch_size": "per_device_eval_batch_size",
+    "data.path": "json_path train_data_path train_file",
+    "data.test_path": "test_file",
+    "data.val_fraction": "val_split_fraction",
+    "data.val_path": "val_data_path validation_file",
     "debug": "fast_dev_run",
     "default": "tensorboard",
     "device": "accelerator no_cuda use_cpu",
@@ -71,16 +75,20 @@ ELSEWHERE = {
     "output_root": "out_dir output_dir",
     "precision": "bf16 dtype fp16",
     "prompt": "start",
+    "prompt_format": "prompt_style",
     "resume": "ckpt_path resume_from_checkpoint",
     "scheduler": "decay_lr lr_scheduler_type",
     "scheduler.min_lr_ratio": "min_lr",
     "scheduler.total_steps": "lr_decay_iters",
-    "scheduler.warmup_steps": "warmup_iters warmup_ratio",
+    "scheduler.warmup_steps": "lr_warmup_steps warmup_iters warmup_ratio",
     "task.label_smoothing": "label_smoothing_factor",
+    "task.lora.alpha": "lora_alpha",
+    "task.lora.dropout": "lora_dropout",
+    "task.lora.rank": "lora_r r",
     "trainer.accumulate_grad_batches": "gradient_accumulation_steps",
-    "trainer.checkpoint_interval": "save_steps",
+    "trainer.checkpoint_interval": "save_interval save_steps",
     "trainer.early_stopping": "early_stopping_patience patience",
-    "trainer.gradient_clip_val": "grad_clip max_grad_norm",
+    "trainer.gradient_clip_val": "grad_clip max_grad_norm max_norm",
     "trainer.limit_val_batches": "eval_iters",
     "trainer.log_every_n_steps": "log_interval logging_steps",
     "trainer.max_epochs": "epochs num_epochs num_train_epochs",
@@ -88,7 +96,7 @@ ELSEWHERE = {
     "trainer.val_interval": "check_val_every_n_epoch eval_interval eval_steps val_check_interval",
     "weights": "init_from model_name_or_path",
 }
-"""Our names, and what nanoGPT, transformers' Trainer and others call the same things."""
+"""Our names, and what nanoGPT, LitGPT, transformers' Trainer and others call the same things."""
 
 
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
