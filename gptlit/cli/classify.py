@@ -62,6 +62,9 @@ def _classify_table(config: dict[str, Any]) -> None:
         label: [prediction.label for prediction in predictions],
         probability: [round(prediction.probability, 6) for prediction in predictions],
     }
+    for name in classifier.labels if config["probabilities"] else ():
+        values = [round(prediction.probabilities[name], 6) for prediction in predictions]
+        columns[_free(f"p({name})", table.columns)] = values
     write_table(output, table, columns, "output")
     cut = sum(prediction.cut for prediction in predictions)
     context = classifier.model.cfg.context_length

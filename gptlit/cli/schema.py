@@ -183,6 +183,7 @@ class Classify:
     input: str | None = key("table of texts")
     output: str | None = key("file for its rows with their labels")
     column: str = key("column with the texts")
+    probabilities: bool = key("add the probability of each class")
     batch_size: int = key("texts at once", ge=1)
     debug: bool = key("show the traceback where PyTorch fails")
 

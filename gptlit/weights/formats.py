@@ -177,6 +177,8 @@ def read_torch(path: Path) -> Any:
             f"{path} is {ours}refused: it holds more than tensors and plain data, which a file of"
             " weights never does; nothing in it was executed"
         ) from error
+    except MemoryError:  # the file is not to blame
+        raise
     except Exception as error:  # whatever a damaged pickle makes of PyTorch's reader
         raise UserError(
             f"{path} is not a gptlit checkpoint, or is damaged or cut short: {in_one_line(error)}"

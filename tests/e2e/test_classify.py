@@ -97,7 +97,7 @@ def test_from_a_language_model_to_a_classifier_and_back(folder: Path, tmp_path: 
     trained = run("train", *args, start, *STEPS, "optimizer.lr=1e-2", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     latest = "outputs/classification/latest"
-    table = (f"input={latest}/test-predictions.csv", "output=again.csv")
+    table = (f"input={latest}/test-predictions.csv", "output=again.csv", "probabilities=true")
     done = run("classify", *table, "precision=fp32", "device=cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "again.csv").open(newline="") as file:
@@ -107,6 +107,8 @@ def test_from_a_language_model_to_a_classifier_and_back(folder: Path, tmp_path: 
         assert row["predicted_label"] == row["predicted"]
         probability = float(row[f"p({row['predicted']})"])
         assert float(row["probability"]) == pytest.approx(probability, abs=1e-4)
+        for name in ("p(hello)", "p(win)"):
+            assert float(row[f"predicted_{name}"]) == pytest.approx(float(row[name]), abs=1e-4)
     write_corpus(tmp_path / "corpus.txt")
     text = ("task=pretrain", "data=text", "data.path=corpus.txt", f"weights.path={latest}")
     back = run("train", *text, *STEPS, cwd=tmp_path)
