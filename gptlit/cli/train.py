@@ -106,20 +106,8 @@ def check_config(config: dict[str, Any]) -> None:
             f"trainer.early_stopping={trainer['early_stopping']} needs validations, of which"
             f" trainer.limit_val_batches={share} leaves none: leave out one of the two"
         )
-    schedule = config["scheduler"]
-    if schedule["name"] != "constant" and schedule["total_steps"] is not None:
-        _check_decay(schedule["warmup_steps"], schedule["total_steps"])
     if len(betas) != 2:
         raise UserError(f"optimizer.betas={betas}: expected two numbers, such as [0.9,0.95]")
-
-
-def _check_decay(warmup_steps: int, total_steps: int) -> None:
-    if warmup_steps >= total_steps:
-        raise UserError(
-            f"scheduler.total_steps={total_steps}, where the decay ends, is not after"
-            f" scheduler.warmup_steps={warmup_steps}, where it begins: raise the one, lower the"
-            " other, or leave total_steps out to decay to the end of the run"
-        )
 
 
 def _check_packages(config: dict[str, Any]) -> None:

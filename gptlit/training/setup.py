@@ -161,14 +161,23 @@ def count_steps(
 
 
 def told_of_warmup(config: dict[str, Any], total_steps: int) -> str:
-    """A warning if the learning rate never reaches its peak; empty otherwise, and in debug runs."""
-    warmup = config["scheduler"]["warmup_steps"]
-    if warmup < total_steps or config["debug"]:
+    """A warning if the learning rate never reaches its peak, or has no decay between the warm-up
+    and its lowest value; empty otherwise, and in debug runs."""
+    schedule = config["scheduler"]
+    warmup, end = schedule["warmup_steps"], schedule["total_steps"]
+    if config["debug"]:
         return ""
-    return (
-        f"\nwarning: all {total_steps:,} steps are warm-up (scheduler.warmup_steps={warmup}): the"
-        " learning rate never reaches optimizer.lr"
-    )
+    if warmup >= total_steps:
+        return (
+            f"\nwarning: all {total_steps:,} steps are warm-up (scheduler.warmup_steps={warmup}):"
+            " the learning rate never reaches optimizer.lr"
+        )
+    if schedule["name"] != "constant" and end is not None and end <= warmup:
+        return (
+            f"\nwarning: the warm-up ends at scheduler.warmup_steps={warmup}, the decay already at"
+            f" scheduler.total_steps={end}: the learning rate jumps from its peak to its lowest"
+        )
+    return ""
 
 
 def check_val_share(settings: dict[str, Any], data: Any, world_size: int) -> None:

@@ -103,9 +103,20 @@ def test_a_task_that_is_elsewhere_has_its_settings_alone() -> None:
     ("warmup", "debug", "told"), [(9, False, False), (10, False, True), (10, True, False)]
 )
 def test_a_warm_up_that_lasts_to_the_end_is_told(warmup: int, debug: bool, told: bool) -> None:
-    config = {"scheduler": {"warmup_steps": warmup}, "debug": debug}
+    schedule = {"name": "cosine", "warmup_steps": warmup, "total_steps": None}
+    config = {"scheduler": schedule, "debug": debug}
     line = "\nwarning: all 10 steps are warm-up (scheduler.warmup_steps=10): the learning rate"
     assert told_of_warmup(config, 10).startswith(line) if told else not told_of_warmup(config, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "told"),
+    [("cosine", 9, True), ("linear", 9, True), ("cosine", 10, False), ("constant", 9, False)],
+)
+def test_a_decay_that_has_no_step_is_told(name: str, end: int, told: bool) -> None:
+    schedule = {"name": name, "warmup_steps": 9, "total_steps": end}
+    line = told_of_warmup({"scheduler": schedule, "debug": False}, 99)
+    assert ("the decay already at scheduler.total_steps=9: the learning rate jumps" in line) == told
 
 
 @pytest.mark.parametrize(
