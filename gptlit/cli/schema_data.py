@@ -168,7 +168,7 @@ def check_data(node: dict[str, Any], task: str) -> None:
     does not know check themselves.
 
     Raises:
-        UserError: as `check`, and for data of another task.
+        UserError: as `check`, for data of another task, and for a prompt format that is none.
     """
     check({"_target_": node.get("_target_")}, Target, "data.")
     kind = DATA.get(node["_target_"])
@@ -182,6 +182,10 @@ def check_data(node: dict[str, Any], task: str) -> None:
             f" data={', '.join(names)}"
         )
     check(node, kind.published if "urls" in node and kind.published else kind.node, "data.")
+    if "prompt" in node:
+        from gptlit.prompts import PromptFormat
+
+        PromptFormat.from_dict(node["prompt"])
 
 
 def check_package(key: str, target: str, example: str) -> None:

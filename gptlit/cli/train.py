@@ -92,6 +92,8 @@ def check_config(config: dict[str, Any]) -> None:
         schema_data.check_package(
             "task._target_", config["task"]["_target_"], "gptlit.tasks.pretrain.PretrainTask"
         )
+    else:
+        _check_task(config["task"]["name"])
     _check_adapter(config)
     trainer, betas = config["trainer"], config["optimizer"]["betas"]
     if trainer["max_steps"] == -1 and trainer["max_epochs"] is None:
@@ -108,6 +110,16 @@ def check_config(config: dict[str, Any]) -> None:
         )
     if len(betas) != 2:
         raise UserError(f"optimizer.betas={betas}: expected two numbers, such as [0.9,0.95]")
+
+
+def _check_task(name: str) -> None:
+    """Look for the file of a task that has no schema here; its import would take seconds."""
+    tasks = Path(__file__).resolve().parents[1] / "tasks"
+    if not (tasks / f"{name}.py").is_file():
+        raise UserError(
+            f"task.name={name}: there is no such task; choose one of task={', '.join(TASKS)}, or"
+            " give task._target_=MODULE.CLASS for one of your own"
+        )
 
 
 def _check_packages(config: dict[str, Any]) -> None:

@@ -181,6 +181,11 @@ ANSWERS = {
     ("train", "resume=yes"): "resume=yes: give resume=auto, which goes on with the newest",
     ("train", "data._target_=all"): "data._target_=all: there is no all module; give a class",
     ("train", "task.name=x +task._target_=o.B"): "task._target_=o.B: there is no o module; give",
+    ("train", "task.name=all"): "task.name=all: there is no such task; choose one of task=pretrain",
+    (
+        "train",
+        "task=instruction data.path=nowhere.json prompt_format.template=x",
+    ): "prompt_format.template='x': it needs a place for the instruction",
     ("train", "data._target_=.a"): "data._target_=.a: there is no such module; give a class",
     ("train", "weights=huggingface model=gpt2-nano"): "weights=huggingface has gpt2-small, ",
     ("train", "weights.path=nowhere"): "weights.path=nowhere: there is no such file",

@@ -91,6 +91,7 @@ VALID: tuple[tuple[str, ...], ...] = (
     ("evaluate", f"ckpt={RUNS['pretrain']}", "data=[corpus.txt,more.txt]", "output=result.json"),
     ("evaluate", "data=spam.csv", "data.column=text", "precision=bf16", "device=cpu"),
     ("evaluate", "task=instruction", "max_new_tokens=1"),
+    ("evaluate", "task=classification", "data=spam.csv", "data.label_column=label", "stride=1"),
     (
         "evaluate",
         "task=instruction",
