@@ -68,16 +68,23 @@ def test_the_other_commands_write_the_columns_that_the_page_names(folder: Path) 
     header = table.read_text().partition("\n")[0].split(",")
     assert row_of("test-predictions.csv") == ["label", "predicted", "p(CLASS)", "text"]
     assert [*header[:2], header[-1]] == ["label", "predicted", "text"]
-    assert run("classify", f"input={table}", "output=out.csv", cwd=folder).returncode == 0
+    label, probability, option, of_class, renamed = row_of("classify.py")
+    assert run("classify", f"input={table}", "output=out.csv", option, cwd=folder).returncode == 0
     with (folder / "out.csv").open(newline="") as file:
         added = next(csv.reader(file))[len(header) :]
-    label, probability, renamed = row_of("classify.py")
-    assert added == [renamed, probability] and renamed == f"predicted_{label}"
+    classes = [name for name in header if name.startswith("p(")]
+    assert added == [renamed, probability, *(f"predicted_{name}" for name in classes)]
+    assert renamed == f"predicted_{label}" and of_class == "p(CLASS)"
 
     args = ("data=prompts.txt", "output=result.json")
     assert run("evaluate", *args, cwd=folder).returncode == 0
     result = json.loads((folder / "result.json").read_text())
     assert row_of("evaluate.py data=TEXT") == list(result)[: len(row_of("evaluate.py data=TEXT"))]
+
+    args = ("task=classification", f"data={table}", "output=scores.json")
+    assert run("evaluate", *args, cwd=folder).returncode == 0
+    scores = json.loads((folder / "scores.json").read_text())
+    assert set(row_of("evaluate.py task=classification")) <= scores.keys()
 
 
 def row_of(what: str) -> list[str]:

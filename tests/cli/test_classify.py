@@ -37,6 +37,7 @@ def answer(folder: Path, **changes: Any) -> None:
         "input": None,
         "output": None,
         "column": "text",
+        "probabilities": False,
         "batch_size": 2,
     }
     classify(config | changes, folder)
