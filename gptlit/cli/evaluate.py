@@ -108,6 +108,10 @@ def _check_fits(config: dict[str, Any], ckpt: str, task: str) -> None:
         )
     if task != "instruction" and config["data"]["path"] is None:
         raise UserError("data is not set: give data=TEXT, a file, a folder or a glob")
+    if task == "classification":
+        from gptlit.cli.labelled import check_table
+
+        check_table(config["data"])
 
 
 def _files(data: dict[str, Any]) -> list[Path]:

@@ -7,8 +7,26 @@ from gptlit.cli.output import check_unread
 from gptlit.errors import UserError, visible_line
 
 if TYPE_CHECKING:
-    from gptlit.data.labelled_files import LabelledTable
+    from gptlit.data.labelled_files import Columns, LabelledTable
     from gptlit.inference.classifier import Classifier
+
+
+def check_table(data: dict[str, Any]) -> None:
+    """Check the name and the first row of data=FILE, before a model is loaded.
+
+    Raises:
+        UserError: it is no table, or lacks a column.
+    """
+    from gptlit.data.labelled_files import check_labelled_table
+
+    check_labelled_table(data["path"], *_columns(data))
+
+
+def _columns(data: dict[str, Any]) -> tuple["Columns", str]:
+    """The columns, and the key of the file, as the readers of labelled tables take them."""
+    from gptlit.data.labelled_files import Columns
+
+    return Columns(data["text_column"], data["label_column"]), "data.path"
 
 
 def evaluate_labelled(config: dict[str, Any], ckpt: Path, classifier: "Classifier") -> None:
@@ -25,16 +43,14 @@ def evaluate_labelled(config: dict[str, Any], ckpt: Path, classifier: "Classifie
     """
     import torch
 
-    from gptlit.data.labelled_files import Columns, read_labelled_table
+    from gptlit.data.labelled_files import read_labelled_table
     from gptlit.evaluation.answers import write_json
     from gptlit.evaluation.classification import write_predictions
     from gptlit.tasks.class_metrics import classification_metrics
     from gptlit.tasks.classification import Predictions
 
     data, output = config["data"], config["output"]
-    table = read_labelled_table(
-        data["path"], Columns(data["text_column"], data["label_column"]), "data.path"
-    )
+    table = read_labelled_table(data["path"], *_columns(data))
     labels = torch.tensor(_numbers(table, classifier.labels))
     results = []
     if output is not None:

@@ -165,6 +165,8 @@ def test_labelled_texts_are_measured(folder: Path) -> None:
     done = run("evaluate", "task=classification", *columns, "device=cpu", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("texts:     2 of labelled.csv\nloss:")
+    done = run("evaluate", f"ckpt={BEST}", "data=labelled.csv", "device=cpu", cwd=folder)
+    assert done.returncode == 2 and "labelled.csv: no column 'text'; there are" in done.stderr
     done = run("evaluate", f"ckpt={BEST}", "device=cpu", cwd=folder)
     assert done.returncode == 2
     assert "is a classifier: give data=FILE, a table with a text and a label" in done.stderr

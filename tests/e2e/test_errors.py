@@ -4,7 +4,6 @@ import os
 import pickle
 import re
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -92,12 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check(script: str, table: dict[str, tuple[list[str], str]], folder: Path, *base: str) -> None:
     before = {path.name for path in folder.iterdir()}
-    with ThreadPoolExecutor(1) as pool:  # two runs of one second would have one folder
-        results = list(
-            pool.map(
-                lambda args: run(script, *base, *args, cwd=folder), [a for a, _ in table.values()]
-            )
-        )
+    results = [run(script, *base, *args, cwd=folder) for args, _ in table.values()]
     for (case, (_, pattern)), done in zip(table.items(), results, strict=True):
         report = f"{case}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert done.returncode == 2, report
