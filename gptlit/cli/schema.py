@@ -72,7 +72,7 @@ class Optimizer:
 @dataclass
 class Scheduler:
     name: str = key("course of the learning rate", choices=("cosine", "linear", "constant"))
-    warmup_steps: int = key("optimiser steps of linear warm-up", ge=0)
+    warmup_steps: int | float = key("optimiser steps of linear warm-up, or their share", ge=0)
     total_steps: int | None = key("optimiser step at which the decay ends", ge=1)
     min_lr_ratio: float = key("last learning rate over the peak", ge=0, le=1)
 

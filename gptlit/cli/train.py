@@ -108,6 +108,12 @@ def check_config(config: dict[str, Any]) -> None:
             f"trainer.early_stopping={trainer['early_stopping']} needs validations, of which"
             f" trainer.limit_val_batches={share} leaves none: leave out one of the two"
         )
+    warmup = config["scheduler"]["warmup_steps"]
+    if isinstance(warmup, float) and warmup >= 1:
+        raise UserError(
+            f"scheduler.warmup_steps={warmup}: give a share of the run below 1, such as 0.05, or a"
+            " whole number of steps"
+        )
     if len(betas) != 2:
         raise UserError(f"optimizer.betas={betas}: expected two numbers, such as [0.9,0.95]")
 

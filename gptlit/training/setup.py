@@ -160,19 +160,28 @@ def count_steps(
     return Lengths(per_epoch, done % per_epoch, ends)
 
 
+def plan_lr(node: dict[str, Any], total_steps: int) -> Schedule:
+    """The course of the learning rate, which ends with the run unless its own end is set. A warm-up
+    that is given as a share is so much of it."""
+    end, warmup = node["total_steps"] or total_steps, node["warmup_steps"]
+    steps = round(warmup * end) if isinstance(warmup, float) else warmup
+    return Schedule(node["name"], end, steps, node["min_lr_ratio"])
+
+
 def told_of_warmup(config: dict[str, Any], total_steps: int) -> str:
     """A warning if the learning rate never reaches its peak, or has no decay between the warm-up
     and its lowest value; empty otherwise, and in debug runs."""
-    schedule = config["scheduler"]
-    warmup, end = schedule["warmup_steps"], schedule["total_steps"]
+    node = config["scheduler"]
+    warmup, end = plan_lr(node, total_steps).warmup_steps, node["total_steps"]
     if config["debug"]:
         return ""
     if warmup >= total_steps:
         return (
-            f"\nwarning: all {total_steps:,} steps are warm-up (scheduler.warmup_steps={warmup}):"
+            f"\nwarning: all {total_steps:,} steps are warm-up"
+            f" (scheduler.warmup_steps={node['warmup_steps']}):"
             " the learning rate never reaches optimizer.lr"
         )
-    if schedule["name"] != "constant" and end is not None and end <= warmup:
+    if node["name"] != "constant" and end is not None and end <= warmup:
         return (
             f"\nwarning: the warm-up ends at scheduler.warmup_steps={warmup}, the decay already at"
             f" scheduler.total_steps={end}: the learning rate jumps from its peak to its lowest"
@@ -256,17 +265,11 @@ def build_task(
 
 
 def optimizer_factory(config: dict[str, Any], precision: str, total_steps: int) -> OptimizerFactory:
-    """AdamW with the config's schedule, which ends with the run unless its own end is set."""
-    schedule = config["scheduler"]
+    """AdamW with the config's schedule."""
     return OptimizerFactory(
         **config["optimizer"],
         fused=precision != "fp16",
-        schedule=Schedule(
-            schedule["name"],
-            schedule["total_steps"] or total_steps,
-            schedule["warmup_steps"],
-            schedule["min_lr_ratio"],
-        ),
+        schedule=plan_lr(config["scheduler"], total_steps),
     )
 
 

@@ -24,6 +24,7 @@ from gptlit.training.setup import (
     count_steps,
     make_trainer,
     optimizer_factory,
+    plan_lr,
     told_of_warmup,
 )
 from tests.inference.classifiers import SHAPE, make_task
@@ -103,10 +104,24 @@ def test_a_task_that_is_elsewhere_has_its_settings_alone() -> None:
     ("warmup", "debug", "told"), [(9, False, False), (10, False, True), (10, True, False)]
 )
 def test_a_warm_up_that_lasts_to_the_end_is_told(warmup: int, debug: bool, told: bool) -> None:
-    schedule = {"name": "cosine", "warmup_steps": warmup, "total_steps": None}
+    schedule = {"name": "cosine", "warmup_steps": warmup, "total_steps": None, "min_lr_ratio": 0.1}
     config = {"scheduler": schedule, "debug": debug}
     line = "\nwarning: all 10 steps are warm-up (scheduler.warmup_steps=10): the learning rate"
     assert told_of_warmup(config, 10).startswith(line) if told else not told_of_warmup(config, 10)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "end", "steps"),
+    [(7, None, 7), (0.05, None, 5), (0.0, None, 0), (0.05, 200, 10), (0.049, None, 5)],
+)
+def test_a_warm_up_is_a_number_of_steps_or_a_share(
+    warmup: float, end: int | None, steps: int
+) -> None:
+    node = {"name": "cosine", "warmup_steps": warmup, "total_steps": end, "min_lr_ratio": 0.1}
+    assert plan_lr(node, 100).warmup_steps == steps
+    line = "all 4 steps are warm-up (scheduler.warmup_steps=0.05)"
+    config = {"scheduler": node, "debug": False}
+    assert (line in told_of_warmup(config, 4)) == (warmup == 0.05 and end == 200)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +129,7 @@ def test_a_warm_up_that_lasts_to_the_end_is_told(warmup: int, debug: bool, told:
     [("cosine", 9, True), ("linear", 9, True), ("cosine", 10, False), ("constant", 9, False)],
 )
 def test_a_decay_that_has_no_step_is_told(name: str, end: int, told: bool) -> None:
-    schedule = {"name": name, "warmup_steps": 9, "total_steps": end}
+    schedule = {"name": name, "warmup_steps": 9, "total_steps": end, "min_lr_ratio": 0.1}
     line = told_of_warmup({"scheduler": schedule, "debug": False}, 99)
     assert ("the decay already at scheduler.total_steps=9: the learning rate jumps" in line) == told
 
