@@ -23,6 +23,7 @@ from gptlit.errors import UserError, in_one_line
 from gptlit.figures import literal, new_figure, over_steps, save_figure
 from gptlit.files import replacing
 from gptlit.training.metrics import read_metrics
+from gptlit.training.monitored import LOSS, Monitored
 from gptlit.training.reuse import (
     OVERRIDES,
     finished,
@@ -34,7 +35,7 @@ from gptlit.training.reuse import (
 
 DAMAGED = (OSError, ValueError, TypeError, LookupError, AttributeError, YAMLError)
 """Errors from reading files that hold something other than what a run writes."""
-SCORE = "val/loss"
+SCORE = LOSS.name
 PICTURES = (".png", ".pdf", ".svg")
 COLOURS = (
     "#3f90da",
@@ -82,15 +83,15 @@ class Run:
     given: set[str]
     """Keys that the command line gave."""
     best: float | None
-    """The validation loss of the best checkpoint, if it is known."""
+    """The value of the monitored metric at the best checkpoint, if it is known."""
+    monitored: Monitored
 
     @property
     def score(self) -> float:
         """The lowest validation loss, or the last one if only that is known; infinity if there is
         none."""
-        last = self.metrics.get(SCORE, math.inf)
-        score = last if self.best is None else self.best
-        return math.inf if math.isnan(score) else score
+        known = self.monitored == LOSS and self.best is not None
+        return LOSS.rank(self.best if known else self.metrics.get(SCORE))
 
 
 def main() -> int:
@@ -176,6 +177,7 @@ def _read_run(folder: Path, name: str) -> Run:
             settings,
             given=set(overrides_by_key(map(str, overrides))),
             best=best,
+            monitored=Monitored.of(config),
         )
     except DAMAGED as error:
         why = in_one_line(error)
@@ -196,8 +198,10 @@ def compare(runs: list[Run]) -> dict[str, list[Any]]:
         if key.partition(".")[0] not in chosen or _is_name(key) or key in typed:
             rows[key] = values[key]
     tested = sorted({n for run in runs for n in run.metrics if n.startswith("test/")})
-    if any(run.best is not None for run in runs):
-        rows[f"best {SCORE}"] = [run.best for run in runs]
+    for metric in dict.fromkeys(run.monitored.name for run in runs if run.best is not None):
+        rows[f"best {metric}"] = [
+            run.best if run.monitored.name == metric else None for run in runs
+        ]
     for name in (SCORE, *tested):
         rows[name] = [run.metrics.get(name) for run in runs]
     rows["tokens per second"] = [run.tokens_per_second for run in runs]

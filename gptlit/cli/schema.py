@@ -86,6 +86,8 @@ class Trainer:
     val_interval: int | None = key("optimiser steps between validations", ge=1)
     val_at_start: bool = key("validate before the first step")
     checkpoint_interval: int = key("optimiser steps between saves of last.ckpt", ge=0)
+    monitor: str = key("metric of the validation that says what is best")
+    monitor_mode: str = key("whether it is best low or high", choices=("auto", "min", "max"))
     early_stopping: int = key("validations without a better one before stopping", ge=0)
     log_every_n_steps: int = key("optimiser steps between logged rows", ge=1)
     limit_val_batches: int | float = key("validation batches, or their share", ge=0)

@@ -1,5 +1,5 @@
-"""`hparams_search=optuna`: what a search can do with runs whose score is their lowest validation
-loss, and what a study remembers between commands."""
+"""`hparams_search=optuna`: what a search can do with runs whose score is the best value of one
+metric, and what a study remembers between commands."""
 
 import logging
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gptlit.errors import UserError, short_path
+from gptlit.training.monitored import Monitored
 
 OTHER_VALUES = ("support dynamic value space", "Cannot set different distribution kind")
 """Parts of Optuna's messages when a key is searched among other values than in earlier commands."""
@@ -18,22 +19,24 @@ def check(config: DictConfig) -> None:
     """Refuse a search that would turn out to be useless after its runs.
 
     Raises:
-        UserError: its runs have no score, it does not look for the lowest one, or its folder has
+        UserError: its runs have no score, it does not look for the best one, or its folder has
             runs with other values.
     """
     if not _is_search(config):
         return
     direction = getattr(config.hydra.sweeper.direction, "name", config.hydra.sweeper.direction)
-    if direction != "minimize":
+    monitored = Monitored.of(config)
+    wanted = "minimize" if monitored.mode == "min" else "maximize"
+    if direction != wanted:
         raise UserError(
-            f"hydra.sweeper.direction={direction}: a run's score is its validation loss alone:"
-            " leave it out"
+            f"hydra.sweeper.direction={direction}: a run's score is its best {monitored.name}"
+            f" alone: give hydra.sweeper.direction={wanted}"
         )
     share = config.trainer.limit_val_batches
     if share == 0:
         raise UserError(
-            f"trainer.limit_val_batches={share} leaves a search without the validation loss that it"
-            " looks at: leave it out"
+            f"trainer.limit_val_batches={share} leaves a search without the {monitored.name} that"
+            " it looks at: leave it out"
         )
     folder = Path(config.hydra.sweep.dir)
     if goes_on_with_study(config) and any(folder.glob("*/checkpoints/*.ckpt")):

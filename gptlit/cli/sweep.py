@@ -14,6 +14,7 @@ import shutil
 import sys
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any, ClassVar
@@ -35,13 +36,11 @@ from gptlit.files import replacing
 from gptlit.training import reuse
 from gptlit.training.launch import first_process
 from gptlit.training.lock import LOCK
+from gptlit.training.monitored import Monitored
 
 ERROR = "error.txt"
 RESULTS = "results.csv"
 COMMAND = "multirun.yaml"
-SCORE = "best val/loss"
-"""The table's name for the lowest validation loss of a run, that of its best checkpoint. The best
-run has the lowest of all."""
 SHOWN = ("val/loss", "val/accuracy", "test/accuracy")
 """Metrics in the table, with their last values; the file has all metrics of validation and test."""
 GO_ON = "resume=auto skip_if_trained=true"
@@ -98,8 +97,10 @@ class Run:
     """Where its results are: in another run's folder, if it took them from there."""
     summary: dict[str, Any]
     score: float | None
-    """The best value of the monitored metric: what a sweeper sees."""
+    """The best value of the monitored metric, that of its best checkpoint: what a sweeper sees."""
     error: str | None
+    monitored: Monitored | None = None
+    """The metric, if it is noted."""
     users_mistake: bool = False
 
     @property
@@ -188,6 +189,7 @@ def all_failed() -> bool:
 
 def collect(folder: Path, since_ns: int = 0) -> list[Run]:
     """The runs in a sweep's folder, the best first; then those without a score; then the failed.
+    If their scores are not of one metric, they are in the order in which they were started.
 
     Args:
         folder: the sweep's.
@@ -195,7 +197,14 @@ def collect(folder: Path, since_ns: int = 0) -> list[Run]:
     """
     stored = folder.rglob(str(reuse.OVERRIDES))
     new = [file.parents[1] for file in stored if file.stat().st_mtime_ns >= since_ns]
-    return sorted((_read_run(folder, run) for run in new), key=_rank)
+    runs = [_read_run(folder, run) for run in new]
+    return sorted(runs, key=partial(_rank, monitored=common_metric(runs)))
+
+
+def common_metric(runs: list[Run]) -> Monitored | None:
+    """The metric that all scores are of; None if there are several."""
+    metrics = {run.monitored for run in runs if run.monitored is not None}
+    return metrics.pop() if len(metrics) == 1 else None
 
 
 def swept_keys(runs: list[Run]) -> list[str]:
@@ -231,13 +240,14 @@ def _read_run(sweep: Path, folder: Path) -> Run:
         run.error = first.removeprefix("error: ")
     elif finished := reuse.finished(there):
         run.summary, run.score = json.loads((there / "summary.json").read_text()), finished.score
+        run.monitored = Monitored.of(reuse.trained_config(there))
     else:
         run.error = UNFINISHED
     return run
 
 
-def _rank(run: Run) -> tuple[bool, float, int, str]:
-    score = math.inf if run.score is None or math.isnan(run.score) else run.score
+def _rank(run: Run, monitored: Monitored | None) -> tuple[bool, float, int, str]:
+    score = monitored.rank(run.score) if monitored else math.inf
     number = int(run.name) if run.name.isdecimal() else 0
     return bool(run.error), score, number, run.name
 
@@ -262,8 +272,10 @@ def _show(runs: list[Run], keys: list[str], sweep: Sweep) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 140)
     measured = [name for name in SHOWN if any(name in run.metrics for run in runs)]
+    monitored = common_metric(runs)
+    score = f"best {monitored.name}" if monitored else "score"
     table = Table("run", *keys)
-    for name in (SCORE, *measured, *LENGTH):
+    for name in (score, *measured, *LENGTH):
         table.add_column(name, justify="right")
     if any(run.error for run in runs):
         table.add_column("error", overflow="fold")
@@ -280,7 +292,7 @@ def _show(runs: list[Run], keys: list[str], sweep: Sweep) -> None:
     outcome = f"{len(runs)} runs" + (f", {failed} failed" if failed else "")
     outcome += f", {stopped} stopped" if stopped else ""
     print(f"{outcome}; this table: {short_path(folder / RESULTS)}", flush=True)
-    if math.isfinite(_rank(runs[0])[1]):
+    if math.isfinite(_rank(runs[0], monitored)[1]):
         print(f"best: ckpt={quote(str(short_path(runs[0].folder)))}", flush=True)
     if failed + stopped and not sweep.repeats:
         print("the same command goes on with the search, in another folder", flush=True)

@@ -1,6 +1,5 @@
 """Checkpoints that are never half written, never execute code, and resume exactly."""
 
-import math
 import os
 import shutil
 from io import FileIO
@@ -12,8 +11,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from gptlit.errors import UserError
 from gptlit.files import replacing
 from gptlit.training import stopping
+from gptlit.training.monitored import LOSS, Monitored
 
 PIECE_BYTES = 2**25
 """How much of a checkpoint is written before the kernel drops it from its cache: 32 MiB."""
@@ -46,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt`, from which a run resumes, `previous.ckpt`, the one before it, and
-    `best.ckpt`, the one with the best `monitor`.
+    `best.ckpt`, the one with the best value of the metric `monitored`.
 
     `last` is written every `every_n_steps` optimiser steps and after each validation; if both fall
     on the same step, only the later save is made. A run that is asked to stop (see
@@ -55,19 +56,15 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: where the files go.
-        monitor: name of the metric; the best has the lowest value, or the highest if `mode` is
-            "max".
+        monitored: the metric.
         every_n_steps: optimiser steps between saves; 0: after validation only.
-        mode: "min" or "max".
     """
 
-    def __init__(
-        self, folder: Path, monitor: str = "val/loss", every_n_steps: int = 0, mode: str = "min"
-    ) -> None:
+    def __init__(self, folder: Path, monitored: Monitored = LOSS, every_n_steps: int = 0) -> None:
         self.folder = folder
         self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
         self.previous, self._new = folder / "previous.ckpt", folder / "new.ckpt"
-        self.monitor, self.every_n_steps, self.mode = monitor, every_n_steps, mode
+        self.monitored, self.every_n_steps = monitored, every_n_steps
         self.best_score: float | None = None
         self.place: int | None = None
         """Steps of its epoch that the resumed run has done, once that is known."""
@@ -149,13 +146,24 @@ class Checkpoints(Checkpoint):
             raise stopping.Stopped
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save `last`, and `best` if this is the best so far."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        """Save `last`, and `best` if this is the best so far.
+
+        Raises:
+            UserError: the validation, even one before the first step, does not measure the metric.
+        """
+        measured = trainer.callback_metrics
+        if self.monitored.name not in measured:
+            names = ", ".join(name for name in measured if name.startswith("val/"))
+            raise UserError(
+                f"trainer.monitor={self.monitored.name} is not among the metrics of this"
+                f" validation: choose one of {names}"
+            )
+        if trainer.state.fn != "fit":
             return
-        score = trainer.callback_metrics.get(self.monitor)
-        better = score is not None and self._better(float(score))
-        if better and score is not None:
-            self.best_score = float(score)
+        score = float(measured[self.monitored.name])
+        better = self.monitored.rank(score) < self.monitored.rank(self.best_score)
+        if better:
+            self.best_score = score
         self._save(trainer, best=better)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -194,20 +202,18 @@ class Checkpoints(Checkpoint):
         self._saved_at = trainer.global_step
         stopping.saved(self._saved_at)
 
-    def _better(self, score: float) -> bool:
-        if math.isnan(score):
-            return False
-        if self.best_score is None:
-            return True
-        return score < self.best_score if self.mode == "min" else score > self.best_score
-
     def state_dict(self) -> dict[str, Any]:
-        """The best so far, and whether the step is still to be validated."""
-        return {"best_score": self.best_score, "validate_first": self._validate_first}
+        """The best so far, by which metric, and whether the step is still to be validated."""
+        return {
+            "best_score": self.best_score,
+            "monitored": list(self.monitored),
+            "validate_first": self._validate_first,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep comparing with the best score so far."""
-        self.best_score = state_dict["best_score"]
+        """Keep comparing with the best score so far, if it is one of the same metric."""
+        if Monitored(*state_dict.get("monitored", LOSS)) == self.monitored:
+            self.best_score = state_dict["best_score"]
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

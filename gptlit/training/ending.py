@@ -80,7 +80,7 @@ def say_what_next(
     report, if there is one; `ended` says how long the run took and, if it ended early, why."""
     best = checkpoints.best if checkpoints.best.exists() else checkpoints.last
     score = checkpoints.best_score
-    measured = f", best {checkpoints.monitor} {score:.4g}" if score is not None else ""
+    measured = f", best {checkpoints.monitored.name} {score:.4g}" if score is not None else ""
     tested = [
         f"{name.removeprefix('test/')} {value:.4g}"
         for name, value in task.final_metrics.items()

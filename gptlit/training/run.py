@@ -21,6 +21,7 @@ from gptlit.training.ending import fill_folder, last_measured, measure_at_the_en
 from gptlit.training.launch import first_process
 from gptlit.training.loggers import keeping_runs
 from gptlit.training.monitor import StepMonitor
+from gptlit.training.monitored import Monitored
 from gptlit.training.progress import StepProgress
 from gptlit.training.recovery import Start, find_start
 from gptlit.training.samples import TextSamples
@@ -67,7 +68,9 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     resumed_step = start_from.step if start_from else None
     stopping.begin(resumed_step)
     monitor = StepMonitor(device, precision, settings["log_every_n_steps"])
-    checkpoints = Checkpoints(folder / "checkpoints", every_n_steps=settings["checkpoint_interval"])
+    checkpoints = Checkpoints(
+        folder / "checkpoints", Monitored.of(config), settings["checkpoint_interval"]
+    )
     progress = StepProgress(monitor, console)
     callbacks: list[Callback] = [monitor, progress, checkpoints]
     if sample := config["task"].get("sample"):
@@ -79,7 +82,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
     task, weights = build_task(config, tokenizer, getattr(data, "for_task", dict)())
     if start_from is not None:
         check_same_run(start_from.path, start_from.content, task)
-        if _has_finished(folder, start_from, lengths, settings["early_stopping"], console):
+        if _has_finished(folder, start_from, lengths, config, console):
             return saved_best_score(start_from.content)
         start_from = start_from._replace(content={})  # lets a later save free the file's space
     monitor.flops_per_token = task.flops_per_token()
@@ -184,11 +187,13 @@ def _told_of_patience(patience: int) -> str:
 
 
 def _has_finished(
-    folder: Path, start: Start, lengths: Lengths, patience: int, console: Console
+    folder: Path, start: Start, lengths: Lengths, config: dict[str, Any], console: Console
 ) -> bool:
     """Whether nothing is left to do; if so, print that."""
+    patience = config["trainer"]["early_stopping"]
     reached = [key for key, end in lengths.ends.items() if end <= start.step]
-    ended_early = not reached and 0 < patience <= saved_wait(start.content)
+    waited = saved_wait(start.content, Monitored.of(config))
+    ended_early = not reached and 0 < patience <= waited
     if ended_early:
         reached = ["trainer.early_stopping"]
     if not reached or not (folder / "summary.json").exists():

@@ -16,6 +16,7 @@ from gptlit.training.checkpoints import AtomicCheckpointIO
 from gptlit.training.early_stopping import EarlyStopping
 from gptlit.training.launch import Launch, devices_and_nodes, launched
 from gptlit.training.loggers import make_loggers
+from gptlit.training.monitored import Monitored
 from gptlit.training.optim import OptimizerFactory, Schedule
 from gptlit.training.strategies import make_strategy
 from gptlit.weights.adapter import check_base, describe_base
@@ -51,10 +52,7 @@ def make_trainer(
         plugins.append(TorchElasticEnvironment())  # in a Slurm job, Lightning would take Slurm's
     if settings["early_stopping"]:
         # It counts at the end of a validation, before `Checkpoints`, called last, saves its state.
-        early = EarlyStopping(
-            "val/loss", patience=settings["early_stopping"], check_on_train_epoch_end=False
-        )
-        callbacks = [*callbacks, early]
+        callbacks = [*callbacks, EarlyStopping(Monitored.of(config), settings["early_stopping"])]
     trainer = Trainer(
         accelerator=device,
         devices=devices,

@@ -35,9 +35,13 @@ def composed(*overrides: str, option: str = "hparams_search=optuna") -> Any:
 
 
 NOT_SCORED = {
-    "several objectives": ("hydra.sweeper.direction=[minimize,maximize]", "loss alone"),
-    "the worst of all": ("hydra.sweeper.direction=maximize", "loss alone"),
-    "no validation": ("trainer.limit_val_batches=0", "without the validation loss"),
+    "several objectives": ("hydra.sweeper.direction=[minimize,maximize]", "val/loss alone"),
+    "the worst of all": ("hydra.sweeper.direction=maximize", "hydra.sweeper.direction=minimize"),
+    "the lowest accuracy": (
+        "hydra.sweeper.direction=minimize trainer.monitor=val/accuracy",
+        "a run's score is its best val/accuracy alone: give hydra.sweeper.direction=maximize",
+    ),
+    "no validation": ("trainer.limit_val_batches=0", "without the val/loss"),
 }
 
 
@@ -46,10 +50,14 @@ def test_a_search_for_what_no_run_tells_is_refused_before_its_runs(
     override: str, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        sweep.Sweep().on_multirun_start(composed(override))
+        sweep.Sweep().on_multirun_start(composed(*override.split()))
     [said] = capsys.readouterr().err.splitlines()
     assert said.startswith(f"error: {override.partition('=')[0]}") and line in said
     assert not list(Path().iterdir())
+
+
+def test_a_search_may_look_for_the_highest_score() -> None:
+    search.check(composed("hydra.sweeper.direction=maximize", "trainer.monitor=val/accuracy"))
 
 
 def test_a_sweep_needs_no_validation() -> None:

@@ -37,14 +37,15 @@ def started(name: str, *overrides: str) -> Path:
     return folder
 
 
-def done(folder: Path, loss: float | None, **facts: Any) -> Path:
+def done(folder: Path, loss: float | None, monitor: str | None = None, **facts: Any) -> Path:
     """What a run leaves when it has finished."""
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").touch()
     metrics = {"train/loss": 9.0} | ({} if loss is None else {"val/loss": loss})
     facts = {"seconds": 12.5, "tokens": 4096, "metrics": metrics, **facts}
     (folder / "summary.json").write_text(json.dumps(facts))
-    reuse.begin({"resume": None, "folder": str(folder)}, folder)
+    trainer = {} if monitor is None else {"monitor": monitor}
+    reuse.begin({"resume": None, "folder": str(folder), "trainer": trainer}, folder)
     reuse.finish(folder, loss)
     return folder
 
@@ -106,6 +107,25 @@ def test_the_best_run_is_that_of_the_best_checkpoint(capsys: pytest.CaptureFixtu
     _, text = report(capsys)
     assert [row["run"] for row in rows()] == ["0", "1"]
     assert "best val/loss" in text and "best: ckpt=sweep/0\n" in text
+
+
+def test_the_best_run_has_the_highest_score_where_high_is_good(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, score in {"0": 0.5, "1": 0.75, "2": None, "3": 0.25}.items():
+        done(started(name, f"x={name}"), score, monitor="val/f1")
+    _, text = report(capsys)
+    assert [row["run"] for row in rows()] == ["1", "0", "3", "2"]
+    assert "best val/f1" in text and "best: ckpt=sweep/1\n" in text
+
+
+def test_scores_of_several_metrics_have_no_best(capsys: pytest.CaptureFixture[str]) -> None:
+    done(started("0", "x=0"), 2.0, monitor="val/loss")
+    done(started("1", "x=1"), 0.5, monitor="val/accuracy")
+    done(started("2", "x=2"), 1.0, monitor="val/loss")
+    _, text = report(capsys)
+    assert [row["run"] for row in rows()] == ["0", "1", "2"]
+    assert "score" in text and "best" not in text
 
 
 def test_the_best_run_is_named_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gptlit.training import reuse
+from gptlit.training.monitored import LOSS
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "gpt2-nano", "emb_dim": 128, "n_layers": 4},
@@ -95,6 +96,22 @@ def test_the_best_run_is_that_of_the_best_checkpoint(tmp_path: Path) -> None:
     assert [(row["best val/loss"], row["val/loss"]) for row in rows] == [
         ("1.0", "3.0"),
         ("2.0", "2.0"),
+    ]
+
+
+def test_scores_of_another_metric_stand_apart(tmp_path: Path) -> None:
+    for name, last, score, metric in (("a", 2.0, 0.5, "val/f1"), ("b", 3.0, 1.0, "val/loss")):
+        trainer = {"monitor": metric}
+        folder = make(tmp_path / "runs" / name, last, trainer=trainer)
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "best.ckpt").touch()
+        reuse.begin({"resume": None, **CONFIG, "trainer": trainer}, folder)
+        reuse.finish(folder, score)
+    rows = table(tmp_path, "runs")
+    assert [Path(row["run"]).name for row in rows] == ["b", "a"]
+    assert [(row["best val/loss"], row["best val/f1"]) for row in rows] == [
+        ("1.0", ""),
+        ("", "0.5"),
     ]
 
 
@@ -287,7 +304,7 @@ def falling(start: float, end: float, *, steps: int = 400) -> list[tuple[int, fl
 def test_high_losses_at_first_do_not_flatten_what_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [script.Run(tmp_path, name, {}, None, {}, set(), None) for name in "ab"]
+    runs = [script.Run(tmp_path, name, {}, None, {}, set(), None, LOSS) for name in "ab"]
     curves = iter([falling(11, 2.0), falling(11, 2.1)])
     drawn: list[Figure] = []
     monkeypatch.setattr(script, "_curve", lambda _: next(curves))

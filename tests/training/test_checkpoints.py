@@ -14,8 +14,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from gptlit.errors import UserError
 from gptlit.training import checkpoints
 from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from gptlit.training.monitored import Monitored
 from gptlit.training.stopping import Stopped, stoppable
 
 torch.set_num_threads(1)
@@ -64,7 +66,7 @@ def fit(
     **options: Any,
 ) -> tuple[Checkpoints, list[int]]:
     """Train with a validation at every second step."""
-    checkpoints = Checkpoints(folder, "val/score", every_n_steps=every, mode=mode)
+    checkpoints = Checkpoints(folder, Monitored("val/score", mode), every)
     io = RecordingIO()
     trainer = Trainer(
         accelerator="cpu",
@@ -128,6 +130,36 @@ def test_a_resumed_run_goes_on_comparing(
     fit(tmp_path, second_part, 8, resume=True)
     assert step_of(tmp_path / "best.ckpt") == best
     assert step_of(tmp_path / "last.ckpt") == 8
+
+
+def test_scores_of_another_metric_are_not_compared(tmp_path: Path) -> None:
+    fit(tmp_path, [1.0, 3.0], 4)
+    checkpoints, _ = fit(tmp_path, [0.25, 0.5], 8, resume=True, mode="max")
+    assert (checkpoints.best_score, step_of(tmp_path / "best.ckpt")) == (0.5, 8)
+
+
+@pytest.mark.parametrize("only_validate", [False, True])
+def test_a_metric_that_is_not_measured_is_told_with_those_that_are(
+    only_validate: bool, tmp_path: Path
+) -> None:
+    task, data = Scored([1.0, 2.0]), DataLoader([0] * 4)  # type: ignore[arg-type]
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        callbacks=[Checkpoints(tmp_path / "checkpoints")],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    task.validation_step = lambda batch, batch_idx: task.log("val/score", 1.0)  # type: ignore[method-assign]
+    line = r"trainer\.monitor=val/loss is not among .* choose one of val/score$"
+    with pytest.raises(UserError, match=line):
+        if only_validate:
+            trainer.validate(task, data, verbose=False)
+        else:
+            trainer.fit(task, data, data)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_last_is_saved_when_due_and_once_for_a_step(tmp_path: Path) -> None:
@@ -251,7 +283,7 @@ class ResumableNumbers:
 
 def run_until_stopped(folder: Path, task: Interrupted, steps: int, accumulate: int) -> int | None:
     """Validates every second step; each epoch has 6 of them. Returns the step that was saved."""
-    checkpoints, last = Checkpoints(folder, "val/score", mode="max"), folder / "last.ckpt"
+    checkpoints, last = Checkpoints(folder, Monitored("val/score", "max")), folder / "last.ckpt"
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,

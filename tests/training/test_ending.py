@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from gptlit.training.ending import say_what_next
+from gptlit.training.monitored import LOSS
 
 
 def test_the_next_commands_survive_the_shell() -> None:
@@ -18,7 +19,7 @@ def test_the_next_commands_survive_the_shell() -> None:
         command="generate.py", final_metrics={"val/loss": 2, "test/loss": 0.5, "test/f1/spam": 1}
     )
     files: Any = SimpleNamespace(
-        best=folder / "best.ckpt", last=folder / "last.ckpt", best_score=0.25, monitor="val/loss"
+        best=folder / "best.ckpt", last=folder / "last.ckpt", best_score=0.25, monitored=LOSS
     )
     written = io.StringIO()
     console = Console(file=written, width=20, soft_wrap=True)

@@ -144,6 +144,25 @@ def test_early_stopping_counts_validations_without_a_better_one(
     assert early in capsys.readouterr().out
 
 
+def test_the_best_checkpoint_and_the_end_follow_the_monitored_metric(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ("trainer.max_steps=50", "trainer.val_interval=2", "trainer.early_stopping=2")
+    options += ("trainer.monitor=val/perplexity", "trainer.monitor_mode=max")
+    folder = fit("run", *options, "optimizer.lr=0.01", "trainer.val_at_start=false")
+    falling = measured(folder, "val/perplexity")
+    assert list(falling) == [2, 4, 6] and falling[2] > falling[4] > falling[6]
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == 2
+    assert f", best val/perplexity {falling[2]:.4g}\n" in capsys.readouterr().out
+
+
+def test_a_metric_that_does_not_exist_is_told_before_the_first_step() -> None:
+    known = r"choose one of val/loss, val/perplexity, val/bits_per_byte$"
+    with pytest.raises(UserError, match=rf"^trainer\.monitor=val/f1 is not among .*: {known}"):
+        fit("run", "trainer.max_steps=5", "trainer.monitor=val/f1")
+
+
 @pytest.mark.parametrize("val_interval", ["null", "3"])
 def test_early_stopping_is_the_same_after_a_resume(val_interval: str) -> None:
     options = ("data.batch_size=12", f"trainer.val_interval={val_interval}")  # 3 steps an epoch
@@ -263,8 +282,9 @@ def test_one_process_says_that_the_run_has_finished(
     monkeypatch.setenv("LOCAL_RANK", rank)
     (tmp_path / "summary.json").touch()
     out = io.StringIO()
-    start = recovery.Start(tmp_path, 4, {})
-    assert run._has_finished(tmp_path, start, Lengths(2, 0, {"x": 4}), 0, Console(file=out))
+    start = recovery.Start(tmp_path, 4, {"callbacks": {}})
+    config = {"trainer": {"early_stopping": 0}}
+    assert run._has_finished(tmp_path, start, Lengths(2, 0, {"x": 4}), config, Console(file=out))
     assert ("has finished" in out.getvalue()) == (rank == "0")
 
 
