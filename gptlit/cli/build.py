@@ -23,6 +23,26 @@ def build_data(config: dict[str, Any]) -> Any:
     )
 
 
+def build_callbacks(config: dict[str, Any]) -> list[Any]:
+    """The Lightning callbacks that a composed training config adds.
+
+    Raises:
+        UserError: one of them is none.
+    """
+    from hydra.utils import instantiate
+    from lightning.pytorch import Callback
+
+    made = {name: instantiate(node, _convert_="all") for name, node in config["callbacks"].items()}
+    for name, callback in made.items():
+        if not isinstance(callback, Callback):
+            target = config["callbacks"][name]["_target_"]
+            raise UserError(
+                f"callbacks.{name}._target_={target} is no Lightning Callback: give a class derived"
+                " from lightning.pytorch.Callback"
+            )
+    return list(made.values())
+
+
 def read_run_config(folder: Path) -> dict[str, Any]:
     """The config of a run, as it was composed. Since the folder may come from anybody, its data
     module must be one of gptlit's.

@@ -15,6 +15,8 @@ from gptlit.options import as_typed, conf_dir, options_with
 from gptlit.training.faults import about_the_disk
 from gptlit.training.lock import in_use
 
+OPEN = ("callbacks.", "logger.mlflow.", "logger.wandb.")
+"""Nodes to which a command may add keys of others."""
 DEFAULTS_LIST = re.compile("Unsupported (type|item value) in defaults|Invalid defaults list in")
 """How Hydra's plain ValueErrors about an option's list of defaults begin."""
 
@@ -70,11 +72,7 @@ def _hydra_line(error: Exception, config_name: str) -> str:
     """Hydra's message in one line, with the nearest name."""
     text = str(error)
     if match := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
-        key = match[1].partition("@")[0]
-        known = config_keys(config_name)
-        if key in known and (owners := _options_with(key)):
-            return f"the chosen {key.partition('.')[0]} has no key '{key}': add {owners}"
-        return unknown_key(key, known)
+        return _unknown_key(match[1].partition("@")[0], config_keys(config_name))
     if match := re.search(r"Could not find '([^']+)'", text):
         return _unknown_option(match[1])
     if match := re.search(r"Additional config directory '(.+)' not found", text):
@@ -87,6 +85,18 @@ def _hydra_line(error: Exception, config_name: str) -> str:
     if match := re.search(r"Error locating target '([^']+)'", text):
         text = f"{match[1]} cannot be imported: {_first_cause(error)}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    """The line for a key that the composed config does not have."""
+    if key in known and (owners := _options_with(key)):
+        return f"the chosen {key.partition('.')[0]} has no key '{key}': add {owners}"
+    if not key.startswith(OPEN):
+        return unknown_key(key, known)
+    node, _, name = key.rpartition(".")
+    near = nearest(name, [k.removeprefix(f"{node}.") for k in known if k.startswith(f"{node}.")])
+    hint = f"; did you mean {node}.{near}?" if near else ""
+    return f"{key} is not in the config: to add it, type +{key}=...{hint}"
 
 
 def _unknown_option(name: str) -> str:

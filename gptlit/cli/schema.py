@@ -94,6 +94,7 @@ class Trainer:
     devices: int | str = key("devices per node, or auto", ge=1, le=1024, choices=("auto",))
     num_nodes: int | str = key("machines, or auto", ge=1, le=10**6, choices=("auto",))
     strategy: str = key("how processes share the work", choices=("auto", "ddp", "fsdp"))
+    profiler: str | None = key("what takes time", choices=("simple", "advanced", "pytorch"))
     timeout_s: float = key("seconds that processes wait for each other", gt=0, le=10**7)
 
 
@@ -133,6 +134,7 @@ class Train:
     compile: bool = key("torch.compile each block")
     resume: str | None = key("run folder, checkpoint, or auto")
     skip_if_trained: bool = key("take the result of a finished run of the same config")
+    callbacks: dict[str, Any] = key("Lightning callbacks, each with its class as _target_")
     output_root: str = key("folder of all runs")
     debug: bool = key("two steps, to see that all is in place")
 

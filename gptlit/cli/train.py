@@ -6,7 +6,7 @@ from typing import Any
 
 from gptlit.cli import allocator, app, launchers, ranks, resume, schema, schema_data
 from gptlit.cli.arguments import overrides_by_key, quoted
-from gptlit.cli.build import build_data
+from gptlit.cli.build import build_callbacks, build_data
 from gptlit.cli.checking import check
 from gptlit.cli.entry import large_imports
 from gptlit.cli.preflight import check_start
@@ -94,6 +94,7 @@ def check_config(config: dict[str, Any]) -> None:
         )
     else:
         _check_task(config["task"]["name"])
+    _check_callbacks(config["callbacks"])
     _check_adapter(config)
     trainer, betas = config["trainer"], config["optimizer"]["betas"]
     if trainer["max_steps"] == -1 and trainer["max_epochs"] is None:
@@ -126,6 +127,17 @@ def _check_task(name: str) -> None:
             f"task.name={name}: there is no such task; choose one of task={', '.join(TASKS)}, or"
             " give task._target_=MODULE.CLASS for one of your own"
         )
+
+
+def _check_callbacks(nodes: dict[str, Any]) -> None:
+    example = "lightning.pytorch.callbacks.Timer"
+    for name, node in nodes.items():
+        if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+            raise UserError(
+                f"callbacks.{name}={node}: give the class and its arguments, such as"
+                f" {{_target_: {example}, duration: 00:12:00:00}}"
+            )
+        schema_data.check_package(f"callbacks.{name}._target_", node["_target_"], example)
 
 
 def _check_packages(config: dict[str, Any]) -> None:
@@ -202,4 +214,4 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
 
     data = build_data(config)
     with others_may_end():
-        return fit(config, data, data.tokenizer, folder)
+        return fit(config, data, data.tokenizer, folder, build_callbacks(config))

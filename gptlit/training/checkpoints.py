@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,13 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save the counters as they were before the validation that follows the step, if any."""
+        """Save the counters as they were before the validation that follows the step, if any.
+
+        Raises:
+            UserError: the state of a user's callback could not be read again.
+        """
+        for key, state in checkpoint["callbacks"].items():
+            _require_plain(key, state)
         if self._after_step is not None:
             checkpoint["loops"]["fit_loop"] = self._after_step
 
@@ -254,6 +260,19 @@ def _recount(checkpoint: dict[str, Any], trainer: Trainer, place: int) -> None:
         more = ready - counts["ready"]
         progress[name] = {key: count + more for key, count in counts.items()}
     progress["is_last_batch"] = ended
+
+
+def _require_plain(key: str, state: Any) -> None:
+    file = BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:  # pickle has many
+        raise UserError(
+            f"the callback {key} has a state_dict() of other things than tensors, text, numbers,"
+            " lists and dicts of them: no run can go on from it, as checkpoints execute no code"
+        ) from error
 
 
 def stop_is_asked(trainer: Trainer) -> bool:

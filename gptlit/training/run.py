@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,13 @@ from gptlit.training.setup import (
 )
 
 
-def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -> float | None:
+def fit(
+    config: dict[str, Any],
+    data: Any,
+    tokenizer: Tokenizer,
+    folder: Path,
+    more_callbacks: Sequence[Callback] = (),
+) -> float | None:
     """Train the config's task on the data module, and fill the run folder.
 
     Args:
@@ -48,6 +55,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         data: a LightningDataModule with `train_batches(world_size)` and `describe()`.
         tokenizer: the data module's.
         folder: the run folder; exists.
+        more_callbacks: the user's own.
 
     Returns:
         the best value of the monitored metric, None if it was never measured.
@@ -72,7 +80,7 @@ def fit(config: dict[str, Any], data: Any, tokenizer: Tokenizer, folder: Path) -
         folder / "checkpoints", Monitored.of(config), settings["checkpoint_interval"]
     )
     progress = StepProgress(monitor, console)
-    callbacks: list[Callback] = [monitor, progress, checkpoints]
+    callbacks: list[Callback] = [monitor, progress, checkpoints, *more_callbacks]
     if sample := config["task"].get("sample"):
         callbacks.append(TextSamples(tokenizer, **sample, seed=config["seed"], console=console))
     trainer = make_trainer(config, device, precision, folder, resumed_step, callbacks)

@@ -7,6 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.profilers import (
+    AdvancedProfiler,
+    Profiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 
 from gptlit.device import PRECISIONS, device_count, products
 from gptlit.errors import UserError
@@ -73,6 +79,7 @@ def make_trainer(
         inference_mode=settings["strategy"] != "fsdp",
         callbacks=callbacks,
         logger=make_loggers(config["logger"], folder, resumed_step),
+        profiler=_profiler(settings["profiler"], folder / "profile"),
         default_root_dir=folder,
     )
     # Lightning's signal handlers would replace ours, see `gptlit.training.stopping`.
@@ -81,6 +88,14 @@ def make_trainer(
     # has had a signal: for that answer, each would wait for its device.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def _profiler(name: str | None, folder: Path) -> Profiler | None:
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    if name is None:
+        return None
+    folder.mkdir(exist_ok=True)
+    return kinds[name](dirpath=folder, filename=name)
 
 
 def _check_devices(

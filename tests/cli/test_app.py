@@ -181,6 +181,23 @@ ANSWERS = {
     ("train", "resume=yes"): "resume=yes: give resume=auto, which goes on with the newest",
     ("train", "data._target_=all"): "data._target_=all: there is no all module; give a class",
     ("train", "task.name=x +task._target_=o.B"): "task._target_=o.B: there is no o module; give",
+    (
+        "train",
+        "callbacks.x=5",
+    ): "callbacks.x is not in the config: to add it, type +callbacks.x=...",
+    (
+        "train",
+        "+callbacks.x=5",
+    ): "callbacks.x=5: give the class and its arguments, such as {_target_",
+    (
+        "train",
+        "+callbacks.x._target_=o.B",
+    ): "callbacks.x._target_=o.B: there is no o module; give a",
+    (
+        "train",
+        "logger=wandb logger.wandb.projct=x",
+    ): "logger.wandb.projct is not in the config: to add it, type +logger.wandb.projct=...; did you"
+    " mean logger.wandb.project?",
     ("train", "task.name=all"): "task.name=all: there is no such task; choose one of task=pretrain",
     (
         "train",

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.callbacks import Timer
 from omegaconf import OmegaConf
 
-from gptlit.cli.build import build_data, read_run_config
+from gptlit.cli.build import build_callbacks, build_data, read_run_config
 from gptlit.errors import UserError
 
 TEXT = "gptlit.data.text.TextDataModule"
@@ -27,6 +28,18 @@ def test_values_are_not_called(tmp_path: Path) -> None:
     call["self"]["_args_"] = [str(victim)]  # type: ignore[index]
     data = build_data(config(TEXT, call))
     assert data.path == call and not victim.exists()
+
+
+def test_callbacks_get_plain_arguments() -> None:
+    node = {"_target_": "lightning.pytorch.callbacks.Timer", "duration": {"seconds": 5}}
+    [timer] = build_callbacks({"callbacks": {"mine": node}})
+    assert isinstance(timer, Timer) and timer.time_remaining() == 5
+
+
+def test_a_callback_that_is_none_is_refused() -> None:
+    line = r"callbacks\.mine\._target_=pathlib\.Path is no Lightning Callback"
+    with pytest.raises(UserError, match=line):
+        build_callbacks({"callbacks": {"mine": {"_target_": "pathlib.Path"}}})
 
 
 @pytest.mark.parametrize("target", ["os.system", "gptlit.data.text.default_cache_dir", None])

@@ -5,13 +5,13 @@ import io
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from gptlit.errors import UserError
@@ -63,6 +63,7 @@ def fit(
     every: int = 0,
     mode: str = "min",
     resume: bool = False,
+    more: Sequence[Callback] = (),
     **options: Any,
 ) -> tuple[Checkpoints, list[int]]:
     """Train with a validation at every second step."""
@@ -75,7 +76,7 @@ def fit(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         plugins=[io],
-        callbacks=[checkpoints],
+        callbacks=[checkpoints, *more],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -160,6 +161,25 @@ def test_a_metric_that_is_not_measured_is_told_with_those_that_are(
         else:
             trainer.fit(task, data, data)
     assert not (tmp_path / "checkpoints").exists()
+
+
+class Keeping(Callback):
+    """Has a state to save."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": self.state}
+
+
+def test_a_state_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    plain = {"numbers": [1, 2.5, None, True], "tensor": torch.ones(2), "text": ("a", b"b")}
+    fit(tmp_path, [1.0], 2, more=[Keeping(plain)])
+    for state in (Path("a"), Keeping, lambda: 1):
+        with pytest.raises(UserError, match=r"the callback Keeping has a state_dict\(\) of other"):
+            fit(tmp_path, [1.0, 2.0], 4, more=[Keeping(state)])
+        assert step_of(tmp_path / "last.ckpt") == 2
 
 
 def test_last_is_saved_when_due_and_once_for_a_step(tmp_path: Path) -> None:

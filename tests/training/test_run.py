@@ -275,6 +275,30 @@ def test_a_run_by_epochs_that_has_finished_is_made_longer_by_epochs(
         assert "to train on, give more epochs as trainer.max_epochs=..." in capsys.readouterr().out
 
 
+def test_a_callback_of_the_config_goes_on_where_it_was() -> None:
+    mean = "{_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.5}"
+    options = ("trainer.val_interval=2", "scheduler.total_steps=6", f"+callbacks.mean={mean}")
+    whole = fit("whole", *options, "trainer.max_steps=6")
+    fit("parts", *options, "trainer.max_steps=4")
+    parts = fit("parts", *options, "trainer.max_steps=6", "resume=parts/checkpoints/last.ckpt")
+    plain = fit("plain", *options[:2], "trainer.max_steps=6")
+    there, here, without = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (whole, parts, plain)
+    )
+    assert all(torch.equal(there[name], here[name]) for name in there)
+    assert not all(torch.equal(there[name], without[name]) for name in there)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("simple", "backward"), ("advanced", "training_step"), ("pytorch", "aten::addmm")],
+)
+def test_a_profile_is_written_into_the_run_folder(name: str, part: str) -> None:
+    folder = fit("run", "trainer.max_steps=2", f"trainer.profiler={name}")
+    assert part in (folder / "profile" / f"fit-{name}.txt").read_text()
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_one_process_says_that_the_run_has_finished(
     rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
