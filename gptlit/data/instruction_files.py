@@ -1,7 +1,6 @@
 """Files of instructions and responses: read, checked entry by entry, and split."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptlit.data.readers import read_text
-from gptlit.data.rows import read_rows, text_lines
+from gptlit.data.rows import json_list, kind_of, read_rows, text_lines
 from gptlit.data.sampler import Permutation
 from gptlit.data.tables import find_table
 from gptlit.errors import UserError
@@ -200,21 +199,9 @@ def _records(path: str | Path, key: str) -> Iterator[tuple[str, int, Any]]:
     if kind.suffix not in (".json", ".jsonl"):
         return (("row", number, row) for number, (_, row) in enumerate(read_rows(path, kind), 1))
     chunks = read_text(path, kind)
-    return _json_lines(chunks) if kind.suffix == ".jsonl" else _json_list(path, "".join(chunks))
-
-
-def _json_list(path: Path, text: str) -> Iterator[tuple[str, int, Any]]:
-    if not text.strip():
-        return iter(())
-    try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not JSON: {error}; expected one list of entries (if each line is an entry, "
-            "name the file .jsonl)"
-        ) from None
-    if not isinstance(records, list):
-        raise UserError(f"{path} holds {_kind(records)}; expected one list of entries, [{{…}}, …]")
+    if kind.suffix == ".jsonl":
+        return _json_lines(chunks)
+    records = json_list(path, chunks, "entries")
     return (("entry", number, record) for number, record in enumerate(records, 1))
 
 
@@ -238,7 +225,7 @@ class _NoFieldError(ValueError):
 def _entry(record: Any, fields: Fields) -> Entry:
     """The entry in a record. Raises a ValueError that says what is wrong with it."""
     if not isinstance(record, dict):
-        raise ValueError(f"it is {_kind(record)}, expected an object with named fields")
+        raise ValueError(f"it is {kind_of(record)}, expected an object with named fields")
     if is_chat(record):
         return _chat(record)
     instruction, output = _text(record, fields.instruction), _text(record, fields.output)
@@ -299,15 +286,7 @@ def _text(record: dict[str, Any], name: str, *, may_be_empty: bool = False) -> s
         raise _NoFieldError(f"no field {name!r} (there are: {there})")
     text = record[name]
     if not isinstance(text, str):
-        raise ValueError(f"{name} is {_kind(text)}, expected text")
+        raise ValueError(f"{name} is {kind_of(text)}, expected text")
     if not may_be_empty and not text.strip():
         raise ValueError(f"{name} is empty")
     return text
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "text", type(None): "null"}
-    kinds |= {bool: "true or false", int: "a number", float: "a number"}
-    if isinstance(value, float) and math.isnan(value):  # how pandas writes a missing text
-        return "NaN"
-    return kinds.get(type(value)) or f"{value!r:.40}"

@@ -1,4 +1,4 @@
-"""Texts with their labels, from tables: .csv, .tsv, .jsonl and .parquet.
+"""Texts with their labels, from tables: .csv, .tsv, .json, .jsonl and .parquet.
 
 Every mistake in a file ends in a UserError that names the file and the place in it.
 """

@@ -1,4 +1,4 @@
-"""The rows of a table, one after another: .csv, .tsv, .jsonl and .parquet.
+"""The rows of a table, one after another: .csv, .tsv, .json, .jsonl and .parquet.
 
 Every mistake in a file ends in a UserError that names the file and the place in it.
 """
@@ -6,6 +6,7 @@ Every mistake in a file ends in a UserError that names the file and the place in
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +25,11 @@ Wanted = Sequence[tuple[str, str]]
 def read_rows(
     file: Path, kind: FileKind, wanted: Wanted = (), seen: Seen = lambda done: None
 ) -> Rows:
-    """The rows of a table, as a stream. A .tsv file has no quotes, as its standard says.
+    """The rows of a table, as a stream. A .tsv file has no quotes, as its standard says. A .json
+    file is one list, which is read whole.
 
     Args:
-        file: .csv, .tsv or .jsonl, plain or packed, or .parquet.
+        file: .csv, .tsv, .json or .jsonl, plain or packed, or .parquet.
         kind: its kind.
         wanted: columns that every row must have; others may be left out. If empty, rows have all.
         seen: called with how many bytes of the file have been read.
@@ -42,7 +44,10 @@ def read_rows(
             return [name for name, _ in wanted] or names
 
         return parquet_rows(file, pick, seen)
-    lines = text_lines(read_text(file, kind, seen))
+    chunks = read_text(file, kind, seen)
+    if kind.suffix == ".json":
+        return _listed_rows(file, json_list(file, chunks, "objects"), wanted)
+    lines = text_lines(chunks)
     if kind.suffix == ".jsonl":
         return _json_rows(file, lines, wanted)
     return _delimited_rows(file, kind.suffix, lines, wanted)
@@ -138,7 +143,7 @@ def named_as_parquet(file: Path) -> Iterator[None]:
 
 
 def place_of(file: Path, number: int) -> str:
-    """How errors name a row of a .parquet file, counted from 1."""
+    """How errors name a row of a file without lines, counted from 1."""
     return f"{file}: row {number}"
 
 
@@ -186,11 +191,52 @@ def _json_rows(file: Path, lines: Iterator[str], wanted: Wanted) -> Rows:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{place} is not JSON: {error}; expected one object per line") from None
-        if not isinstance(row, dict):
-            form = f"with the keys {_listed(wanted)}" if wanted else "per line"
-            raise UserError(f"{place} is no JSON object; expected one {form}")
-        check_columns(place, row, wanted)
-        yield place, row
+        yield place, _object(place, row, wanted)
+
+
+def json_list(file: Path, chunks: Iterable[str], what: str) -> list[Any]:
+    """The list that a .json file holds; an empty one if the file has no text.
+
+    Args:
+        file: its path, for errors.
+        chunks: its text.
+        what: what its elements are called in errors.
+
+    Raises:
+        UserError: it is not JSON, or no list.
+    """
+    text = "".join(chunks)
+    if not text.strip():
+        return []
+    try:
+        there = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} is not JSON: {error}; expected one list of {what} (if each line is one of "
+            "them, name the file .jsonl)"
+        ) from None
+    if not isinstance(there, list):
+        by_column = isinstance(there, dict) and all(isinstance(one, dict) for one in there.values())
+        cure = ", as pandas writes with orient='records'" if there and by_column else ""
+        raise UserError(
+            f"{file} holds {kind_of(there)}; expected one list of {what}, [{{…}}, …]{cure}"
+        )
+    return there
+
+
+def _listed_rows(file: Path, rows: list[Any], wanted: Wanted) -> Rows:
+    for number, row in enumerate(rows, 1):
+        place = place_of(file, number)
+        yield place, _object(place, row, wanted)
+
+
+def _object(place: str, row: Any, wanted: Wanted) -> Row:
+    """A row of JSON, if it is an object with the wanted keys."""
+    if not isinstance(row, dict):
+        form = f"the keys {_listed(wanted)}" if wanted else "a key for each column"
+        raise UserError(f"{place} is no JSON object; expected one with {form}")
+    check_columns(place, row, wanted)
+    return row
 
 
 def check_columns(place: object, names: Collection[str], wanted: Wanted) -> None:
@@ -234,3 +280,12 @@ def shown(value: object) -> str:
     """A value as errors show it, 40 characters at most."""
     short = repr(value)
     return short if len(short) <= 40 else short[:37] + "..."
+
+
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, for errors: "an object", "a number"."""
+    kinds = {dict: "an object", list: "a list", str: "text", type(None): "null"}
+    kinds |= {bool: "true or false", int: "a number", float: "a number"}
+    if isinstance(value, float) and math.isnan(value):  # how pandas writes a missing text
+        return "NaN"
+    return kinds.get(type(value)) or f"{value!r:.40}"

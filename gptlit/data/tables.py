@@ -1,4 +1,4 @@
-"""Whole tables: .csv, .tsv, .jsonl, .parquet, and .txt with one text on each line.
+"""Whole tables: .csv, .tsv, .json, .jsonl, .parquet, and .txt with one text on each line.
 
 Every mistake in a file ends in a UserError that names the file and the place in it.
 """
@@ -23,13 +23,13 @@ from gptlit.data.rows import (
 )
 from gptlit.errors import UserError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
 @dataclass
 class Table:
-    """The rows of a file. A row of a .jsonl file has only the keys that its line has; rows of other
-    files have all columns."""
+    """The rows of a file. A row of JSON has only the keys that its object has; rows of other files
+    have all columns."""
 
     path: Path
     rows: list[Row] = field(default_factory=list)

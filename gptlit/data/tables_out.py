@@ -1,4 +1,5 @@
-"""Tables written with more columns than they were read with: .csv, .tsv, .jsonl and .parquet."""
+"""Tables written with more columns than they were read with: .csv, .tsv, .json, .jsonl and
+.parquet."""
 
 import csv
 import json
@@ -96,14 +97,25 @@ def _write_tsv(draft: Path, table: Table, more: Columns) -> None:
         file.writelines("\t".join(fields) + "\n" for fields in _fields(table, more))
 
 
+def _write_json(draft: Path, table: Table, more: Columns) -> None:
+    with draft.open("wb") as file:
+        for number, line in enumerate(_as_json(table, more)):
+            file.write((b",\n" if number else b"[\n") + line)
+        file.write(b"\n]\n")
+
+
 def _write_jsonl(draft: Path, table: Table, more: Columns) -> None:
     with draft.open("wb") as file:
-        for row in _extended(table, more):
-            try:
-                line = json.dumps(row, ensure_ascii=False, default=str).encode()
-            except UnicodeEncodeError:  # halves of surrogate pairs, which only escapes can hold
-                line = json.dumps(row, default=str).encode()
-            file.write(line + b"\n")
+        file.writelines(line + b"\n" for line in _as_json(table, more))
+
+
+def _as_json(table: Table, more: Columns) -> Iterator[bytes]:
+    """Each row as an object, on one line."""
+    for row in _extended(table, more):
+        try:
+            yield json.dumps(row, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:  # halves of surrogate pairs, which only escapes can hold
+            yield json.dumps(row, default=str).encode()
 
 
 def _write_parquet(draft: Path, table: Table, more: Columns) -> None:
@@ -122,6 +134,7 @@ def _write_parquet(draft: Path, table: Table, more: Columns) -> None:
 WRITERS: dict[str, Callable[[Path, Table, Columns], None]] = {
     ".csv": _write_csv,
     ".tsv": _write_tsv,
+    ".json": _write_json,
     ".jsonl": _write_jsonl,
     ".parquet": _write_parquet,
 }

@@ -289,7 +289,7 @@ def test_all_broken_entries_are_numbered(tmp_path: Path) -> None:
     ("name", "data", "told"),
     [
         ("a.json", b"[{]", r"a\.json is not JSON: .*column 3.*expected one list of entries"),
-        ("a.json", b'{"a": 1}\n{"a": 2}', r"if each line is an entry, name the file \.jsonl"),
+        ("a.json", b'{"a": 1}\n{"a": 2}', r"if each line is one of them, name the file \.jsonl"),
         ("a.json", b"{}", r"a\.json holds an object; expected one list of entries"),
         ("a.json", b"[" * 100_000, r"a\.json is not JSON"),
         ("a.json", b"[]", r"a\.json has no entries"),

@@ -35,12 +35,18 @@ def as_jsonl(texts: list[str], labels: list[Any]) -> bytes:
     return "\n".join(json.dumps({"text": t, "id": 1, "label": n}) for t, n in rows).encode()
 
 
+def as_json(texts: list[str], labels: list[Any]) -> bytes:
+    return b"[" + as_jsonl(texts, labels).replace(b"\n", b",\n") + b"]"
+
+
 def read(path: Path, columns: Columns = COLUMNS) -> LabelledTable:
     return read_labelled_table(str(path), columns)
 
 
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
-@pytest.mark.parametrize(("suffix", "write"), [(".csv", as_csv), (".jsonl", as_jsonl)])
+@pytest.mark.parametrize(
+    ("suffix", "write"), [(".csv", as_csv), (".jsonl", as_jsonl), (".json", as_json)]
+)
 def test_rows_read_the_same_from_every_kind_of_file(
     tmp_path: Path, suffix: str, write: Callable[[list[str], list[str]], bytes], packing: str
 ) -> None:
@@ -119,6 +125,19 @@ MISTAKES = [
     ("a.csv", b"", r"a\.csv is empty; expected .* 'text' and 'label' among them"),
     ("a.csv", b"text,label\n", r"a\.csv has no rows; give one .* as data\.path="),
     ("a.jsonl", b"\n\n", r"a\.jsonl has no rows"),
+    ("a.json", b"[]", r"a\.json has no rows; give one .* as data\.path="),
+    ("a.json", b"", r"a\.json has no rows"),
+    ("a.json", b"[1]", r"a\.json: row 1 is no JSON object; expected .* 'text' and 'label'"),
+    (
+        "a.json",
+        b'[{"text": "x", "label": 1}, {"text": "y"}]',
+        r"row 2: no column 'label'; .*'text'",
+    ),
+    (
+        "a.json",
+        b'[{"text": {"en": "x"}, "label": 1}]',
+        r"row 1: column 'text' holds {'en'",
+    ),
     ("a.csv", b"body,label\nx,ham\n", r"no column 'text'; there are: 'body', 'label'; set data\.t"),
     ("a.csv", b"text,kind\nx,ham\n", r"no column 'label'; .*'kind'; set data\.label_column"),
     ("a.csv", b"text;label\nx;ham\n", r"there are: 'text;label'"),

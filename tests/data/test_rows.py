@@ -1,4 +1,4 @@
-"""Rows of .csv, .tsv, .jsonl and .parquet files."""
+"""Rows of .csv, .tsv, .json, .jsonl and .parquet files."""
 
 import csv
 import gzip

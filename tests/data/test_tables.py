@@ -64,7 +64,7 @@ def test_text_of_any_kind_survives(
 ) -> None:
     folder = tmp_path_factory.mktemp("survives")
     table = Table(folder, [{"text": one} for one in texts], ["x"] * len(texts))
-    for suffix in (".csv", ".jsonl", ".parquet"):
+    for suffix in (".csv", ".json", ".jsonl", ".parquet"):
         path = write(table, folder / f"out{suffix}", {"label": texts})
         assert read(path).rows == [{"text": one, "label": one} for one in texts]
     if not any(mark in one for one in texts for mark in "\t\n\r"):
@@ -144,13 +144,16 @@ def test_a_date_inside_of_an_object_that_python_has_none_for_is_told(tmp_path: P
         read(tmp_path / "a.parquet")
 
 
-def test_rows_of_json_may_differ(tmp_path: Path) -> None:
-    lines = ['{"text": "a", "n": 1}', "", '{"text": "\\ud800", "tags": ["x"], "ok": true}']
-    (tmp_path / "given.jsonl").write_text("\n".join(lines) + "\n")
-    table, more = read(tmp_path / "given.jsonl"), {"label": ["ham", "spam"]}
+@pytest.mark.parametrize(("name", "form"), [("given.jsonl", "%s\n\n%s\n"), ("a.json", "[%s,%s]")])
+def test_rows_of_json_may_differ(tmp_path: Path, name: str, form: str) -> None:
+    rows = '{"text": "a", "n": 1}', '{"text": "\\ud800", "tags": ["x"], "ok": true}'
+    (tmp_path / name).write_text(form % rows)
+    table, more = read(tmp_path / name), {"label": ["ham", "spam"]}
     out = write(table, tmp_path / "out.jsonl", more).read_text().splitlines()
     assert json.loads(out[0]) == {"text": "a", "n": 1, "label": "ham"}
     assert json.loads(out[1])["text"] == "\ud800"
+    listed = json.loads(write(table, tmp_path / "out.json", more).read_bytes())
+    assert listed == [*map(json.loads, out)]
     with write(table, tmp_path / "out.csv", more).open(newline="", encoding="utf-8") as file:
         header, first, second = csv.reader(file)
     assert header == ["text", "n", "tags", "ok", "label"]
@@ -203,6 +206,18 @@ BAD = {
     "semicolons": ("a.csv", "text;x\nA, b;1\n", r"a.csv:2 has 2 fields, .* 1 columns: semicolons"),
     "json": ("a.jsonl", '{"text": "a"}\n{"text"\n', r"a.jsonl:2 is not JSON"),
     "no object": ("a.jsonl", "[1]\n", r"a.jsonl:1 is no JSON object"),
+    "no object in a list": (
+        "a.json",
+        '[{"text": "a"}, 1]',
+        r"a.json: row 2 is no JSON object; expec",
+    ),
+    "lines": ("a.json", '{"text": "a"}\n{"text": "b"}', r"a.json is not JSON: .*name .* .jsonl\)$"),
+    "one object": (
+        "a.json",
+        '{"text": "a"}',
+        r"a.json holds an object; .*one list of objects, .*\]$",
+    ),
+    "columns": ("a.json", '{"text": {"0": "a"}}', r"holds an object; .* with orient='records'$"),
     "one row without": ("a.jsonl", '{"text": "a"}\n{"x": 1}\n', r"a.jsonl:2: no column 'text'"),
     "no text": ("a.jsonl", '{"text": null}\n', r"a.jsonl:1: column 'text' holds None, expected t"),
     "binary": ("a.csv", "text\n\0\n", r"a.csv is a binary file"),
