@@ -19,6 +19,10 @@ from gptlit.prompts import with_system
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 NAMED = 10  # different faults that are told in words
+CHATS = ("messages", "conversations")
+"""Fields with a chat: OpenAI's name and ShareGPT's."""
+SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system"}
+"""What ShareGPT calls the roles."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,12 @@ def read_entries(
     """The entries of a .json, .jsonl, .csv, .tsv or .parquet file, and what is wrong with the
     others.
 
-    An entry has `instruction`, `output` and perhaps `input`; or else `messages`, see `is_chat`: a
-    chat in which user and assistant alternate, and the assistant has the last word. A system
-    message may come first; it is put before the first instruction, with a blank line between. An
-    answer whose `weight` is 0 is not learned; all that follows the last learned answer is left out.
-    All files but .parquet may be packed (.gz, .zst).
+    An entry has `instruction`, `output` and perhaps `input`; or else a chat, see `chat_field`, in
+    which user and assistant alternate, and the assistant has the last word. Its messages have
+    `role` and `content`, or `from` and `value` as in ShareGPT. A system message may come first; it
+    is put before the first instruction, with a blank line between. An answer whose `weight` is 0
+    is not learned; all that follows the last learned answer is left out. All files but .parquet
+    may be packed (.gz, .zst).
 
     Args:
         path: the file.
@@ -226,26 +231,30 @@ def _entry(record: Any, fields: Fields) -> Entry:
     """The entry in a record. Raises a ValueError that says what is wrong with it."""
     if not isinstance(record, dict):
         raise ValueError(f"it is {kind_of(record)}, expected an object with named fields")
-    if is_chat(record):
-        return _chat(record)
+    if chat := chat_field(record):
+        return _chat(record, chat)
     instruction, output = _text(record, fields.instruction), _text(record, fields.output)
     there = record.get(fields.input)
     given = "" if there is None else _text(record, fields.input, may_be_empty=True)
     return Entry(instruction, given if given.strip() else "", output, fields.renamed(record))
 
 
-def is_chat(record: Mapping[str, Any]) -> bool:
-    """Whether a record is read as a chat. If it has an instruction besides messages, the messages
-    count: in our files of answers the instruction is a transcript of them."""
-    there = record.get("messages")
-    return bool(isinstance(there, list) and there) if "instruction" in record else there is not None
+def chat_field(record: Mapping[str, Any]) -> str | None:
+    """The field with the chat that a record is read as, one of `CHATS`; None if it is no chat. If
+    it has an instruction besides messages, the messages count: in our files of answers the
+    instruction is a transcript of them."""
+    for name in CHATS:
+        there = record.get(name)
+        if (isinstance(there, list) and there) if "instruction" in record else there is not None:
+            return name
+    return None
 
 
-def _chat(record: dict[str, Any]) -> Entry:
-    messages = record["messages"]
+def _chat(record: dict[str, Any], name: str) -> Entry:
+    messages = record[name]
     if not (isinstance(messages, list) and all(isinstance(m, dict) for m in messages)):
-        raise ValueError("its messages are not a list of objects")
-    by_system = bool(messages) and messages[0].get("role") == "system"
+        raise ValueError(f"its {name} are not a list of objects")
+    by_system = bool(messages) and "system" in (messages[0].get("role"), messages[0].get("from"))
     turns = messages[by_system:]
     if not turns:
         raise ValueError("it has no messages by user and assistant")
@@ -271,13 +280,15 @@ def _chat(record: dict[str, Any]) -> Entry:
 
 def _said(message: dict[str, Any], expected: str) -> str:
     """The content of a message, which has to be by the expected role."""
-    role = _text(message, "role")
-    if role != expected:
-        raise ValueError(f"role is {role!r:.40}, expected {expected!r}")
+    by_sharegpt = "from" in message and message.get("role") is None
+    who, content = ("from", "value") if by_sharegpt else ("role", "content")
+    role, theirs = _text(message, who), SHAREGPT[expected] if by_sharegpt else expected
+    if role not in (expected, theirs):
+        raise ValueError(f"{who} is {role!r:.40}, expected {theirs!r}")
     weight = message.get("weight")
-    if role == "assistant" and (isinstance(weight, bool) or weight not in (None, 0, 1)):
+    if expected == "assistant" and (isinstance(weight, bool) or weight not in (None, 0, 1)):
         raise ValueError(f"weight is {weight!r:.40}, expected 0 or 1")
-    return _text(message, "content")
+    return _text(message, content)
 
 
 def _text(record: dict[str, Any], name: str, *, may_be_empty: bool = False) -> str:

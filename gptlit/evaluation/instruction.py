@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptlit.data.instruction_files import is_chat
+from gptlit.data.instruction_files import chat_field
 from gptlit.evaluation.answers import ANSWER, write_answers
 from gptlit.evaluation.text_scores import score_answers
 from gptlit.inference.api import LanguageModel
@@ -74,7 +74,7 @@ def _with_parts(entry: Any) -> dict[str, Any]:
     """An entry as it was in its file. A chat also gets an instruction, input and output, for a
     judge to read: the instruction is all that was said before the last answer."""
     raw: dict[str, Any] = entry.raw
-    if "instruction" in raw and not is_chat(raw):
+    if "instruction" in raw and not chat_field(raw):
         return raw
     parts = {"instruction": _transcript(entry), "input": entry.input, "output": entry.output}
     return {**raw, **parts}

@@ -108,6 +108,10 @@ def messages(*turns: tuple[str, Any]) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
+def conversations(*turns: tuple[str, Any]) -> dict[str, Any]:
+    return {"conversations": [{"from": role, "value": content} for role, content in turns]}
+
+
 HI = [("user", "Hi"), ("assistant", "Hello")]
 
 
@@ -141,6 +145,25 @@ def test_chats_of_several_turns(tmp_path: Path, name: str) -> None:
     assert [entry.turns[0][0] for entry in entries] == ["Hi", "Be kind.\n\nHi", "Hi"]
     assert [entry.system for entry in entries] == ["", "Be kind.", ""]
     assert [entry.raw for entry in entries] == rows
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet"])
+def test_conversations_of_sharegpt_are_chats(tmp_path: Path, name: str) -> None:
+    turns = [("system", "Be kind."), ("human", "Hi"), ("gpt", "Hello"), *HI]
+    rows = [conversations(*turns), {"conversations": messages(*HI)["messages"]}]
+    for message, weight in zip(rows[0]["conversations"], (None, 0.0, 0.0, 0.0, 1.0), strict=True):
+        message["weight"] = weight  # in some published files questions have one too
+    entries, _ = read_entries(write(tmp_path / name, rows))
+    told = [("Be kind.\n\nHi", "Hello", ""), ("Hi", "Hello", "")]
+    assert [entry.turns for entry in entries] == [told, told[1:]]
+    assert [entry.unlearned for entry in entries] == [{0}, set()]
+
+
+def test_conversations_beside_an_instruction_count_if_there_are_any(tmp_path: Path) -> None:
+    rows = [{**GOOD, "conversations": there} for there in ([], None, 3, "no")]
+    rows += [{**GOOD, **conversations(*HI)}, {"messages": None, **conversations(*HI)}]
+    entries, _ = read_entries(write(tmp_path / "a.json", rows))
+    assert parts(entries) == [("a", "", "b")] * 4 + [("Hi", "", "Hello")] * 2
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.parquet"])
@@ -220,7 +243,17 @@ def test_chats_of_one_turn(tmp_path: Path, name: str) -> None:
         (messages(("user", " "), *HI[1:]), "message 1: content is empty"),
         (messages(("system", ""), *HI), "message 1: content is empty"),
         (messages(("user", [{"type": "text"}]), *HI[1:]), "message 1: content is a list, expected"),
-        ({"messages": [{"from": "human", "value": "Hi"}]}, r"message 1: no field 'role' \(there a"),
+        ({"messages": [{"text": "Hi"}]}, r"message 1: no field 'role' \(there are: 'text'\)"),
+        ({"conversations": "x"}, "its conversations are not a list of objects"),
+        ({"conversations": []}, "it has no messages by user and assistant"),
+        (conversations(("gpt", "a")), "message 1: from is 'gpt', expected 'human'"),
+        (conversations(("human", "a"), ("bing", "b")), "message 2: from is 'bing', expected 'gpt'"),
+        (conversations(("system", " "), *HI), "message 1: value is empty"),
+        (conversations(*HI, ("system", "a"), *HI), "message 3: from is 'system', expected 'human'"),
+        (
+            {"conversations": [{"from": "human"}]},
+            r"message 1: no field 'value' \(there are: 'from'",
+        ),
         ({"messages": [{"role": "user"}]}, r"message 1: no field 'content' \(there are: 'role'\)"),
         (
             {"messages": [{**message, "weight": 0} for message in messages(*HI, *HI)["messages"]]},
