@@ -1,7 +1,7 @@
 """Files of instructions and responses: read, checked entry by entry, and split."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptlit.data.readers import read_text
-from gptlit.data.rows import json_list, kind_of, read_rows, text_lines
+from gptlit.data.rows import json_list, kind_of, other_separator, read_rows, text_lines
 from gptlit.data.sampler import Permutation
 from gptlit.data.tables import find_table
 from gptlit.errors import UserError
@@ -23,6 +23,12 @@ CHATS = ("messages", "conversations")
 """Fields with a chat: OpenAI's name and ShareGPT's."""
 SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system"}
 """What ShareGPT calls the roles."""
+OFTEN = {
+    "instruction": ("prompt", "question", "query", "problem", "input"),
+    "output": ("completion", "response", "answer", "solution"),
+    "input": ("context",),
+}
+"""What the parts of an entry are often called elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class Broken(NamedTuple):
 
 @dataclass(frozen=True)
 class Fields:
-    """What the parts of an entry are called in a file."""
+    """What the parts of an entry are called in a file. It has none for the input if that name
+    stands for another part too, as after data.instruction_field=input."""
 
     instruction: str = "instruction"
     input: str = "input"
@@ -71,8 +78,13 @@ class Fields:
 
     def renamed(self, record: dict[str, Any]) -> dict[str, Any]:
         """A record, with its parts under our names too."""
-        names = vars(self).items()
-        return record | {us: record.get(there, "") for us, there in names if us != there}
+        parts = vars(self) if self.has_input else {**vars(self), "input": None}
+        return record | {us: record.get(there, "") for us, there in parts.items() if us != there}
+
+    @property
+    def has_input(self) -> bool:
+        """Whether there is a field for the input alone."""
+        return self.input not in (self.instruction, self.output)
 
 
 def read_entries(
@@ -104,7 +116,7 @@ def read_entries(
     """
     entries: list[Entry] = []
     broken: list[Broken] = []
-    with_input, without_field = fields.input == Fields.input, False
+    with_input, names_there = fields.input == Fields.input, None
     for kind, number, record in _records(path, key):
         try:
             parsed = record() if callable(record) else record
@@ -112,12 +124,12 @@ def read_entries(
             with_input = with_input or fields.input in parsed
         except ValueError as error:
             broken.append(Broken(kind, number, str(error)))
-            without_field = without_field or isinstance(error, _NoFieldError)
+            if names_there is None and isinstance(error, _NoFieldError):
+                names_there = error.names
     if broken and not (skip_broken and entries):
         cure = "mend them, or leave them out: data.on_error=skip"
         if not entries:
-            names = "name theirs with data.instruction_field=... and data.output_field=..."
-            cure = names if without_field else "mend them"
+            cure = "mend them" if names_there is None else _named(names_there, fields)
         raise UserError(
             f"{path}: {len(broken)} of {len(broken) + len(entries)} entries cannot be used: "
             f"{tell_broken(broken)}; {cure}"
@@ -226,6 +238,26 @@ def _parsed(line: str) -> Any:
 class _NoFieldError(ValueError):
     """A record has no field of a name."""
 
+    def __init__(self, name: str, names: Collection[str]) -> None:
+        super().__init__(f"no field {name!r} (there are: {', '.join(map(repr, names)) or 'none'})")
+        self.names = names
+
+
+def _named(names: Collection[str], fields: Fields) -> str:
+    """What to do about entries whose fields have other names than `fields`: the settings, with the
+    names that can be guessed."""
+    if cure := other_separator(names):
+        return cure
+    found = {name.lower(): name for name in names}
+    settings = []
+    for part, often in OFTEN.items():
+        if getattr(fields, part) in names:
+            continue
+        guess = next((found[one] for one in often if one in found), None)
+        if guess or part != "input":
+            settings.append(f"data.{part}_field={guess or '...'}")
+    return f"name theirs with {' '.join(settings)}"
+
 
 def _entry(record: Any, fields: Fields) -> Entry:
     """The entry in a record. Raises a ValueError that says what is wrong with it."""
@@ -234,7 +266,7 @@ def _entry(record: Any, fields: Fields) -> Entry:
     if chat := chat_field(record):
         return _chat(record, chat)
     instruction, output = _text(record, fields.instruction), _text(record, fields.output)
-    there = record.get(fields.input)
+    there = record.get(fields.input) if fields.has_input else None
     given = "" if there is None else _text(record, fields.input, may_be_empty=True)
     return Entry(instruction, given if given.strip() else "", output, fields.renamed(record))
 
@@ -293,8 +325,7 @@ def _said(message: dict[str, Any], expected: str) -> str:
 
 def _text(record: dict[str, Any], name: str, *, may_be_empty: bool = False) -> str:
     if name not in record:
-        there = ", ".join(map(repr, record)) or "none"
-        raise _NoFieldError(f"no field {name!r} (there are: {there})")
+        raise _NoFieldError(name, record)
     text = record[name]
     if not isinstance(text, str):
         raise ValueError(f"{name} is {kind_of(text)}, expected text")

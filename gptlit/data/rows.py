@@ -172,7 +172,7 @@ def _delimited_rows(file: Path, suffix: str, lines: Iterator[str], wanted: Wante
             if fields and len(fields) != len(header):
                 raise UserError(
                     f"{file}:{reader.line_num} has {len(fields)} fields, but the first line names "
-                    f"{len(header)} columns: {_other_separator(header) or cure}"
+                    f"{len(header)} columns: {other_separator(header) or cure}"
                 )
             if fields:
                 yield f"{file}:{reader.line_num}", {name: fields[i] for name, i in at.items()}
@@ -244,11 +244,11 @@ def check_columns(place: object, names: Collection[str], wanted: Wanted) -> None
     for name, key in wanted:
         if name not in names:
             there = ", ".join(map(repr, names)) or "none"
-            cure = _other_separator(names) or f"set {key}=…"
+            cure = other_separator(names) or f"set {key}=…"
             raise UserError(f"{place}: no column {name!r}; there are: {there}; {cure}")
 
 
-def _other_separator(names: Collection[str]) -> str:
+def other_separator(names: Collection[str]) -> str:
     """What to do if a table seems to have another separator, all its names in one; else ""."""
     only = next(iter(names), "") if len(names) == 1 else ""
     for mark, said in ((";", "semicolons"), ("\t", "tabs")):

@@ -65,7 +65,7 @@ DATA = {
     "rows.parquet": rf"1 of 2 .*: row 2: output is null, expected text; {MEND}",
     "damaged.parquet": r"damaged\.parquet cannot be read as Parquet: .*; write it again$",
     "names.tsv": r"1 of 1 .*: row 1: no field 'instruction' \(there are: 'question', 'output'\); "
-    r"name theirs with data\.instruction_field=\.\.\. and data\.output_field=\.\.\.$",
+    r"name theirs with data\.instruction_field=question$",
     "notes.txt": r"notes\.txt: expected a file whose name ends in \.json, \.jsonl, \.csv, \.tsv",
     "god.json": r"there is no such file; did you mean (data\.path=)?good\.json\?$",
     ".": r"this is a folder; give one file whose name ends in",

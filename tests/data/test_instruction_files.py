@@ -1,6 +1,7 @@
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,12 @@ def test_parts_may_have_other_names(tmp_path: Path, name: str) -> None:
         (
             Fields(),
             r"entries 1-2: no field 'instruction' \(there are: 'q', 'a'\); name theirs with"
-            r" data\.instruction_field=\.\.\. and data\.output_field=\.\.\.$",
+            r" data\.instruction_field=\.\.\. data\.output_field=\.\.\.$",
         ),
-        (Fields("q", output="b"), r"no field 'b' \(there are: 'q', 'a'\); name theirs with"),
+        (
+            Fields("q", output="b"),
+            r"no field 'b' \(there are: 'q', 'a'\); name .* with data\.output_field=\.\.\.$",
+        ),
         (
             Fields("q", "context", "a"),
             r"no entry has a field 'context'; set data\.input_field=\.\.\.$",
@@ -102,6 +106,46 @@ def test_names_that_no_entry_has(tmp_path: Path, fields: Fields, told: str) -> N
     path = write(tmp_path / "a.json", [{"q": "1", "a": "2"}] * 2)
     with pytest.raises(UserError, match=told):
         read_entries(path, fields=fields)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            {"prompt": "a", "completion": "b"},
+            "instruction_field=prompt data.output_field=completion",
+        ),
+        ({"Prompt": "a", "Response": "b"}, "instruction_field=Prompt data.output_field=Response"),
+        ({"prompt": "a", "input": "c", "output": "b"}, "instruction_field=prompt"),
+        ({"input": "a", "output": "b"}, "instruction_field=input"),
+        (
+            {"instruction": "a", "context": "c", "response": "b"},
+            "output_field=response data.input_",
+        ),
+    ],
+)
+def test_names_that_are_common_elsewhere_are_proposed(
+    tmp_path: Path, row: dict[str, str], told: str
+) -> None:
+    path = write(tmp_path / "a.json", [row])
+    with pytest.raises(UserError, match=re.escape(f"); name theirs with data.{told}")) as error:
+        read_entries(path)
+    proposed = dict(re.findall(r"data\.(\w+)_field=(\w+)", str(error.value)))
+    entries, _ = read_entries(path, fields=Fields(**proposed))
+    assert parts(entries) == [("a", "c" if "c" in row.values() else "", "b")]
+
+
+def test_columns_between_semicolons_are_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("instruction;output\na;b\n")
+    with pytest.raises(UserError, match=r"\); semicolons are between its columns: use commas in"):
+        read_entries(tmp_path / "a.csv")
+
+
+def test_a_field_that_is_the_instruction_is_not_its_input_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [{"input": "a", "output": "b"}])
+    [entry], _ = read_entries(path, fields=Fields(instruction="input"))
+    assert entry == Entry("a", "", "b")
+    assert entry.raw == {"instruction": "a", "input": "", "output": "b"}
 
 
 def messages(*turns: tuple[str, Any]) -> dict[str, Any]:
