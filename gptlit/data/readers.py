@@ -23,6 +23,8 @@ PACKED_CHUNK_BYTES = 1 << 14
 TEXT_SUFFIXES = (".txt", ".md")
 ROW_SUFFIXES = (".jsonl", ".csv", ".parquet")
 PACKINGS = (".gz", ".zst")
+STARTS = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".parquet": b"PAR1\x15"}
+"""What files begin with that no text does."""
 
 Seen = Callable[[int], None]  # called with how many bytes of the file on disk have been read
 
@@ -146,6 +148,11 @@ def _chunks(path: Path, kind: FileKind, seen: Seen) -> Iterator[bytes]:
 
     try:
         with path.open("rb") as file:
+            start = file.peek(max(map(len, STARTS.values())))
+            really = next((name for name, mark in STARTS.items() if start.startswith(mark)), "")
+            if really and not kind.packing:
+                name = path.name + really if really in PACKINGS else f"{path.stem}{really}"
+                raise UserError(f"{path} is a {really} file by its content: name it {name}")
             if kind.packing == ".zst":
                 chunks = _zstd_chunks(file)
             else:
@@ -156,7 +163,8 @@ def _chunks(path: Path, kind: FileKind, seen: Seen) -> Iterator[bytes]:
                 yield chunk
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise UserError(
-            f"{path} is damaged: {error}; expected a whole {kind.packing} file: make it again"
+            f"{path} is damaged: {error}; expected a whole {kind.packing} file: make it again, "
+            f"or take {kind.packing} off its name if it is not packed"
         ) from None
     except OSError as error:
         raise UserError(

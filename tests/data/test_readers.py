@@ -68,7 +68,18 @@ def test_what_windows_calls_unicode_is_told_as_utf_16(tmp_path: Path, order: str
 @pytest.mark.parametrize(
     ("name", "data", "told"),
     [
-        ("a.txt.gz", b"no gzip", r"a\.txt\.gz is damaged"),
+        (
+            "a.txt.gz",
+            b"no gzip",
+            r"a\.txt\.gz is damaged: .*, or take \.gz off its name if it is not",
+        ),
+        (
+            "a.txt",
+            gzip.compress(b"text"),
+            r"a\.txt is a \.gz file by its content: name it a\.txt\.gz$",
+        ),
+        ("a.txt", zstandard.compress(b"text"), r"a\.txt is a \.zst file by its .* a\.txt\.zst$"),
+        ("a.txt", b"PAR1\x15\0", r"a\.txt is a \.parquet file by its content: name it a\.parquet$"),
         ("a.txt.gz", gzip.compress(b"text" * 99, mtime=0)[:-9], r"a\.txt\.gz is damaged"),
         ("a.txt.zst", b"no zstandard", r"a\.txt\.zst is damaged"),
         (
