@@ -1,6 +1,5 @@
 """Files of instructions and responses: read, checked entry by entry, and split."""
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptlit.data.readers import read_text
-from gptlit.data.rows import json_list, kind_of, other_separator, read_rows, text_lines
+from gptlit.data.rows import (
+    json_line,
+    json_list,
+    kind_of,
+    other_separator,
+    read_rows,
+    shown,
+    text_lines,
+)
 from gptlit.data.sampler import Permutation
 from gptlit.data.tables import find_table
 from gptlit.errors import UserError
@@ -230,8 +237,8 @@ def _json_lines(chunks: Iterable[str]) -> Iterator[tuple[str, int, Callable[[], 
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
+        return json_line(line)
+    except ValueError as error:
         raise ValueError(f"not JSON ({error})") from None
 
 
@@ -239,7 +246,7 @@ class _NoFieldError(ValueError):
     """A record has no field of a name."""
 
     def __init__(self, name: str, names: Collection[str]) -> None:
-        super().__init__(f"no field {name!r} (there are: {', '.join(map(repr, names)) or 'none'})")
+        super().__init__(f"no field {name!r} (there are: {', '.join(map(shown, names)) or 'none'})")
         self.names = names
 
 

@@ -20,6 +20,11 @@ Rows = Iterator[tuple[str, Row]]
 """The place of each row, for errors, and the row itself."""
 Wanted = Sequence[tuple[str, str]]
 """Names of columns, each with the config key that it came from."""
+SET = "set {key}=…"
+NAME = f"{SET}, or name the columns in the first line"
+MEND = f"mend or remove the row, or {SET}"
+"""Advice on a column that is not there: in general, in a file with a header, and in a row below
+others that have it."""
 
 
 def read_rows(
@@ -155,6 +160,7 @@ def _delimited_rows(file: Path, suffix: str, lines: Iterator[str], wanted: Wante
     else:
         reader = csv.reader(lines, strict=True)
         cure = 'put texts with commas, quotes or line ends in quotes, and "" for a quote inside'
+    header: list[str] | None = None
     try:
         header = next(reader, None)
         if header is None:
@@ -163,7 +169,7 @@ def _delimited_rows(file: Path, suffix: str, lines: Iterator[str], wanted: Wante
                 f"{file} is empty; expected a line with the names of the columns{among}, and rows "
                 "below it"
             )
-        check_columns(file, header, wanted)
+        check_columns(file, header, wanted, NAME)
         at = {name: header.index(name) for name, _ in wanted}
         if not wanted:
             at = {name: i for i, name in enumerate(header)}
@@ -177,21 +183,35 @@ def _delimited_rows(file: Path, suffix: str, lines: Iterator[str], wanted: Wante
             if fields:
                 yield f"{file}:{reader.line_num}", {name: fields[i] for name, i in at.items()}
     except csv.Error as error:
+        cure = other_separator(header or ()) or cure
         raise UserError(
             f"{file}:{reader.line_num} cannot be read as {suffix}: {error}; {cure}"
         ) from None
 
 
 def _json_rows(file: Path, lines: Iterator[str], wanted: Wanted) -> Rows:
+    cure = SET
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         place = f"{file}:{number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = json_line(line)
+        except ValueError as error:
             raise UserError(f"{place} is not JSON: {error}; expected one object per line") from None
-        yield place, _object(place, row, wanted)
+        yield place, _object(place, row, wanted, cure)
+        cure = MEND
+
+
+def json_line(line: str) -> Any:
+    """What a line of a .jsonl file holds. Raises ValueError, which names the column, if it is not
+    JSON."""
+    try:
+        return json.loads(line.rstrip("\r\n"))
+    except json.JSONDecodeError as error:  # counts the lines of its text, which is one
+        raise ValueError(f"{error.msg}: column {error.pos + 1}") from None
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def json_list(file: Path, chunks: Iterable[str], what: str) -> list[Any]:
@@ -227,25 +247,26 @@ def json_list(file: Path, chunks: Iterable[str], what: str) -> list[Any]:
 def _listed_rows(file: Path, rows: list[Any], wanted: Wanted) -> Rows:
     for number, row in enumerate(rows, 1):
         place = place_of(file, number)
-        yield place, _object(place, row, wanted)
+        yield place, _object(place, row, wanted, MEND if number > 1 else SET)
 
 
-def _object(place: str, row: Any, wanted: Wanted) -> Row:
-    """A row of JSON, if it is an object with the wanted keys."""
+def _object(place: str, row: Any, wanted: Wanted, cure: str) -> Row:
+    """A row of JSON, if it is an object with the wanted keys; `cure` as in `check_columns`."""
     if not isinstance(row, dict):
         form = f"the keys {_listed(wanted)}" if wanted else "a key for each column"
-        raise UserError(f"{place} is no JSON object; expected one with {form}")
-    check_columns(place, row, wanted)
+        raise UserError(f"{place} is no JSON object but {kind_of(row)}; expected one with {form}")
+    check_columns(place, row, wanted, cure)
     return row
 
 
-def check_columns(place: object, names: Collection[str], wanted: Wanted) -> None:
-    """Raises UserError if a wanted column is not among the names."""
+def check_columns(place: object, names: Collection[str], wanted: Wanted, cure: str = SET) -> None:
+    """Raises UserError if a wanted column is not among the names. `cure` says what to do, with a
+    place for the config key."""
     for name, key in wanted:
         if name not in names:
-            there = ", ".join(map(repr, names)) or "none"
-            cure = other_separator(names) or f"set {key}=…"
-            raise UserError(f"{place}: no column {name!r}; there are: {there}; {cure}")
+            there = ", ".join(map(shown, names)) or "none"
+            told = other_separator(names) or cure.format(key=key)
+            raise UserError(f"{place}: no column {name!r}; there are: {there}; {told}")
 
 
 def other_separator(names: Collection[str]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from gptlit.data.readers import FileKind, existing, file_kind, names_of, read_text
 from gptlit.data.rows import (
+    MEND,
+    SET,
     Row,
     Rows,
     arrow_rows,
@@ -53,8 +55,8 @@ class Table:
         Raises:
             UserError: there is no such column, or it holds something that is not text.
         """
-        for place, row in zip(self.places, self.rows, strict=True):
-            check_columns(place, row, [(column, key)])
+        for number, (place, row) in enumerate(zip(self.places, self.rows, strict=True)):
+            check_columns(place, row, [(column, key)], MEND if number else SET)
             if not isinstance(row[column], str):
                 raise not_text(place, column, row[column], key)
         return [row[column] for row in self.rows]

@@ -329,7 +329,9 @@ def test_broken_entries_are_named_or_skipped(
 def test_a_line_that_is_no_json_is_one_broken_entry(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f'{json.dumps(GOOD)}\n\n{{"instruction": \n{"[" * 100_000}\n')
-    with pytest.raises(UserError, match=r"2 of 3 .*: line 3: not JSON .*; line 4: not JSON"):
+    with pytest.raises(
+        UserError, match=r"2 of 3 .*: line 3: not JSON \(.*: column 17\); line 4: not"
+    ):
         read_entries(path)
     assert len(read_entries(path, skip_broken=True)[0]) == 1
 

@@ -127,7 +127,7 @@ MISTAKES = [
     ("a.jsonl", b"\n\n", r"a\.jsonl has no rows"),
     ("a.json", b"[]", r"a\.json has no rows; give one .* as data\.path="),
     ("a.json", b"", r"a\.json has no rows"),
-    ("a.json", b"[1]", r"a\.json: row 1 is no JSON object; expected .* 'text' and 'label'"),
+    ("a.json", b"[1]", r"a\.json: row 1 is no JSON object but a number; expected .* 'text' and 'l"),
     (
         "a.json",
         b'[{"text": "x", "label": 1}, {"text": "y"}]',
@@ -149,7 +149,11 @@ MISTAKES = [
     ("a.csv", b"text,label\ncaf\xe9,ham\n", r"a\.csv is not UTF-8 text: byte 0xe9 at offset 14"),
     ("a.tsv", b'text\tlabel\n"x\ty"\tham\n', r"a\.tsv:2 has 3 fields, .*quotes mean nothing"),
     ("a.jsonl", b'{"text": "x", "label": "a"}\n{"text": \n', r"a\.jsonl:2 is not JSON"),
-    ("a.jsonl", b'["x", "ham"]\n', r"a\.jsonl:1 is no JSON object; expected .* 'text' and 'label'"),
+    (
+        "a.jsonl",
+        b'["x", "ham"]\n',
+        r"a\.jsonl:1 is no JSON object but a list; .* 'text' and 'label'",
+    ),
     ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1 is not JSON: maximum recursion depth"),
     ("a.jsonl", b'{"text": "x"}\n', r"a\.jsonl:1: no column 'label'; there are: 'text'"),
     ("a.jsonl", b'{"text": 7, "label": "a"}\n', r"a\.jsonl:1: column 'text' holds 7, expected t"),

@@ -135,8 +135,20 @@ def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
             b"body,id\nx,1\n",
             r"a\.csv: no column 'text'; there are: 'body', 'id'.*data\.col",
         ),
-        ("a.jsonl", b'{"text": "x"}\n\n{"text": \n', r"a\.jsonl:3 is not JSON"),
-        ("a.jsonl", b'"x"\n', r"a\.jsonl:1 is no JSON object"),
+        ("a.jsonl", b'{"text": "x"}\n\n{"text": \n', r"a\.jsonl:3 is not JSON: .*: column 10; e"),
+        ("a.jsonl", b'"x"\n', r"a\.jsonl:1 is no JSON object but text; .* with the keys 'text'$"),
+        ("a.jsonl", b'{"x": 1}\n', r"a\.jsonl:1: no column 'text'; there are: 'x'; set data\.col"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"x": 1}\n',
+            r"a\.jsonl:2: no column 'text'; .*'x'; mend or remove the row, or set data\.column=…$",
+        ),
+        (
+            "a.csv",
+            b"1,%s\n" % (b"word " * 99),
+            r"'1', 'word .{31}\.\.\.; set data\.column=…, or name the columns",
+        ),
+        ("a.csv", b'a;text\n"x"; "y"\n', r"column 'text'; .*; semicolons are between its columns"),
         (
             "a.jsonl",
             b'{"text": "x"}\n{"text": 7}\n',

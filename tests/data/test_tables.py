@@ -204,12 +204,13 @@ BAD = {
     "twice": ("a.csv", "text,text\na,b\n", r"a.csv has two columns 'text'"),
     "no column": ("a.tsv", "txt\na\n", r"a.tsv:2: no column 'text'; there are: 'txt'; set column="),
     "semicolons": ("a.csv", "text;x\nA, b;1\n", r"a.csv:2 has 2 fields, .* 1 columns: semicolons"),
+    "quoted and semicolons": ("a.csv", 'text;x\n"A"; "b"\n', r"cannot be read.*; semicolons are"),
     "json": ("a.jsonl", '{"text": "a"}\n{"text"\n', r"a.jsonl:2 is not JSON"),
     "no object": ("a.jsonl", "[1]\n", r"a.jsonl:1 is no JSON object"),
     "no object in a list": (
         "a.json",
         '[{"text": "a"}, 1]',
-        r"a.json: row 2 is no JSON object; expec",
+        r"a.json: row 2 is no JSON object but a n",
     ),
     "lines": ("a.json", '{"text": "a"}\n{"text": "b"}', r"a.json is not JSON: .*name .* .jsonl\)$"),
     "one object": (
@@ -218,7 +219,11 @@ BAD = {
         r"a.json holds an object; .*one list of objects, .*\]$",
     ),
     "columns": ("a.json", '{"text": {"0": "a"}}', r"holds an object; .* with orient='records'$"),
-    "one row without": ("a.jsonl", '{"text": "a"}\n{"x": 1}\n', r"a.jsonl:2: no column 'text'"),
+    "one row without": (
+        "a.jsonl",
+        '{"text": "a"}\n{"x": 1}\n',
+        r"a.jsonl:2: no column 'text'.*; mend or",
+    ),
     "no text": ("a.jsonl", '{"text": null}\n', r"a.jsonl:1: column 'text' holds None, expected t"),
     "binary": ("a.csv", "text\n\0\n", r"a.csv is a binary file"),
     "parquet": ("a.parquet", "PAR1 no more", r"a.parquet cannot be read as Parquet"),
