@@ -26,6 +26,7 @@ from gptlit.prompts import with_system
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 NAMED = 10  # different faults that are told in words
+NOT_JSON = "not JSON"
 CHATS = ("messages", "conversations")
 """Fields with a chat: OpenAI's name and ShareGPT's."""
 SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system"}
@@ -134,12 +135,15 @@ def read_entries(
             if names_there is None and isinstance(error, _NoFieldError):
                 names_there = error.names
     if broken and not (skip_broken and entries):
-        cure = "mend them, or leave them out: data.on_error=skip"
+        told, cure = tell_broken(broken), "mend them, or leave them out: data.on_error=skip"
         if not entries:
             cure = "mend them" if names_there is None else _named(names_there, fields)
+            if broken[0].why.startswith(NOT_JSON):  # other text, or objects of several lines
+                told = tell_broken(broken[:1])
+                cure = "expected an object on each line, or one list of them in a .json file"
         raise UserError(
             f"{path}: {len(broken)} of {len(broken) + len(entries)} entries cannot be used: "
-            f"{tell_broken(broken)}; {cure}"
+            f"{told}; {cure}"
         )
     if not entries:
         raise UserError(f"{path} has no entries; expected some with an instruction and an output")
@@ -239,7 +243,7 @@ def _parsed(line: str) -> Any:
     try:
         return json_line(line)
     except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from None
+        raise ValueError(f"{NOT_JSON} ({error})") from None
 
 
 class _NoFieldError(ValueError):

@@ -374,6 +374,11 @@ def test_all_broken_entries_are_numbered(tmp_path: Path) -> None:
         ("a.json", b"[]", r"a\.json has no entries"),
         ("a.json", b"", r"a\.json has no entries; expected some with an instruction and an output"),
         ("a.jsonl", b"\n\n", r"a\.jsonl has no entries"),
+        (
+            "a.jsonl",
+            b'{\n"a": 1\n}\n',
+            r"3 of 3 .*: line 1: not JSON \(Exp.*2\); expected an object on",
+        ),
         ("a.json", b"[1]", r"1 of 1 entries cannot be used: .*; mend them$"),
         ("a.json", b'["\xff"]', r"a\.json is not UTF-8 text"),
         ("a.json.gz", b"plain", r"a\.json\.gz is damaged"),
