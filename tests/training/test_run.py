@@ -295,7 +295,7 @@ def test_a_callback_of_the_config_goes_on_where_it_was() -> None:
     [("simple", "backward"), ("advanced", "training_step"), ("pytorch", "aten::addmm")],
 )
 def test_a_profile_is_written_into_the_run_folder(name: str, part: str) -> None:
-    folder = fit("run", "trainer.max_steps=2", f"trainer.profiler={name}")
+    folder = fit("run", "trainer.max_steps=6", f"trainer.profiler={name}")
     assert part in (folder / "profile" / f"fit-{name}.txt").read_text()
 
 
