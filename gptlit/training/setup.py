@@ -26,6 +26,7 @@ from gptlit.training.monitored import Monitored
 from gptlit.training.optim import OptimizerFactory, Schedule
 from gptlit.training.strategies import make_strategy
 from gptlit.weights.adapter import check_base, describe_base
+from gptlit.weights.classes import reuse_class_head
 from gptlit.weights.fetch import fetch, needed
 from gptlit.weights.load import load_weights
 
@@ -271,7 +272,9 @@ def build_task(
     if not needed(config):
         return task, ""
     source, name = config["weights"], config["model"]["name"]
-    loaded = load_weights(task.model, fetch(source, name))
+    path = fetch(source, name)
+    loaded = load_weights(task.model, path)
+    loaded += reuse_class_head(path, getattr(task, "head", None), facts.get("labels", ()))
     if settings.get("adapter_only", False):
         task.base = describe_base(task.model, source, name)
     return task, f"weights: {loaded}\n"

@@ -1,6 +1,7 @@
 """The parts of a classifier besides its body, in the form of transformers'
 `GPT2ForSequenceClassification`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from gptlit.weights.files import open_weights
 
 ARCHITECTURE = "GPT2ForSequenceClassification"
 HEAD = "score.weight"
+OUR_HEAD = "head.weight"
+"""Name of the head in a checkpoint of `gptlit.tasks.classification`."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,28 @@ def load_class_head(head: nn.Linear, path: Path) -> None:
         if head.weight.is_meta:
             head.to_empty(device="cpu")
         head.weight.copy_(file.read(HEAD))
+
+
+@torch.no_grad()
+def reuse_class_head(path: Path, head: nn.Linear | None, labels: Sequence[str]) -> str:
+    """If a file is a classifier's, and has the classes of ours, copy its head into ours.
+
+    Args:
+        path: any file or folder of weights.
+        head: C -> classes; None if our model has none.
+        labels: names of its classes, in any order.
+
+    Returns:
+        what was done with the file's head, to go on a line about its other weights: empty if it has
+        none.
+    """
+    with open_weights(path) as file:
+        theirs = file.hints.labels
+        name = next((name for name in (HEAD, OUR_HEAD) if name in file.shapes), None)
+        if not theirs or name is None:
+            return ""
+        same = sorted(theirs) == sorted(labels) and len(set(theirs)) == len(theirs)
+        if head is None or not same or file.shapes[name] != tuple(head.weight.shape):
+            return f", without its head for {len(theirs)} classes"
+        head.weight.copy_(file.read(name)[[theirs.index(label) for label in labels]])
+        return f", with its head for {len(theirs)} classes"

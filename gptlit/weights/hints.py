@@ -57,8 +57,10 @@ def hints_from_hparams(content: Any) -> Hints | None:
         return None
     hparams, args = content.get("hyper_parameters"), content.get("model_args")
     if isinstance(hparams, dict) and isinstance(hparams.get("model"), dict):
-        shape = hparams["model"]
-        return Hints.of(shape.get("n_heads"), shape.get("vocab_size"), hparams.get("tokenizer"))
+        shape, settings = hparams["model"], hparams.get("settings")
+        labels = settings.get("labels") if isinstance(settings, dict) else None
+        sizes = shape.get("n_heads"), shape.get("vocab_size")
+        return Hints.of(*sizes, hparams.get("tokenizer"), labels)
     if isinstance(args, dict):
         size = args.get("vocab_size")
         # nanoGPT pads GPT-2's vocabulary as we do.

@@ -38,7 +38,7 @@ class Found:
     heads_known: bool
     """Whether the file says the number of heads; tensors' shapes do not."""
     labels: tuple[str, ...] = ()
-    """Names of the classes of a classifier; `classes.load_class_head` reads its head."""
+    """Names of the classes of a classifier; `gptlit.weights.classes` reads its head."""
     prompt: Mapping[str, Any] | None = None
     """The fields of the `PromptFormat` of a model that answers instructions."""
 
@@ -182,8 +182,6 @@ class _Weights:
             notes.append(
                 f"position table cut from {found.context_length:,} to {cfg.context_length:,} tokens"
             )
-        if self.found.labels:
-            notes.append(f"without its head for {len(self.found.labels)} classes")
         self._check_qkv_bias(cfg)
         if cfg.tied_head and self._own_head:
             raise UserError(

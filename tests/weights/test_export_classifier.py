@@ -232,7 +232,11 @@ def test_another_task_starts_from_a_classifiers_body(tmp_path: Path, trainable: 
     with torch.no_grad():
         torch.testing.assert_close(model(ids), task.model(ids), atol=1e-5, rtol=1e-5)
     found = inspect(path)
-    assert (found.config, found.tokenizer, found.labels) == (task.model.cfg, "byte", ())
+    assert (found.config, found.tokenizer, found.labels) == (
+        task.model.cfg,
+        "byte",
+        ("ham", "spam"),
+    )
 
 
 def test_lora_that_nothing_is_known_of_is_refused(tmp_path: Path) -> None:

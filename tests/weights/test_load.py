@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 from gptlit.errors import UserError
 from gptlit.model import GPTConfig, GPTModel
@@ -209,11 +209,6 @@ def test_a_shorter_context_cuts_the_position_table_and_says_so(
     ids = torch.randint(TINY.vocab_size, (2, 20))
     with torch.no_grad():
         assert (model.eval()(ids) - theirs(ids).logits).abs().max() <= 1e-5
-
-
-def test_a_classifiers_head_is_said_to_be_left_out(tmp_path: Path, theirs: GPT2LMHeadModel) -> None:
-    GPT2ForSequenceClassification(theirs.config).save_pretrained(tmp_path)
-    assert load_weights(GPTModel(TINY), tmp_path).endswith(", without its head for 2 classes")
 
 
 def test_a_bias_of_zeros_is_no_bias(folder: Path) -> None:
