@@ -1,12 +1,14 @@
 """What is kept of interrupted work, and whose it is."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlit.journal import Journal
+from gptlit.errors import UserError
+from gptlit.journal import Journal, digest
 
 
 @given(
@@ -36,23 +38,36 @@ def test_what_crashes_leave_gives_no_work_the_rows_of_another(
 
 
 @pytest.mark.parametrize(
-    ("content", "shared"),
+    ("content", "rows", "shared"),
     [
-        ("", False),
-        ('{"belongs_to": "x"}\n{"a": 1}\n{"a":', False),
-        ("my notes\n", True),
-        ('{"belongs_to": "y"}\n{"a": 1}\n{"belongs_to": "x"}\n{"a": 2}\n', True),
+        ("", [], False),
+        ('{"belongs_to": "x"}\n{"a": 1}\n{"a":', [{"a": 1}], False),
+        ('{"belongs_to": "x"}\n{"a": 1}\n\0\0\n{"a": 2}\n', [{"a": 1}], True),
+        ("my notes\n", [], True),
+        ('{"belongs_to": "y"}\n{"a": 1}\n{"belongs_to": "x"}\n{"a": 2}\n', [{"a": 2}], True),
     ],
-    ids=["empty", "cut short", "no journal", "of other work"],
+    ids=["empty", "cut short", "damaged", "no journal", "of other work"],
 )
-def test_it_knows_whether_all_of_it_is_of_this_work(
-    tmp_path: Path, content: str, shared: bool
+def test_it_knows_what_is_of_this_work_and_whether_all_of_it_is(
+    tmp_path: Path, content: str, rows: list[dict[str, int]], shared: bool
 ) -> None:
     (tmp_path / "a.jsonl").write_text(content)
-    assert Journal(tmp_path / "a.jsonl", "x").shared == shared
+    journal = Journal(tmp_path / "a.jsonl", "x")
+    assert (journal.rows, journal.shared) == (rows, shared)
 
 
 def test_any_text_survives_it(tmp_path: Path) -> None:
     text = "é \u2028 \ud800 😀 \\ud800 \x00 \n"
     Journal(tmp_path / "a.jsonl", "x").add([{"text": text}])
     assert Journal(tmp_path / "a.jsonl", "x").rows == [{"text": text}]
+
+
+def test_a_digest_is_of_the_values_not_of_their_order() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 2, "b": 1})
+
+
+def test_a_row_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "work" / "a.jsonl", "x")
+    shutil.rmtree(tmp_path / "work")
+    with pytest.raises(UserError, match=r"a\.jsonl: No such file or directory; choose another f"):
+        journal.add([{"a": 1}])

@@ -156,7 +156,9 @@ def test_other_data_may_be_measured_with_a_checkpoint(make: Make, tmp_path: Path
 
 def test_a_training_after_a_resumed_one_begins_at_the_beginning(make: Make, tmp_path: Path) -> None:
     data = started(make(tmp_path, "ships"))
+    assert data.state_dict() == {}  # nothing has been read
     data.load_state_dict(saved(make(tmp_path, "ships")))
+    data.teardown("validate")
     assert data.train_dataloader().state_dict()["samples"] == 6
     data.teardown("fit")
     assert data.train_dataloader().state_dict()["samples"] == 0

@@ -21,6 +21,7 @@ SHAPE = GPTConfig(vocab_size=30, context_length=8, emb_dim=16, n_heads=2, n_laye
         ("cosine", 0, 1 / 11),
         ("cosine", 9, 10 / 11),
         ("cosine", 10, 1.0),
+        ("cosine", 35, 0.6 + 0.4 * 0.5**0.5),  # a quarter of the way
         ("cosine", 60, 0.6),  # half way: the mean of 1 and 0.2
         ("cosine", 110, 0.2),
         ("cosine", 10_000, 0.2),
@@ -87,6 +88,14 @@ def test_a_tied_weight_is_updated_once() -> None:
 
 def factory(lr: float, weight_decay: float, total_steps: int) -> OptimizerFactory:
     return OptimizerFactory(lr, weight_decay, (0.9, 0.95), 1e-8, Schedule("linear", total_steps))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_optimizer_has_the_numbers_of_the_config(fused: bool) -> None:
+    made = OptimizerFactory(0.3, 0.1, (0.8, 0.7), 1e-5, Schedule("constant", 10), fused=fused)
+    given = {"lr": 0.3, "betas": (0.8, 0.7), "eps": 1e-5, "fused": fused}
+    for group in made(nn.Linear(2, 2))["optimizer"].param_groups:
+        assert {name: group[name] for name in given} == given
 
 
 def test_after_a_resume_the_numbers_are_those_of_the_config() -> None:

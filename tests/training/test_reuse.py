@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,12 @@ def test_only_the_first_process_of_a_run_writes(
     assert first_process() == ((_get_rank() or 0) == 0) == first
     reuse.begin(CONFIG, NEW)
     assert NEW.exists() == first
+    found = reuse.Finished(ROOT, None)
+    for changing in (reuse.list_in_sweep, reuse.drop_draft, partial(reuse.take, found)):
+        (NEW / reuse.DRAFT).mkdir(parents=True)
+        changing(NEW)
+        assert (NEW / reuse.DRAFT).exists() != first
+        shutil.rmtree(NEW)
 
 
 def test_nothing_is_left_half_written() -> None:
