@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from gptlit.errors import UserError
-from gptlit.training import checkpoints
+from gptlit.training import checkpoints, stopping
 from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from gptlit.training.monitored import Monitored
 from gptlit.training.stopping import Stopped, stoppable
@@ -62,7 +62,7 @@ def fit(
     *,
     every: int = 0,
     mode: str = "min",
-    resume: bool = False,
+    resume: str | None = None,
     more: Sequence[Callback] = (),
     **options: Any,
 ) -> tuple[Checkpoints, list[int]]:
@@ -84,7 +84,7 @@ def fit(
     )
     numbers: Any = range(100)
     data, val_data = DataLoader(numbers), DataLoader(numbers[:1])
-    path = folder / "last.ckpt" if resume else None
+    path = folder / f"{resume}.ckpt" if resume else None
     trainer.fit(Scored(scores), data, val_data, ckpt_path=path, weights_only=True)
     return checkpoints, io.steps
 
@@ -128,14 +128,14 @@ def test_a_resumed_run_goes_on_comparing(
     tmp_path: Path, second_part: list[float], best: int
 ) -> None:
     fit(tmp_path, [1.0, 3.0], 4)
-    fit(tmp_path, second_part, 8, resume=True)
+    fit(tmp_path, second_part, 8, resume="last")
     assert step_of(tmp_path / "best.ckpt") == best
     assert step_of(tmp_path / "last.ckpt") == 8
 
 
 def test_scores_of_another_metric_are_not_compared(tmp_path: Path) -> None:
     fit(tmp_path, [1.0, 3.0], 4)
-    checkpoints, _ = fit(tmp_path, [0.25, 0.5], 8, resume=True, mode="max")
+    checkpoints, _ = fit(tmp_path, [0.25, 0.5], 8, resume="last", mode="max")
     assert (checkpoints.best_score, step_of(tmp_path / "best.ckpt")) == (0.5, 8)
 
 
@@ -192,10 +192,22 @@ def test_every_step_counts_optimiser_steps_not_batches(tmp_path: Path) -> None:
     assert steps == [2, 4, 6]
 
 
-def test_a_run_without_validation_leaves_its_last_step(tmp_path: Path) -> None:
+def test_a_run_without_validation_leaves_its_last_step_alone(tmp_path: Path) -> None:
+    (tmp_path / ".last.ckpt.half.tmp").touch()  # of a run that was killed
     fit(tmp_path, [], 5, limit_val_batches=0)
     assert step_of(tmp_path / "last.ckpt") == 5
-    assert not (tmp_path / "best.ckpt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_previous_is_never_of_another_run(tmp_path: Path) -> None:
+    previous = tmp_path / "previous.ckpt"
+    fit(tmp_path, [1.0] * 3, 6)
+    fit(tmp_path, [1.0], 6, resume="previous")  # while it is all that there is, it stays
+    assert step_of(previous) == 4
+    fit(tmp_path, [1.0] * 2, 6, resume="best")
+    assert step_of(previous) == 4
+    fit(tmp_path, [1.0], 2)
+    assert not previous.exists()
 
 
 def test_best_needs_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,11 +270,13 @@ def test_a_hostile_checkpoint_is_not_executed_even_if_asked_to(tmp_path: Path) -
 
 
 class Interrupted(Scored):
-    """Gets SIGTERM in one of its steps, or in one of its validations."""
+    """Gets SIGTERM in one of its steps, in one of its validations, or at the end of an epoch."""
 
-    def __init__(self, in_step: int = -1, in_validation: int = -1) -> None:
+    def __init__(
+        self, in_step: int = -1, in_validation: int = -1, after_epoch: int | None = None
+    ) -> None:
         super().__init__([])
-        self.in_step, self.in_validation = in_step, in_validation
+        self.in_step, self.in_validation, self.after_epoch = in_step, in_validation, after_epoch
         self.validated: list[int] = []
         self.trained: list[int] = []
 
@@ -273,11 +287,25 @@ class Interrupted(Scored):
         return super().training_step(batch, batch_idx)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
+        assert not self.trainer.training
         if int(batch) == 0:
             self.validated.append(self.global_step)
         if len(self.validated) == self.in_validation:
             os.kill(os.getpid(), signal.SIGTERM)
         self.log("val/score", float(self.weight))
+
+    test_step = validation_step
+
+    def on_train_epoch_end(self) -> None:
+        if self.current_epoch == self.after_epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Ending(Callback):
+    """Asks for a validation after the last step, as `gptlit.training.monitor` does."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        trainer.should_stop = trainer.global_step == trainer.max_steps
 
 
 class ResumableNumbers:
@@ -301,9 +329,8 @@ class ResumableNumbers:
         self.at = state["at"]
 
 
-def run_until_stopped(folder: Path, task: Interrupted, steps: int, accumulate: int) -> int | None:
-    """Validates every second step; each epoch has 6 of them. Returns the step that was saved."""
-    checkpoints, last = Checkpoints(folder, Monitored("val/score", "max")), folder / "last.ckpt"
+def make_trainer(folder: Path, steps: int, accumulate: int) -> Trainer:
+    """Validates every second step, and after the last."""
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -312,17 +339,25 @@ def run_until_stopped(folder: Path, task: Interrupted, steps: int, accumulate: i
         accumulate_grad_batches=accumulate,
         num_sanity_val_steps=0,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[checkpoints],
+        callbacks=[Ending(), Checkpoints(folder, Monitored("val/score", "max"))],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+VAL_DATA: Any = DataLoader(range(3))  # type: ignore[arg-type]
+
+
+def run_until_stopped(folder: Path, task: Interrupted, steps: int, accumulate: int) -> None:
+    """Each epoch has 6 steps."""
+    last = folder / "last.ckpt"
+    trainer = make_trainer(folder, steps, accumulate)
     path = last if last.exists() else None
-    val_data: Any = DataLoader(range(3))  # type: ignore[arg-type]
     with stoppable():
-        trainer.fit(task, ResumableNumbers(6 * accumulate), val_data, ckpt_path=path)
-    return step_of(last)
+        trainer.fit(task, ResumableNumbers(6 * accumulate), VAL_DATA, ckpt_path=path)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -330,22 +365,38 @@ def run_until_stopped(folder: Path, task: Interrupted, steps: int, accumulate: i
 def test_a_signal_loses_no_step_and_neither_repeats_nor_skips_a_validation(
     tmp_path: Path, when: str, accumulate: int
 ) -> None:
-    steps = 15  # in the third epoch
+    steps, validated = 15, [2, 4, 6, 8, 10, 12, 14, 15]  # in the third epoch
     batches = steps * accumulate
-    for at in range(1, (batches if when == "in_step" else steps // 2) + 1):
+    for at in range(1, (batches if when == "in_step" else len(validated)) + 1):
         folder = tmp_path / f"{at}"
         first, second = Interrupted(**{when: at}), Interrupted()
         with pytest.raises(Stopped):
             run_until_stopped(folder, first, steps, accumulate)
         step = step_of(folder / "last.ckpt")
-        assert step == (-(-at // accumulate) if when == "in_step" else 2 * at)
+        assert step == (-(-at // accumulate) if when == "in_step" else validated[at - 1])
         assert len(first.trained) == step * accumulate
         run_until_stopped(folder, second, steps, accumulate)
         assert first.trained + second.trained == list(range(1, batches + 1))
         # The validation that was broken off is done from its beginning.
-        done = [s for s in first.validated if when == "in_step" or s != 2 * at]
-        assert done + second.validated == [2, 4, 6, 8, 10, 12, 14]
+        done = [s for s in first.validated if when == "in_step" or s != step]
+        assert done + second.validated == validated
         assert float(torch.load(folder / "last.ckpt")["state_dict"]["weight"]) == pytest.approx(
             1 - 0.8**steps
         )
-        assert step_of(folder / "best.ckpt") == 14
+        assert step_of(folder / "best.ckpt") == steps
+
+
+def test_a_signal_after_the_last_validation_is_heard_too(tmp_path: Path) -> None:
+    task = Interrupted(after_epoch=0)
+    with pytest.raises(Stopped):
+        run_until_stopped(tmp_path, task, 4, accumulate=1)
+    assert task.validated == [2, 4] and step_of(tmp_path / "last.ckpt") == 4
+
+
+@pytest.mark.parametrize("measure", ["validate", "test"])
+def test_a_signal_while_nothing_is_trained_saves_nothing(tmp_path: Path, measure: str) -> None:
+    trainer, task = make_trainer(tmp_path, 4, accumulate=1), Interrupted(in_validation=1)
+    with pytest.raises(Stopped), stoppable():
+        stopping.hold()  # as several processes do, which stop together
+        getattr(trainer, measure)(task, VAL_DATA, verbose=False)
+    assert task.validated == [0] and not list(tmp_path.iterdir())
