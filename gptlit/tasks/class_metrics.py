@@ -15,15 +15,13 @@ def classification_metrics(
     is neither true nor predicted anywhere is left out of the mean.
 
     Args:
-        probabilities: (n, classes) fp32.
+        probabilities: (n, classes) fp32, n at least 1.
         labels: (n,) int64.
         names: of the classes.
 
     Returns:
-        the metrics by name: none for n = 0, and no AUROC unless every class occurs.
+        the metrics by name, without AUROC unless every class occurs.
     """
-    if not len(labels):
-        return {}
     n = len(names)
     predicted = probabilities.argmax(dim=1)
     by_class = {

@@ -46,8 +46,8 @@ class FeatureCache:
         width: int,
         device: torch.device,
         folder: Path,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int,
+        world_size: int,
     ) -> "FeatureCache":
         """Run every text through `lower`, in batches of texts of about the same length. Each of
         several processes computes its share of the batches, and gets the others' results.

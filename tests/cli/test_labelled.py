@@ -21,9 +21,9 @@ def classifier() -> Classifier:
     return Classifier(make_task(), "cpu", "fp32")
 
 
-def write(path: Path, labels: list[str]) -> None:
+def write(path: Path, labels: list[str], texts: list[str] = TEXTS) -> None:
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["kind", "text"], *zip(labels, TEXTS, strict=True)])
+        csv.writer(file).writerows([["kind", "text"], *zip(labels, texts, strict=True)])
 
 
 def config(table: Path, output: str | None = None) -> dict[str, Any]:
@@ -52,6 +52,16 @@ def test_predictions_are_compared_with_the_labels(
     shown = capsys.readouterr().out
     assert f"4 of {tmp_path / 'a.csv'}; 1 were cut to 40 tokens\n" in shown
     assert "accuracy:  0.75\n" in shown and "recall/ham" not in shown
+
+
+def test_without_an_output_it_only_prints(
+    tmp_path: Path, classifier: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a.csv", ["ham", "spam"], ["ok", "see you"])
+    evaluate_labelled(config(tmp_path / "a.csv"), tmp_path / "x.ckpt", classifier)
+    shown = capsys.readouterr().out
+    assert f"2 of {tmp_path / 'a.csv'}\n" in shown and "results" not in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_a_label_that_was_never_trained_on_is_told(tmp_path: Path, classifier: Classifier) -> None:

@@ -262,6 +262,7 @@ def test_a_cache_on_disk_is_as_good(
 ) -> None:
     _, in_memory = run(table, tmp_path)
     monkeypatch.setattr("gptlit.tasks.features.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")  # the file is in the run folder
     task, on_disk = run(table, tmp_path)
     assert task._features is not None and isinstance(task._features.store, np.memmap)
     assert on_disk == in_memory
