@@ -1,5 +1,6 @@
 """What a task promises about one optimiser step, seen through a real Trainer."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from gptlit.data.batch import TextBatch
 from gptlit.model import IGNORE_INDEX
-from gptlit.tasks import Task, task_class
+from gptlit.tasks import Task, base, task_class
 
 torch.set_num_threads(1)  # threads cost such a small model more than they give
 
@@ -67,12 +68,12 @@ def change(task: Task) -> Tensor:
     return torch.cat([(before[n] - p).detach().flatten() for n, p in task.named_parameters()])
 
 
-@pytest.mark.parametrize("counts", [(1, 20, 7), (0, 5, 9), (4, 4, 4)])
+@pytest.mark.parametrize("counts", [(1, 20, 7), (0, 5, 9), (4, 4, 4), (3, 8)])
 def test_accumulated_micro_batches_are_one_big_batch(counts: tuple[int, ...]) -> None:
     batches = [make_batch(i, count) for i, count in enumerate(counts)]
     whole = TextBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
     accumulated, big = make_task(), make_task()
-    fit(accumulated, batches, accumulate_grad_batches=3)
+    fit(accumulated, batches, accumulate_grad_batches=len(counts))
     fit(big, [whole])
     assert accumulated.stats is not None and big.stats is not None
     assert float(accumulated.stats.targets) == sum(counts)
@@ -268,3 +269,16 @@ def test_each_process_has_its_own_dropout(monkeypatch: pytest.MonkeyPatch) -> No
         drawn.append(change(task))
     assert torch.equal(drawn[0], drawn[2])
     assert not torch.allclose(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_the_device_that_computes_is_seeded_and_no_other(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded = []
+    for name in ("cuda", "mps"):
+        note = partial(lambda name, seed: seeded.append((name, seed)), name)
+        monkeypatch.setattr(getattr(torch, name), "manual_seed", note)
+    base._seed(5, torch.device(kind))
+    assert seeded == [(kind, 5)] * (kind != "cpu")
+    assert torch.initial_seed() == 5

@@ -268,13 +268,17 @@ def test_a_cache_on_disk_is_as_good(
     assert on_disk == in_memory
 
 
-def test_features_are_of_the_texts_that_the_trainer_has(table: Path, tmp_path: Path) -> None:
+def test_features_are_of_the_texts_that_the_trainer_has(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task, plain = make_task(), make_task(cache_features=False)
     first, other = (data_of(table, tmp_path, seed) for seed in (0, 1))
     trainer = quiet_trainer(tmp_path)
     trainer.validate(task, datamodule=first, verbose=False)
     kept = task._features
-    trainer.validate(task, datamodule=first, verbose=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(task.classifier, "lower", None)  # the frozen blocks are not run again
+        trainer.validate(task, datamodule=first, verbose=False)
     assert task._features is kept is not None
     expected = quiet_trainer(tmp_path).validate(plain, datamodule=other, verbose=False)
     found = quiet_trainer(tmp_path).validate(task, datamodule=other, verbose=False)
@@ -320,6 +324,7 @@ def test_every_text_is_predicted_once_and_all_metrics_are_there(
     for split in ("train", "val", "test"):
         for metric in ("loss", "accuracy", "precision", "recall", "f1", "auroc", "f1/spam"):
             assert f"{split}/{metric}" in task.final_metrics
+    assert {name.partition("/")[0] for name in task.trainer.callback_metrics} == {"test", "step"}
     hits = task.predictions["test"].probabilities.argmax(1) == task.predictions["test"].labels
     assert task.final_metrics["test/accuracy"] == pytest.approx(float(hits.float().mean()))
 
