@@ -37,8 +37,7 @@ def one_line(error: Exception, config_name: str) -> str | None:
             ' quotes: - "true"'
         )
     if isinstance(error, MissingMandatoryValue):
-        name = error.full_key or str(error).rpartition(": ")[2]
-        return f"{name} must be given: add {name}=... to the command"
+        return f"{error.full_key} must be given: add {error.full_key}=... to the command"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _hydra_line(error, config_name)
     return _file_line(error, config_name) if isinstance(error, OSError) else None

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 import gptlit
-from gptlit.cli import app
+from gptlit.cli import app, mistakes
 from gptlit.cli.arguments import overrides_by_key, quote, quoted, read, unquoted
 from gptlit.cli.entry import generate
 from gptlit.errors import UserError
@@ -261,6 +261,16 @@ def test_options_of_ones_own_are_allowed_and_named(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: trainer.max_steps=0 trains nothing")
     done = run_command("train", "--config-dir=nowhere", "model=tiny", cwd=tmp_path)
     assert done.stderr.endswith(": there is no such folder; give the one with your options\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "options"), [([], "data=text"), (["task=classification"], "data=csv")], ids=str
+)
+def test_of_options_with_a_key_those_for_the_typed_task_are_named(
+    monkeypatch: pytest.MonkeyPatch, typed: list[str], options: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py", *typed])
+    assert mistakes._options_with("data.path") == options
 
 
 LOST = {
