@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 
 from gptlit.tasks.pretrain import PretrainTask
 from gptlit.tasks.sharding import shard
@@ -25,6 +26,7 @@ def gather(rank: int, folder: Path, first_only: bool) -> None:
     )
     task = make_task()
     shard(task, init_device_mesh("cpu", (2,)))
+    assert all(isinstance(block, FSDPModule) for block in task.model.trf_blocks)  # each by itself
     whole = task.whole_on_first() if first_only else task.whole()
     torch.save(whole and whole.state_dict(), folder / f"{rank}.pt")
     distributed.destroy_process_group()

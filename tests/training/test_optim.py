@@ -56,6 +56,7 @@ def test_it_rises_to_the_peak_then_never_rises_again(
     after = values[warmup:]
     assert all(a >= b for a, b in pairwise(after))
     assert min(after) >= floor - 1e-12
+    assert kind == "constant" or values[max(total, warmup + 1)] == pytest.approx(floor)
 
 
 def test_a_course_that_there_is_not_is_refused() -> None:
