@@ -183,7 +183,8 @@ def test_a_tokenizer_in_the_place_of_its_name_is_refused() -> None:
 
 
 def test_a_checkpoint_holds_plain_data_that_rebuilds_the_task(tmp_path: Path) -> None:
-    task = make_task(seed=5, settings={"labels": ["ham", "spam"], "share": 0.5})
+    settings = {"labels": ["ham", "spam"], "share": 0.5}
+    task = make_task(seed=5, settings=settings, token_bytes=torch.arange(30))
     fit(task, [make_batch(0, 5)]).save_checkpoint(tmp_path / "x.ckpt")
     content = torch.load(tmp_path / "x.ckpt", weights_only=True)
     hparams = content["hyper_parameters"]
@@ -199,7 +200,7 @@ def test_a_checkpoint_holds_plain_data_that_rebuilds_the_task(tmp_path: Path) ->
     assert hparams["task"] == "ragged" and hparams["seed"] == 5
     rebuilt = RaggedTask(**{name: value for name, value in hparams.items() if name != "task"})
     rebuilt.load_state_dict(content["state_dict"])
-    assert rebuilt.settings == {"labels": ["ham", "spam"], "share": 0.5}
+    assert rebuilt.settings == settings
 
 
 @pytest.mark.parametrize("name", ["os.system", "../x", "nothing", "base", ""])
@@ -258,6 +259,27 @@ def test_weights_that_all_targets_share_change_nothing(accumulate: int) -> None:
     assert plain.stats is not None and weighted.stats is not None
     assert float(weighted.stats.loss) == pytest.approx(float(plain.stats.loss), rel=1e-5)
     torch.testing.assert_close(change(weighted), change(plain), rtol=1e-4, atol=1e-6)
+
+
+class WordyTask(RaggedTask):
+    """Nine tokens for each target."""
+
+    name = "wordy"
+
+    def count_tokens(self, batch: TextBatch, targets: Tensor) -> Tensor:
+        return targets * 9
+
+
+def test_how_many_tokens_a_target_takes_changes_no_step() -> None:
+    plain = make_task()
+    wordy = WordyTask(model={**SHAPE, "drop_rate": 0.0}, tokenizer="byte", seed=0)
+    wordy.load_state_dict(plain.state_dict())
+    wordy.optimizer_factory = plain.optimizer_factory
+    for task in (plain, wordy):
+        fit(task, [make_batch(0, 5)])
+    assert plain.stats is not None and wordy.stats is not None
+    assert (float(plain.stats.tokens), float(wordy.stats.tokens)) == (5, 45)
+    assert torch.equal(change(wordy), change(plain))
 
 
 def test_each_process_has_its_own_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
