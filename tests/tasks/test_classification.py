@@ -135,6 +135,7 @@ def test_lora_trains_its_own_and_the_head() -> None:
     task = make_task(trainable="lora")
     names = {name for name, p in task.named_parameters() if p.requires_grad}
     assert names and all("lora" in name or name == "head.weight" for name in names)
+    assert task.first_trainable == 0 and task.why_not_cached
 
 
 @pytest.mark.parametrize("trainable", ["last_4_blocks", "last_0_blocks", "first_block", "", "Head"])
