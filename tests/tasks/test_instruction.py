@@ -104,16 +104,17 @@ def test_validation_in_16_bits_tells_logits_far_from_zero_apart(tmp_path: Path) 
     assert rounded_hits == hits
 
 
-@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("join_tokens", [0, 512])
 def test_validation_is_the_mean_over_the_targets_of_all_batches(
-    pack: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    join_tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gptlit.tasks.instruction.LOGIT_ROWS", 5)
-    task, data = make_task(), make_data(tmp_path, pack=pack)
+    task, data = make_task(), make_data(tmp_path, join_tokens=join_tokens, val_fraction=0.4)
     logits, targets = [], []
     with torch.no_grad():  # it is right wherever a response ends
         task.model.final_norm.bias.add_(9 * task.model.head_weight()[get_tokenizer("byte").eot_id])
         for batch in data.val_dataloader():
+            assert (batch.positions is not None) == bool(join_tokens)
             mask = block_causal_mask(batch.segments)
             h = task.model.hidden(batch.input_ids, positions=batch.positions, mask=mask)
             keep = batch.targets != IGNORE_INDEX
