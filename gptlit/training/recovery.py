@@ -44,9 +44,8 @@ def find_start(path: Path) -> Start:
     except UserError as error:
         damaged = error
     for other in others:
-        if other.is_file():
-            with suppress(UserError):
-                return _read(other, str(damaged))
+        with suppress(UserError):
+            return _read(other, str(damaged))
     raise damaged
 
 

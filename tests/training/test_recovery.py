@@ -92,5 +92,6 @@ def test_a_checkpoint_that_was_asked_for_by_name_has_no_substitute(folder: Path,
 def test_if_all_are_damaged_the_first_is_named(folder: Path) -> None:
     for path in folder.iterdir():
         path.write_bytes(b"")
+    (folder / "best.ckpt").unlink()
     with pytest.raises(UserError, match=r"last.ckpt is not a gptlit checkpoint"):
         find_start(folder / "last.ckpt")
