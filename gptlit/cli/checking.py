@@ -90,11 +90,11 @@ ELSEWHERE = {
     "trainer.early_stopping": "early_stopping_patience patience",
     "trainer.gradient_clip_val": "grad_clip max_grad_norm max_norm",
     "trainer.limit_val_batches": "eval_iters",
-    "trainer.monitor": "metric_for_best_model optimized_metric",
-    "trainer.monitor_mode": "greater_is_better",
     "trainer.log_every_n_steps": "log_interval logging_steps",
     "trainer.max_epochs": "epochs num_epochs num_train_epochs",
     "trainer.max_steps": "max_iters",
+    "trainer.monitor": "metric_for_best_model optimized_metric",
+    "trainer.monitor_mode": "greater_is_better",
     "trainer.val_interval": "check_val_every_n_epoch eval_interval eval_steps val_check_interval",
     "weights": "init_from model_name_or_path",
 }

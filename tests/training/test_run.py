@@ -292,7 +292,7 @@ def test_a_callback_of_the_config_goes_on_where_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("simple", "backward"), ("advanced", "training_step"), ("pytorch", "aten::addmm")],
+    [("simple", "backward"), ("advanced", "training_step"), ("pytorch", "aten::")],
 )
 def test_a_profile_is_written_into_the_run_folder(name: str, part: str) -> None:
     folder = fit("run", "trainer.max_steps=6", f"trainer.profiler={name}")
