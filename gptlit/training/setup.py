@@ -95,7 +95,6 @@ def _profiler(name: str | None, folder: Path) -> Profiler | None:
     kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
     if name is None:
         return None
-    folder.mkdir(exist_ok=True)
     return kinds[name](dirpath=folder, filename=name)
 
 
