@@ -13,7 +13,7 @@ from gptlit.tokenizer import get_tokenizer
 from gptlit.weights.adapter import load_base
 from gptlit.weights.classes import load_class_head
 from gptlit.weights.fetch import fetch
-from gptlit.weights.files import kind
+from gptlit.weights.files import kind, open_weights
 from gptlit.weights.formats import read_torch
 from gptlit.weights.load import TOKENIZERS, inspect, load_weights
 
@@ -141,8 +141,9 @@ def _around_weights(path: Path) -> TrainedModel:
         trained = TrainedModel(
             task="classification", model=shape, tokenizer=found.tokenizer, settings=settings
         )
-    load_weights(trained.model, path)
-    load_class_head(trained.head, path)
+    with open_weights(path) as file:
+        load_weights(trained.model, file)
+        load_class_head(trained.head, file)
     return trained.eval()
 
 

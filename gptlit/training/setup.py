@@ -28,6 +28,7 @@ from gptlit.training.strategies import make_strategy
 from gptlit.weights.adapter import check_base, describe_base
 from gptlit.weights.classes import reuse_class_head
 from gptlit.weights.fetch import fetch, needed
+from gptlit.weights.files import open_weights
 from gptlit.weights.load import load_weights
 
 
@@ -272,8 +273,9 @@ def build_task(
         return task, ""
     source, name = config["weights"], config["model"]["name"]
     path = fetch(source, name)
-    loaded = load_weights(task.model, path)
-    loaded += reuse_class_head(path, getattr(task, "head", None), facts.get("labels", ()))
+    with open_weights(path) as file:
+        loaded = load_weights(task.model, file)
+        loaded += reuse_class_head(getattr(task, "head", None), facts.get("labels", ()), file)
     if settings.get("adapter_only", False):
         task.base = describe_base(task.model, source, name)
     return task, f"weights: {loaded}\n"

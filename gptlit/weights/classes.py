@@ -1,16 +1,15 @@
-"""The parts of a classifier besides its body, in the form of transformers'
-`GPT2ForSequenceClassification`."""
+"""The parts of a classifier besides its body: its classes and its head, in the form of
+transformers' `GPT2ForSequenceClassification` or our own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gptlit.errors import UserError
-from gptlit.weights.files import open_weights
+from gptlit.weights.formats import WeightFile
 
 ARCHITECTURE = "GPT2ForSequenceClassification"
 HEAD = "score.weight"
@@ -42,42 +41,40 @@ def classifier_config(labels: list[str], eot_id: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def load_class_head(head: nn.Linear, path: Path) -> None:
+def load_class_head(head: nn.Linear, file: WeightFile) -> None:
     """Copy the head of transformers' `GPT2ForSequenceClassification` into ours.
 
     Raises:
         UserError: the file has no head for these classes.
     """
-    with open_weights(path) as file:
-        have, want = file.shapes.get(HEAD), tuple(head.weight.shape)
-        if have != want:
-            found = "not there" if have is None else f"of shape {have}"
-            raise UserError(f"{path} has {want[0]} labels, but its {HEAD} is {found}, not {want}")
-        if head.weight.is_meta:
-            head.to_empty(device="cpu")
-        head.weight.copy_(file.read(HEAD))
+    have, want = file.shapes.get(HEAD), tuple(head.weight.shape)
+    if have != want:
+        found = "not there" if have is None else f"of shape {have}"
+        raise UserError(f"{file.path} has {want[0]} labels, but its {HEAD} is {found}, not {want}")
+    if head.weight.is_meta:
+        head.to_empty(device="cpu")
+    head.weight.copy_(file.read(HEAD))
 
 
 @torch.no_grad()
-def reuse_class_head(path: Path, head: nn.Linear | None, labels: Sequence[str]) -> str:
+def reuse_class_head(head: nn.Linear | None, labels: Sequence[str], file: WeightFile) -> str:
     """If a file is a classifier's, and has the classes of ours, copy its head into ours.
 
     Args:
-        path: any file or folder of weights.
         head: C -> classes; None if our model has none.
         labels: names of its classes, in any order.
+        file: of any kind.
 
     Returns:
         what was done with the file's head, to go on a line about its other weights: empty if it has
         none.
     """
-    with open_weights(path) as file:
-        theirs = file.hints.labels
-        name = next((name for name in (HEAD, OUR_HEAD) if name in file.shapes), None)
-        if not theirs or name is None:
-            return ""
-        same = sorted(theirs) == sorted(labels) and len(set(theirs)) == len(theirs)
-        if head is None or not same or file.shapes[name] != tuple(head.weight.shape):
-            return f", without its head for {len(theirs)} classes"
-        head.weight.copy_(file.read(name)[[theirs.index(label) for label in labels]])
-        return f", with its head for {len(theirs)} classes"
+    theirs = file.hints.labels
+    name = next((name for name in (HEAD, OUR_HEAD) if name in file.shapes), None)
+    if not theirs or name is None:
+        return ""
+    same = sorted(theirs) == sorted(labels) and len(set(theirs)) == len(theirs)
+    if head is None or not same or file.shapes[name] != tuple(head.weight.shape):
+        return f", without its head for {len(theirs)} classes"
+    head.weight.copy_(file.read(name)[[theirs.index(label) for label in labels]])
+    return f", with its head for {len(theirs)} classes"

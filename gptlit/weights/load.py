@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -64,7 +64,7 @@ def check_fits(cfg: GPTConfig, path: Path | str) -> None:
 
 
 @torch.no_grad()
-def load_weights(model: GPTModel, path: Path | str) -> str:
+def load_weights(model: GPTModel, source: Path | str | WeightFile) -> str:
     """Copy published or trained weights into a model.
 
     Parameters on the meta device are allocated (fp32, on the CPU) one by one as they are filled;
@@ -72,7 +72,7 @@ def load_weights(model: GPTModel, path: Path | str) -> str:
 
     Args:
         model: a language model.
-        path: a file or folder of any known format, which is recognised by its contents.
+        source: a file or folder of any known format, which is recognised by its contents.
 
     Returns:
         one line that says what was loaded, and what was done to make it fit.
@@ -81,7 +81,7 @@ def load_weights(model: GPTModel, path: Path | str) -> str:
         UserError: the file is damaged or of a known kind but does not fit; the line has both
             shapes and the override that fits. If the file does not fit, the model is unchanged.
     """
-    with _opened(path) as weights:
+    with _opened(source) as weights:
         notes = weights.check_fits(model.cfg)
         for row, block in rows(model.cfg.n_layers):
             name = row.ours.replace("{i}", str(block))
@@ -318,8 +318,9 @@ class _Weights:
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[_Weights]:
-    with open_weights(path) as file:
+def _opened(source: Path | str | WeightFile) -> Iterator[_Weights]:
+    """A file's weights; one that was open before stays open."""
+    with nullcontext(source) if isinstance(source, WeightFile) else open_weights(source) as file:
         yield _Weights(file)
 
 

@@ -12,6 +12,7 @@ from gptlit.tokenizer import get_tokenizer
 from gptlit.training.setup import build_task
 from gptlit.weights.classes import reuse_class_head
 from gptlit.weights.export import export_safetensors
+from gptlit.weights.files import open_weights
 from tests.inference.classifiers import SHAPE, make_task, save
 
 torch.set_num_threads(1)
@@ -32,7 +33,8 @@ def test_the_head_is_that_of_the_same_classes_in_any_order(tmp_path: Path) -> No
     there = theirs(tmp_path, id2label=dict(enumerate(LABELS)))
     head = nn.Linear(32, 3, bias=False)
     names = ["eggs", "ham", "spam"]
-    assert reuse_class_head(tmp_path, head, names) == ", with its head for 3 classes"
+    with open_weights(tmp_path) as file:
+        assert reuse_class_head(head, names, file) == ", with its head for 3 classes"
     assert torch.equal(head.weight, there[[2, 0, 1]])
 
 
@@ -43,7 +45,8 @@ def test_a_head_for_other_classes_is_left_out(tmp_path: Path, labels: list[str])
     theirs(tmp_path, id2label=dict(enumerate(LABELS)))
     head = nn.Linear(32, len(labels), bias=False) if labels else None
     before = None if head is None else head.weight.clone()
-    assert reuse_class_head(tmp_path, head, labels) == ", without its head for 3 classes"
+    with open_weights(tmp_path) as file:
+        assert reuse_class_head(head, labels, file) == ", without its head for 3 classes"
     assert head is None or torch.equal(head.weight, before)  # type: ignore[arg-type]
 
 
@@ -53,7 +56,8 @@ def test_a_language_model_has_no_such_head(tmp_path: Path) -> None:
     task = make_task()
     export_safetensors(task.model, "byte", tmp_path / "ours.safetensors")
     for path in (tmp_path / "theirs", tmp_path / "ours.safetensors"):
-        assert reuse_class_head(path, task.head, task.labels) == ""
+        with open_weights(path) as file:
+            assert reuse_class_head(task.head, task.labels, file) == ""
 
 
 @pytest.mark.parametrize("trainable", ["last_block", "lora"])
