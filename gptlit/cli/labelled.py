@@ -46,8 +46,7 @@ def evaluate_labelled(config: dict[str, Any], ckpt: Path, classifier: "Classifie
     from gptlit.data.labelled_files import read_labelled_table
     from gptlit.evaluation.answers import write_json
     from gptlit.evaluation.classification import write_predictions
-    from gptlit.tasks.class_metrics import classification_metrics
-    from gptlit.tasks.classification import Predictions
+    from gptlit.predictions import Predictions, classification_metrics
 
     data, output = config["data"], config["output"]
     table = read_labelled_table(data["path"], *_columns(data))

@@ -4,14 +4,19 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torchmetrics.functional.classification import binary_roc, multiclass_confusion_matrix
 
 from gptlit.figures import literal, new_figure, save_png_and_pdf, set_title
 from gptlit.files import replacing
-from gptlit.tasks.classification import ClassificationTask, Predictions
+from gptlit.predictions import Predictions
+
+if TYPE_CHECKING:
+    from gptlit.tasks.classification import (
+        ClassificationTask,  # imports Lightning, which takes seconds
+    )
 
 MATRIX_INCHES, MATRIX_NUMBERS = 12, 30
 """The largest side of a confusion matrix, and the most classes whose counts can be read in it."""
@@ -21,7 +26,7 @@ ROC_NAMES = 12
 """Most curves that are named."""
 
 
-def write_classification_report(task: ClassificationTask, data: Any, folder: Path) -> Path | None:
+def write_classification_report(task: "ClassificationTask", data: Any, folder: Path) -> Path | None:
     """Write `test-predictions.csv`, and the confusion matrix and ROC curves of the test split.
 
     Args:

@@ -1,7 +1,7 @@
 """Classification: a pretrained model with a new head says which class a text is of."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,20 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptlit.model import LoRAConfig, TextClassifier, add_lora, trained_blocks
+from gptlit.predictions import Predictions, classification_metrics
 from gptlit.tasks.base import Task
-from gptlit.tasks.class_metrics import classification_metrics
 from gptlit.tasks.features import FeatureCache
-
-
-class Predictions(NamedTuple):
-    """What the model says about the texts of a split, in the split's order."""
-
-    rows: Tensor
-    """(n,) int64, the place of each text in its split."""
-    labels: Tensor
-    """(n,) int64, the true class of each text."""
-    probabilities: Tensor
-    """(n, classes) fp32."""
 
 
 class ClassificationTask(Task):

@@ -10,7 +10,7 @@ import torch
 
 from gptlit.evaluation.classification import plot_confusion, plot_roc, write_predictions
 from gptlit.figures import save_png_and_pdf as save
-from gptlit.tasks.classification import Predictions
+from gptlit.predictions import Predictions
 
 FOUND = Predictions(
     rows=torch.tensor([0, 2, 3, 4]),  # not every text was measured

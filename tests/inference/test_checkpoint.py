@@ -67,6 +67,8 @@ def test_using_a_model_imports_neither_lightning_nor_the_compiler(
         import gptlit, sys
         gptlit.load({str(trained[1])!r}, device="cpu").generate("a", 3)
         print(*({{"lightning", "torch._dynamo", "pandas", "torchmetrics"}} & set(sys.modules)))
+        import gptlit.evaluation.classification  # what evaluate.py measures a classifier with
+        print(*({{"lightning"}} & set(sys.modules)))
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -6,7 +6,7 @@ import torchmetrics.functional.classification as tm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlit.tasks.class_metrics import classification_metrics
+from gptlit.predictions import classification_metrics
 
 NAMES = ["ham", "spam", "other"]
 

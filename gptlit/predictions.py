@@ -1,10 +1,22 @@
-"""How good a classifier is, by torchmetrics."""
+"""What a classifier says about labelled texts, and how good that is, by torchmetrics."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torchmetrics.functional.classification as tm
 from torch import Tensor
+
+
+class Predictions(NamedTuple):
+    """What a classifier says about the texts of a split, in the split's order."""
+
+    rows: Tensor
+    """(n,) int64, the place of each text in its split."""
+    labels: Tensor
+    """(n,) int64, the true class of each text."""
+    probabilities: Tensor
+    """(n, classes) fp32."""
 
 
 def classification_metrics(
