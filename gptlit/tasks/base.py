@@ -152,6 +152,8 @@ class Task(LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of seed, step and rank, so that a resumed run draws the same."""
+        # Of the last validation: a ModelCheckpoint would name its files after this step.
+        self.trainer.callback_metrics.pop("step", None)
         micro = self.global_step * self.trainer.accumulate_grad_batches + self._micro_batches
         _seed(hash((self.seed, micro, self.global_rank)) % 2**63, self.device)
 
@@ -275,6 +277,11 @@ class Task(LightningModule, ABC):
                     " the weights that it changes"
                 )
             checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
+
+    def log_at_step(self, metrics: dict[str, float]) -> None:
+        """Log what a validation or test measured, at the optimiser step, which Lightning counts
+        only after the validation."""
+        self.log_dict({**metrics, "step": float(self.global_step)})
 
     def reduce_sum(self, sums: Tensor) -> Tensor:
         """Sum a tensor over all processes."""

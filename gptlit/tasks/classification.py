@@ -172,7 +172,7 @@ class ClassificationTask(Task):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over all texts of all processes."""
         found = {f"val/{n}": v for n, v in self._measure("validation").items() if "/" not in n}
-        self.log_dict({**found, "step": float(self.global_step)})
+        self.log_at_step(found)
 
     def on_test_start(self) -> None:
         """Forget features of other texts."""
@@ -192,7 +192,7 @@ class ClassificationTask(Task):
             self.final_metrics.update(found)
             if split == "test":
                 shown = {n: v for n, v in found.items() if n.count("/") == 1}
-                self.log_dict({**shown, "step": float(self.global_step)})
+                self.log_at_step(shown)
 
     def _predict(self, batch: Any, split: str) -> None:
         logits = self._logits(batch, split).detach().cpu()

@@ -77,7 +77,7 @@ class InstructionTask(Task):
 
     def on_validation_epoch_end(self) -> None:
         """Log means over all targets of all processes."""
-        self.log_dict({**self._measured("val"), "step": float(self.global_step)})
+        self.log_at_step(self._measured("val"))
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -89,7 +89,7 @@ class InstructionTask(Task):
         """As in validation."""
         found = self._measured("test")
         self.final_metrics.update(found)
-        self.log_dict({**found, "step": float(self.global_step)})
+        self.log_at_step(found)
 
     def _measured(self, split: str) -> dict[str, float]:
         loss, hits, targets = self.reduce_sum(self._sums_measured).tolist()

@@ -44,4 +44,4 @@ class PretrainTask(Task):
         metrics = {"val/loss": loss, "val/perplexity": math.exp(min(loss, 80))}
         if n_bytes:
             metrics["val/bits_per_byte"] = loss_sum / math.log(2) / n_bytes
-        self.log_dict({**metrics, "step": float(self.global_step)})
+        self.log_at_step(metrics)

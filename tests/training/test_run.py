@@ -290,6 +290,18 @@ def test_a_callback_of_the_config_goes_on_where_it_was() -> None:
     assert not all(torch.equal(there[name], without[name]) for name in there)
 
 
+def test_lightnings_own_checkpoints_have_the_step_in_their_names() -> None:
+    saver = "lightning.pytorch.callbacks.ModelCheckpoint"
+    settings = "every_n_train_steps: 2, save_top_k: -1, dirpath: kept, filename: '{step}'"
+    fit(
+        "run",
+        "trainer.max_steps=6",
+        "trainer.val_interval=3",
+        f"+callbacks.kept={{_target_: {saver}, {settings}}}",
+    )
+    assert {path.name for path in Path("kept").iterdir()} == {f"step={n}.ckpt" for n in (2, 4, 6)}
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [("simple", "backward"), ("advanced", "training_step"), ("pytorch", "aten::")],
