@@ -63,7 +63,8 @@ def _warn(line: str) -> None:
 
 def _file(data: dict[str, Any]) -> tuple[list[Any], Path]:
     """The entries of data=FILE, and the file."""
-    from gptlit.data.instruction_files import Fields, read_entries, tell_broken
+    from gptlit.data.entry import Fields
+    from gptlit.data.instruction_files import read_entries, tell_broken
 
     path = data["path"]
     if not isinstance(path, str):

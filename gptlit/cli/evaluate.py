@@ -106,6 +106,11 @@ def _check_fits(config: dict[str, Any], ckpt: str, task: str) -> None:
             f"judge={config['judge']['name']} scores answers to instructions, but ckpt={ckpt} is"
             f" of task={task}"
         )
+    if task in ("classification", "instruction") and config["stride"] is not None:
+        raise UserError(
+            f"stride={config['stride']} is for the windows that slide over a text, but ckpt={ckpt}"
+            f" is of task={task}: leave it out"
+        )
     if task != "instruction" and config["data"]["path"] is None:
         raise UserError("data is not set: give data=TEXT, a file, a folder or a glob")
     if task == "classification":

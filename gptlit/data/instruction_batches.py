@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gptlit.data.batch import IGNORE_INDEX, InstructionBatch
 from gptlit.data.buckets import BucketLoader
-from gptlit.data.instruction_files import Entry
+from gptlit.data.entry import Entry
 from gptlit.data.sampler import Permutation
 from gptlit.prompts import PromptFormat
 from gptlit.tokenizer import Tokenizer

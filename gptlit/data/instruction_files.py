@@ -1,7 +1,6 @@
 """Files of instructions and responses: read, checked entry by entry, and split."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -9,60 +8,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gptlit.data.entry import DEFAULT_FIELDS, Entry, Fields, NoFieldError, entry_of
 from gptlit.data.readers import read_text
 from gptlit.data.rows import (
     json_line,
     json_list,
-    kind_of,
     other_separator,
     read_rows,
-    shown,
     text_lines,
 )
 from gptlit.data.sampler import Permutation
 from gptlit.data.tables import find_table
 from gptlit.errors import UserError
-from gptlit.prompts import with_system
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 NAMED = 10  # different faults that are told in words
 NOT_JSON = "not JSON"
-CHATS = ("messages", "conversations")
-"""Fields with a chat: OpenAI's name and ShareGPT's."""
-SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system"}
-"""What ShareGPT calls the roles."""
 OFTEN = {
     "instruction": ("prompt", "question", "query", "problem", "input"),
     "output": ("completion", "response", "answer", "solution"),
     "input": ("context",),
 }
 """What the parts of an entry are often called elsewhere."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One example of a task and its answer."""
-
-    instruction: str
-    input: str
-    """What the instruction is about; empty if it needs no input."""
-    output: str
-    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The entry as it stood in the file; if its parts have other names there, also under ours."""
-    history: tuple[tuple[str, str], ...] = ()
-    """In a chat of several turns, the instructions before this one, each with its answer."""
-    unlearned: frozenset[int] = frozenset()
-    """Indices in `history` of answers that are read but not learned."""
-    system: str = ""
-    """The system message of a chat, put before its first instruction; empty if there is none."""
-
-    @property
-    def turns(self) -> list[tuple[str, str, str]]:
-        """Instruction, answer and input of each turn, as trained on; this one is the last."""
-        turns = [*((*turn, "") for turn in self.history)]
-        turns.append((self.instruction, self.output, self.input))
-        turns[0] = (with_system(self.system, turns[0][0]), *turns[0][1:])
-        return turns
 
 
 class Broken(NamedTuple):
@@ -75,42 +42,17 @@ class Broken(NamedTuple):
     why: str
 
 
-@dataclass(frozen=True)
-class Fields:
-    """What the parts of an entry are called in a file. It has none for the input if that name
-    stands for another part too, as after data.instruction_field=input."""
-
-    instruction: str = "instruction"
-    input: str = "input"
-    output: str = "output"
-
-    def renamed(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A record, with its parts under our names too."""
-        parts = vars(self) if self.has_input else {**vars(self), "input": None}
-        return record | {us: record.get(there, "") for us, there in parts.items() if us != there}
-
-    @property
-    def has_input(self) -> bool:
-        """Whether there is a field for the input alone."""
-        return self.input not in (self.instruction, self.output)
-
-
 def read_entries(
     path: str | Path,
     *,
     skip_broken: bool = False,
-    fields: Fields = Fields(),
+    fields: Fields = DEFAULT_FIELDS,
     key: str = "data.path",
 ) -> tuple[list[Entry], list[Broken]]:
     """The entries of a .json, .jsonl, .csv, .tsv or .parquet file, and what is wrong with the
     others.
 
-    An entry has `instruction`, `output` and perhaps `input`; or else a chat, see `chat_field`, in
-    which user and assistant alternate, and the assistant has the last word. Its messages have
-    `role` and `content`, or `from` and `value` as in ShareGPT. A system message may come first; it
-    is put before the first instruction, with a blank line between. An answer whose `weight` is 0
-    is not learned; all that follows the last learned answer is left out. All files but .parquet
-    may be packed (.gz, .zst).
+    What an entry has, says `entry_of`. All files but .parquet may be packed (.gz, .zst).
 
     Args:
         path: the file.
@@ -124,15 +66,15 @@ def read_entries(
     """
     entries: list[Entry] = []
     broken: list[Broken] = []
-    with_input, names_there = fields.input == Fields.input, None
+    with_input, names_there = fields.input == DEFAULT_FIELDS.input, None
     for kind, number, record in _records(path, key):
         try:
             parsed = record() if callable(record) else record
-            entries.append(_entry(parsed, fields))
+            entries.append(entry_of(parsed, fields))
             with_input = with_input or fields.input in parsed
         except ValueError as error:
             broken.append(Broken(kind, number, str(error)))
-            if names_there is None and isinstance(error, _NoFieldError):
+            if names_there is None and isinstance(error, NoFieldError):
                 names_there = error.names
     if broken and not (skip_broken and entries):
         told, cure = tell_broken(broken), "mend them, or leave them out: data.on_error=skip"
@@ -246,14 +188,6 @@ def _parsed(line: str) -> Any:
         raise ValueError(f"{NOT_JSON} ({error})") from None
 
 
-class _NoFieldError(ValueError):
-    """A record has no field of a name."""
-
-    def __init__(self, name: str, names: Collection[str]) -> None:
-        super().__init__(f"no field {name!r} (there are: {', '.join(map(shown, names)) or 'none'})")
-        self.names = names
-
-
 def _named(names: Collection[str], fields: Fields) -> str:
     """What to do about entries whose fields have other names than `fields`: the settings, with the
     names that can be guessed."""
@@ -268,78 +202,3 @@ def _named(names: Collection[str], fields: Fields) -> str:
         if guess or part != "input":
             settings.append(f"data.{part}_field={guess or '...'}")
     return f"name theirs with {' '.join(settings)}"
-
-
-def _entry(record: Any, fields: Fields) -> Entry:
-    """The entry in a record. Raises a ValueError that says what is wrong with it."""
-    if not isinstance(record, dict):
-        raise ValueError(f"it is {kind_of(record)}, expected an object with named fields")
-    if chat := chat_field(record):
-        return _chat(record, chat)
-    instruction, output = _text(record, fields.instruction), _text(record, fields.output)
-    there = record.get(fields.input) if fields.has_input else None
-    given = "" if there is None else _text(record, fields.input, may_be_empty=True)
-    return Entry(instruction, given if given.strip() else "", output, fields.renamed(record))
-
-
-def chat_field(record: Mapping[str, Any]) -> str | None:
-    """The field with the chat that a record is read as, one of `CHATS`; None if it is no chat. If
-    it has an instruction besides messages, the messages count: in our files of answers the
-    instruction is a transcript of them."""
-    for name in CHATS:
-        there = record.get(name)
-        if (isinstance(there, list) and there) if "instruction" in record else there is not None:
-            return name
-    return None
-
-
-def _chat(record: dict[str, Any], name: str) -> Entry:
-    messages = record[name]
-    if not (isinstance(messages, list) and all(isinstance(m, dict) for m in messages)):
-        raise ValueError(f"its {name} are not a list of objects")
-    by_system = bool(messages) and "system" in (messages[0].get("role"), messages[0].get("from"))
-    turns = messages[by_system:]
-    if not turns:
-        raise ValueError("it has no messages by user and assistant")
-    texts: list[str] = []
-    for number, message in enumerate(messages, 1):
-        turn = number - 1 - by_system
-        role = "system" if turn < 0 else ("user", "assistant")[turn % 2]
-        try:
-            texts.append(_said(message, role))
-        except ValueError as error:
-            raise ValueError(f"message {number}: {error}") from None
-    if len(turns) % 2:
-        raise ValueError("its last message is by the user; expected an answer by the assistant")
-    system = texts.pop(0) if by_system else ""
-    learned = [at for at, answer in enumerate(turns[1::2]) if answer.get("weight") != 0]
-    if not learned:
-        raise ValueError("all of its answers have weight 0, so there is nothing to learn")
-    said = list(zip(texts[::2], texts[1::2], strict=True))
-    *history, (instruction, output) = said[: learned[-1] + 1]
-    unlearned = frozenset(range(len(history))).difference(learned)
-    return Entry(instruction, "", output, record, tuple(history), unlearned, system)
-
-
-def _said(message: dict[str, Any], expected: str) -> str:
-    """The content of a message, which has to be by the expected role."""
-    by_sharegpt = "from" in message and message.get("role") is None
-    who, content = ("from", "value") if by_sharegpt else ("role", "content")
-    role, theirs = _text(message, who), SHAREGPT[expected] if by_sharegpt else expected
-    if role not in (expected, theirs):
-        raise ValueError(f"{who} is {role!r:.40}, expected {theirs!r}")
-    weight = message.get("weight")
-    if expected == "assistant" and (isinstance(weight, bool) or weight not in (None, 0, 1)):
-        raise ValueError(f"weight is {weight!r:.40}, expected 0 or 1")
-    return _text(message, content)
-
-
-def _text(record: dict[str, Any], name: str, *, may_be_empty: bool = False) -> str:
-    if name not in record:
-        raise _NoFieldError(name, record)
-    text = record[name]
-    if not isinstance(text, str):
-        raise ValueError(f"{name} is {kind_of(text)}, expected text")
-    if not may_be_empty and not text.strip():
-        raise ValueError(f"{name} is empty")
-    return text

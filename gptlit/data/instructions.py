@@ -7,20 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptlit.data.buckets import BucketLoader, SortedLoader
+from gptlit.data.entry import Entry, Fields
 from gptlit.data.instruction_batches import (
     InstructionDataset,
     PackedDataset,
     PackedLoader,
     TokenizedEntries,
 )
-from gptlit.data.instruction_files import (
-    Broken,
-    Entry,
-    Fields,
-    read_entries,
-    split_entries,
-    tell_broken,
-)
+from gptlit.data.instruction_files import Broken, read_entries, split_entries, tell_broken
 from gptlit.data.module import (
     SPLIT_KEYS,
     OnChange,

@@ -9,7 +9,8 @@ opposite is asked for in a wording that training used for other words only.
 import random
 from collections.abc import Callable, Iterator
 
-from gptlit.data.instruction_files import Entry, split_entries
+from gptlit.data.entry import Entry
+from gptlit.data.instruction_files import split_entries
 from gptlit.data.instructions import SPLITS, InstructionDataModule
 
 NUMBER_CASES = 1000  # of each task with numbers; those with words take each word once

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptlit.data.instruction_files import chat_field
+from gptlit.data.entry import Entry, chat_field
 from gptlit.evaluation.answers import ANSWER, write_answers
 from gptlit.evaluation.text_scores import score_answers
 from gptlit.inference.api import LanguageModel
@@ -70,17 +70,20 @@ def answers_others(path: Path, entries: list[Any]) -> bool:
     return digest(asked) != digest(ours)
 
 
-def _with_parts(entry: Any) -> dict[str, Any]:
+def _with_parts(entry: Entry) -> dict[str, Any]:
     """An entry as it was in its file. A chat also gets an instruction, input and output, for a
-    judge to read: the instruction is all that was said before the last answer."""
-    raw: dict[str, Any] = entry.raw
-    if "instruction" in raw and not chat_field(raw):
-        return raw
+    judge to read: the instruction is all that was said before the last answer. So it is for an
+    entry with a history or a system message, which are then no fields of their own any more."""
+    raw = entry.raw
+    if not chat_field(raw):
+        if not (entry.history or entry.system) and "instruction" in raw:
+            return raw
+        raw = {name: value for name, value in raw.items() if name not in ("history", "system")}
     parts = {"instruction": _transcript(entry), "input": entry.input, "output": entry.output}
     return {**raw, **parts}
 
 
-def _transcript(entry: Any) -> str:
+def _transcript(entry: Entry) -> str:
     """The chat up to and including the last instruction; a chat of one turn is only that."""
     *before, (instruction, *_) = entry.turns
     if not before:

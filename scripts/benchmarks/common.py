@@ -14,7 +14,7 @@ from gptlit.options import model_shape, option_names, read_option
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gptlit.data.instruction_files import Entry
+    from gptlit.data.entry import Entry
     from gptlit.model import GPTConfig
 
 ROOT = Path(__file__).resolve().parents[2]

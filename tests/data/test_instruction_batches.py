@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlit.data.batch import InstructionBatch
+from gptlit.data.entry import Entry
 from gptlit.data.instruction_batches import (
     InstructionDataset,
     PackedDataset,
@@ -17,7 +18,6 @@ from gptlit.data.instruction_batches import (
     join_rows,
     pack_rows,
 )
-from gptlit.data.instruction_files import Entry
 from gptlit.errors import UserError
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.prompts import PromptFormat

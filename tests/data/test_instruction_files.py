@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlit.data.instruction_files import Entry, Fields, read_entries, split_entries
+from gptlit.data.entry import Entry, Fields
+from gptlit.data.instruction_files import read_entries, split_entries
 from gptlit.errors import UserError
 
 ROWS = [
@@ -203,6 +204,27 @@ def test_conversations_of_sharegpt_are_chats(tmp_path: Path, name: str) -> None:
     assert [entry.unlearned for entry in entries] == [{0}, set()]
 
 
+def test_a_conversation_with_roles_is_a_chat(tmp_path: Path) -> None:
+    rows = [{"conversation": messages(*HI)["messages"]}]
+    assert parts(read_entries(write(tmp_path / "a.jsonl", rows))[0]) == [("Hi", "", "Hello")]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.parquet"])
+def test_an_entry_may_have_a_system_message_and_earlier_turns(tmp_path: Path, name: str) -> None:
+    more = {"system": "Be kind.", "history": [["Hi", "Hello"], ["Why?", "So."]], "input": "x"}
+    rows = [{**GOOD, **more}, {**GOOD, "system": "", "history": [], "input": ""}]
+    entries, _ = read_entries(write(tmp_path / name, rows))
+    before = [("Be kind.\n\nHi", "Hello", ""), ("Why?", "So.", "")]
+    assert [entry.turns for entry in entries] == [[*before, ("a", "b", "x")], [("a", "b", "")]]
+    assert [entry.unlearned for entry in entries] == [set(), set()]
+
+
+def test_a_column_called_history_may_be_about_something_else(tmp_path: Path) -> None:
+    rows = [{**GOOD, "history": there} for there in ("asthma", None, 3, {"a": 1})]
+    entries, _ = read_entries(write(tmp_path / "a.json", rows))
+    assert [entry.turns for entry in entries] == [[("a", "b", "")]] * 4
+
+
 def test_conversations_beside_an_instruction_count_if_there_are_any(tmp_path: Path) -> None:
     rows = [{**GOOD, "conversations": there} for there in ([], None, 3, "no")]
     rows += [{**GOOD, **conversations(*HI)}, {"messages": None, **conversations(*HI)}]
@@ -267,10 +289,13 @@ def test_chats_of_one_turn(tmp_path: Path, name: str) -> None:
         ("text", "it is text, expected an object with named fields"),
         (None, "it is null, expected an object"),
         ([GOOD], "it is a list, expected an object"),
-        ({"messages": "x"}, "its messages are not a list of objects"),
-        ({"messages": [["user", "Hi"]]}, "its messages are not a list of objects"),
+        ({"messages": "x"}, "its messages: expected a list of objects"),
+        ({"messages": [["user", "Hi"]]}, "its messages: expected a list of objects"),
         ({"messages": []}, "it has no messages by user and assistant"),
         (messages(("system", "Be kind.")), "it has no messages by user and assistant"),
+        ({**GOOD, "history": [["a"]]}, "history: turn 1 is not a list of an instruction and its"),
+        ({**GOOD, "history": [["a", "b"], ["c", 1]]}, "history: turn 2 is not a list of an ins"),
+        ({**GOOD, "system": ["a"]}, "system is a list, expected text"),
         (messages(("user", "Hi")), "its last message is by the user; expected an answer by the"),
         (messages(*HI, ("user", "Bye")), "its last message is by the user; expected an answer"),
         (messages(("system", "a"), *HI, ("user", "b")), "its last message is by the user; expec"),
@@ -288,7 +313,7 @@ def test_chats_of_one_turn(tmp_path: Path, name: str) -> None:
         (messages(("system", ""), *HI), "message 1: content is empty"),
         (messages(("user", [{"type": "text"}]), *HI[1:]), "message 1: content is a list, expected"),
         ({"messages": [{"text": "Hi"}]}, r"message 1: no field 'role' \(there are: 'text'\)"),
-        ({"conversations": "x"}, "its conversations are not a list of objects"),
+        ({"conversations": "x"}, "its conversations: expected a list of objects"),
         ({"conversations": []}, "it has no messages by user and assistant"),
         (conversations(("gpt", "a")), "message 1: from is 'gpt', expected 'human'"),
         (conversations(("human", "a"), ("bing", "b")), "message 2: from is 'bing', expected 'gpt'"),

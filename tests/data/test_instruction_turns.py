@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gptlit.data.batch import InstructionBatch
+from gptlit.data.entry import Entry
 from gptlit.data.instruction_batches import InstructionDataset, PackedDataset, TokenizedEntries
-from gptlit.data.instruction_files import Entry
 from gptlit.data.instructions import _content
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.prompts import PromptFormat

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from gptlit.data.instruction_files import Entry
+from gptlit.data.entry import Entry
 from gptlit.data.instructions_sample import InstructionsSampleDataModule, made_up_tasks
 from gptlit.tokenizer import get_tokenizer
 

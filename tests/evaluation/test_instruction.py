@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gptlit.data.instruction_files import Entry, read_entries
+from gptlit.data.entry import Entry
+from gptlit.data.instruction_files import read_entries
 from gptlit.evaluation import instruction
 from gptlit.evaluation.answers import ANSWER
 from gptlit.inference.api import LanguageModel
@@ -101,3 +102,14 @@ def test_answers_to_chats_may_be_answered_again(tmp_path: Path) -> None:
     [again], _ = read_entries(tmp_path / "b.json")
     assert again == entry
     assert instruction._with_parts(again) == {**answered, ANSWER: "You"}
+
+
+def test_a_history_becomes_a_part_of_the_instruction_that_is_judged(tmp_path: Path) -> None:
+    row = {"instruction": "Who?", "output": "I", "id": 7}
+    more = {"system": "Be kind.", "history": [["Hi", "Hello"]]}
+    (tmp_path / "a.json").write_text(json.dumps([{**row, **more}, {**row, "history": []}]))
+    [entry, plain], _ = read_entries(tmp_path / "a.json")
+    transcript = "User: Be kind.\n\nHi\n\nAssistant: Hello\n\nUser: Who?"
+    parts = {"instruction": transcript, "input": "", "output": "I", "id": 7}
+    assert instruction._with_parts(entry) == parts
+    assert instruction._with_parts(plain) == {**row, "history": []}

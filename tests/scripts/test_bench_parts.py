@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptlit.data.batch import InstructionBatch
+from gptlit.data.entry import Entry
 from gptlit.data.instruction_batches import InstructionDataset, PackedDataset, TokenizedEntries
-from gptlit.data.instruction_files import Entry
 from gptlit.errors import UserError
 from gptlit.model import GPTConfig, GPTModel
 from gptlit.options import read_option

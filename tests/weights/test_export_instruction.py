@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 import gptlit
 from gptlit import LanguageModel
 from gptlit.cli.export import export
+from gptlit.data.entry import Entry
 from gptlit.data.instruction_batches import TokenizedEntries
-from gptlit.data.instruction_files import Entry
 from gptlit.inference.generation import Sampling, stream_ids
 from gptlit.options import conf_dir, read_option
 from gptlit.tasks.instruction import InstructionTask
