@@ -122,6 +122,11 @@ def decoded(path: Path, chunks: Iterable[bytes]) -> Iterator[str]:
             raise UserError(
                 f"{path} is not UTF-8 text but UTF-16; convert it with iconv -f utf-16 -t utf-8"
             )
+        if first and chunk.startswith(b"PK\x03\x04"):
+            raise UserError(
+                f"{path} is not text but a zip archive, as Excel's workbooks are: unpack it, or "
+                "save the sheet as CSV (UTF-8)"
+            )
         if (nul := chunk.find(b"\0")) >= 0:
             raise UserError(
                 f"{path} is a binary file: NUL byte at offset {offset + nul}; "

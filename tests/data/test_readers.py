@@ -1,6 +1,7 @@
 """Files become text."""
 
 import gzip
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_a_zst_file_of_several_frames_is_read_to_its_end(tmp_path: Path) -> None
         (b"fine until \xff here", r"t\.txt is not UTF-8 text: byte 0xff at offset 11"),
         (b"caf\xe9", r"byte 0xe9 at offset 3 .*iconv -f latin1 -t utf-8$"),
         ("naïve 😀".encode()[:-1], r"offset 7 \(unexpected end of data\)"),
-        (b"PK\x03\x04\x00", r"t\.txt is a binary file: NUL byte at offset 4"),
+        (b"GIF8\x00", r"t\.txt is a binary file: NUL byte at offset 4"),
     ],
 )
 @pytest.mark.parametrize("chunk", [1, 4, 1 << 20])
@@ -54,6 +55,16 @@ def test_no_text_is_refused_with_its_place(
     path = tmp_path / "t.txt"
     path.write_bytes(data)
     with pytest.raises(UserError, match=told):
+        text(path)
+
+
+def test_a_workbook_called_csv_is_told_from_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    with zipfile.ZipFile(path, "w") as workbook:
+        workbook.writestr("xl/workbook.xml", "<workbook/>")
+    with pytest.raises(
+        UserError, match=r"a\.csv is not text but a zip archive.* save the sheet as"
+    ):
         text(path)
 
 
