@@ -17,7 +17,7 @@ from gptlit.tasks import Task
 from gptlit.tokenizer import Tokenizer
 from gptlit.training import reuse, stopping
 from gptlit.training.checkpoints import Checkpoints, saved_best_score
-from gptlit.training.early_stopping import saved_wait
+from gptlit.training.early_stopping import EarlyStopping, saved_wait
 from gptlit.training.ending import fill_folder, last_measured, measure_at_the_end, say_what_next
 from gptlit.training.launch import first_process
 from gptlit.training.loggers import keeping_runs
@@ -131,7 +131,7 @@ def fit(
             tokens_per_second=round(tokens / max(training_seconds, 1e-9), 1),
             best_checkpoint=str(checkpoints.best) if checkpoints.best.exists() else None,
         )
-        ended = f"{seconds:,.0f} s{_told_of_early_end(settings, steps, total_steps)}"
+        ended = f"{seconds:,.0f} s{_told_of_early_end(trainer, steps, total_steps)}"
         say_what_next(config, folder, task, checkpoints, details, ended, console)
     return checkpoints.best_score
 
@@ -183,11 +183,13 @@ def _take_over(
     reuse.begin(config, folder)
 
 
-def _told_of_early_end(settings: dict[str, Any], steps: int, total_steps: int) -> str:
-    patience = settings["early_stopping"]
-    if steps >= total_steps or not patience:
+def _told_of_early_end(trainer: Trainer, steps: int, total_steps: int) -> str:
+    """Where a run ended before its last step, and why if it was not by a callback of the user's."""
+    if steps >= total_steps:
         return ""
-    return f" at step {steps:,} of {total_steps:,}{_told_of_patience(patience)}"
+    ended = (c for c in trainer.early_stopping_callbacks if isinstance(c, EarlyStopping))
+    why = "".join(_told_of_patience(c.patience) for c in ended if c.wait_count >= c.patience)
+    return f" at step {steps:,} of {total_steps:,}{why}"
 
 
 def _told_of_patience(patience: int) -> str:

@@ -290,6 +290,13 @@ def test_a_callback_of_the_config_goes_on_where_it_was() -> None:
     assert not all(torch.equal(there[name], without[name]) for name in there)
 
 
+def test_a_run_that_a_callback_ends_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    timer = "{_target_: lightning.pytorch.callbacks.Timer, duration: {seconds: 0}}"
+    options = ("trainer.max_steps=6", "trainer.early_stopping=3", "trainer.val_interval=3")
+    fit("run", *options, f"+callbacks.timer={timer}")
+    assert " s at step 0 of 6\n" in capsys.readouterr().out
+
+
 def test_lightnings_own_checkpoints_have_the_step_in_their_names() -> None:
     saver = "lightning.pytorch.callbacks.ModelCheckpoint"
     settings = "every_n_train_steps: 2, save_top_k: -1, dirpath: kept, filename: '{step}'"
