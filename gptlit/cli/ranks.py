@@ -46,11 +46,20 @@ def follow() -> list[str] | None:
     Ends this process if the first one has ended without a run; that one has printed why.
 
     Raises:
-        UserError: nothing was heard from the first process.
+        UserError: nothing was heard from the first process; or Slurm was not told how many tasks go
+            to each machine, which Lightning wants to know.
     """
     launch = launched()
     if launch is None or launch.world_size == 1:
         return None
+    if launch.by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        if launch.rank:
+            sys.exit(2)
+        each = -(-launch.world_size // launch.nodes)
+        raise UserError(
+            f"Slurm has started {launch.world_size} tasks by --ntasks alone: give"
+            f" --nodes={launch.nodes} --ntasks-per-node={each} instead"
+        )
     if launch.rank == 0:
         _first.launch = launch
         return None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gptlit.cli.ranks import check_sweep
+from gptlit.cli.ranks import check_sweep, follow
 from gptlit.errors import UserError
 
 SEVERAL = ("trainer=ddp", "trainer=fsdp", "trainer='ddp'", "trainer.devices=2")
@@ -36,3 +36,22 @@ def test_runs_of_one_sweep_have_the_same_processes(swept: str) -> None:
 )
 def test_other_sweeps_are_not(args: list[str]) -> None:
     check_sweep(args)
+
+
+def test_tasks_of_slurm_by_their_number_alone_are_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    place = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "gpt", "SLURM_PROCID": "0"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    told = (
+        "^Slurm has started 4 tasks by --ntasks alone: give --nodes=2 --ntasks-per-node=2 instead"
+    )
+    with pytest.raises(UserError, match=told):
+        follow()
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    with pytest.raises(SystemExit) as end:
+        follow()
+    assert end.value.code == 2
