@@ -46,20 +46,14 @@ def follow() -> list[str] | None:
     Ends this process if the first one has ended without a run; that one has printed why.
 
     Raises:
-        UserError: nothing was heard from the first process; or Slurm was not told how many tasks go
-            to each machine, which Lightning wants to know.
+        UserError: nothing was heard from the first process; or Slurm has not started the others,
+            or was not told how many go to each machine, which Lightning wants to know.
     """
     launch = launched()
     if launch is None or launch.world_size == 1:
         return None
-    if launch.by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        if launch.rank:
-            sys.exit(2)
-        each = -(-launch.world_size // launch.nodes)
-        raise UserError(
-            f"Slurm has started {launch.world_size} tasks by --ntasks alone: give"
-            f" --nodes={launch.nodes} --ntasks-per-node={each} instead"
-        )
+    if launch.by == "srun":
+        _check_tasks(launch)
     if launch.rank == 0:
         _first.launch = launch
         return None
@@ -77,6 +71,22 @@ def follow() -> list[str] | None:
     if args is None:
         sys.exit(0)
     return [str(arg) for arg in args]
+
+
+def _check_tasks(launch: Launch) -> None:
+    if "SLURM_STEP_ID" not in os.environ:
+        raise UserError(
+            f"this Slurm job has {launch.world_size} tasks, and without srun only one process was"
+            " started: put srun before python, or ask for --ntasks=1 and more --cpus-per-task"
+        )
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:
+        if launch.rank:
+            sys.exit(2)
+        each = -(-launch.world_size // launch.nodes)
+        raise UserError(
+            f"Slurm has started {launch.world_size} tasks by --ntasks alone: give"
+            f" --nodes={launch.nodes} --ntasks-per-node={each} instead"
+        )
 
 
 def check_sweep(args: list[str]) -> None:

@@ -38,14 +38,28 @@ def test_other_sweeps_are_not(args: list[str]) -> None:
     check_sweep(args)
 
 
-def test_tasks_of_slurm_by_their_number_alone_are_told_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS_PER_NODE"):
+@pytest.fixture
+def in_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of four tasks on two machines, and the first process in it."""
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS_PER_NODE", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
     place = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "gpt", "SLURM_PROCID": "0"}
     for name, value in place.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("in_slurm")
+def test_a_job_of_several_tasks_wants_srun() -> None:
+    told = "^this Slurm job has 4 tasks, and without srun only one process was started: put srun"
+    with pytest.raises(UserError, match=told):
+        follow()
+
+
+@pytest.mark.usefixtures("in_slurm")
+def test_tasks_of_slurm_by_their_number_alone_are_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     told = (
         "^Slurm has started 4 tasks by --ntasks alone: give --nodes=2 --ntasks-per-node=2 instead"
     )

@@ -38,6 +38,7 @@ def srun(folder: Path, *args: str) -> list[subprocess.CompletedProcess[str]]:
         "SLURM_NTASKS": "2",
         "SLURM_NTASKS_PER_NODE": "2",
         "SLURM_NODEID": "0",
+        "SLURM_STEP_ID": "0",
         "MASTER_PORT": str(free_port()),
         "GPTLIT_CACHE": str(folder / "cache"),
     }
