@@ -5,6 +5,14 @@ from typing import Any
 
 from gptlit.errors import UserError
 
+INSTEAD = {
+    "StochasticWeightAveraging": "EMAWeightAveraging averages weights without that",
+    "GradientAccumulationScheduler": "give trainer.accumulate_grad_batches=...",
+    "BatchSizeFinder": "give data.batch_size=...",
+    "LearningRateFinder": "hparams_search=optuna looks for optimizer.lr",
+}
+"""Lightning's callbacks that change what is settled before a run begins, and what does as much."""
+
 
 def build_data(config: dict[str, Any]) -> Any:
     """The data module of a composed training config, with its tokenizer; nothing is read yet."""
@@ -27,18 +35,30 @@ def build_callbacks(config: dict[str, Any]) -> list[Any]:
     """The Lightning callbacks that a composed training config adds.
 
     Raises:
-        UserError: one of them is none.
+        UserError: one of them is none, or does not go with the rest of the config.
     """
     from hydra.utils import instantiate
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, callbacks
 
     made = {name: instantiate(node, _convert_="all") for name, node in config["callbacks"].items()}
+    sharded = config["trainer"]["strategy"] == "fsdp"
     for name, callback in made.items():
+        given = f"callbacks.{name}._target_={config['callbacks'][name]['_target_']}"
         if not isinstance(callback, Callback):
-            target = config["callbacks"][name]["_target_"]
             raise UserError(
-                f"callbacks.{name}._target_={target} is no Lightning Callback: give a class derived"
-                " from lightning.pytorch.Callback"
+                f"{given} is no Lightning Callback: give a class derived from"
+                " lightning.pytorch.Callback"
+            )
+        for kind, cure in INSTEAD.items():
+            if isinstance(callback, getattr(callbacks, kind)):
+                raise UserError(
+                    f"{given} changes the batches, steps or learning rate, which are settled before"
+                    f" a run begins: leave it out; {cure}"
+                )
+        if sharded and isinstance(callback, callbacks.WeightAveraging):
+            raise UserError(
+                f"{given} copies the model, of which trainer=fsdp leaves each process only a part:"
+                " use trainer=ddp"
             )
     return list(made.values())
 

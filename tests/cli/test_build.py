@@ -30,16 +30,44 @@ def test_values_are_not_called(tmp_path: Path) -> None:
     assert data.path == call and not victim.exists()
 
 
+def with_callback(_target_: str, *, strategy: str = "auto", **arguments: Any) -> dict[str, Any]:
+    node = {"_target_": _target_, **arguments}
+    return {"callbacks": {"mine": node}, "trainer": {"strategy": strategy}}
+
+
 def test_callbacks_get_plain_arguments() -> None:
     node = {"_target_": "lightning.pytorch.callbacks.Timer", "duration": {"seconds": 5}}
-    [timer] = build_callbacks({"callbacks": {"mine": node}})
+    [timer] = build_callbacks(with_callback(**node))
     assert isinstance(timer, Timer) and timer.time_remaining() == 5
 
 
 def test_a_callback_that_is_none_is_refused() -> None:
     line = r"callbacks\.mine\._target_=pathlib\.Path is no Lightning Callback"
     with pytest.raises(UserError, match=line):
-        build_callbacks({"callbacks": {"mine": {"_target_": "pathlib.Path"}}})
+        build_callbacks(with_callback("pathlib.Path"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "told"),
+    [
+        ("StochasticWeightAveraging", {"swa_lrs": 0.1}, "leave it out; EMAWeightAveraging"),
+        ("GradientAccumulationScheduler", {"scheduling": {1: 2}}, "accumulate_grad_batches="),
+        ("BatchSizeFinder", {}, "data.batch_size="),
+        ("LearningRateFinder", {}, "hparams_search=optuna"),
+    ],
+)
+def test_a_callback_that_changes_the_course_of_a_run_is_refused(
+    kind: str, arguments: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError, match=rf"{kind} changes the batches, steps or .*{told}"):
+        build_callbacks(with_callback(f"lightning.pytorch.callbacks.{kind}", **arguments))
+
+
+def test_the_weights_of_a_sharded_model_are_not_averaged() -> None:
+    mean = "lightning.pytorch.callbacks.EMAWeightAveraging"
+    assert len(build_callbacks(with_callback(mean, strategy="ddp"))) == 1
+    with pytest.raises(UserError, match=r"callbacks\.mine.*EMAWeightAveraging.* use trainer=ddp"):
+        build_callbacks(with_callback(mean, strategy="fsdp"))
 
 
 @pytest.mark.parametrize("target", ["os.system", "gptlit.data.text.default_cache_dir", None])

@@ -275,7 +275,7 @@ def test_a_run_by_epochs_that_has_finished_is_made_longer_by_epochs(
         assert "to train on, give more epochs as trainer.max_epochs=..." in capsys.readouterr().out
 
 
-def test_a_callback_of_the_config_goes_on_where_it_was() -> None:
+def test_a_callback_of_the_config_goes_on_where_it_was(recwarn: pytest.WarningsRecorder) -> None:
     mean = "{_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.5}"
     options = ("trainer.val_interval=2", "scheduler.total_steps=6", f"+callbacks.mean={mean}")
     whole = fit("whole", *options, "trainer.max_steps=6")
@@ -288,6 +288,7 @@ def test_a_callback_of_the_config_goes_on_where_it_was() -> None:
     )
     assert all(torch.equal(there[name], here[name]) for name in there)
     assert not all(torch.equal(there[name], without[name]) for name in there)
+    assert not [w for w in recwarn if "WeightAveraging" in str(w.message)]
 
 
 def test_a_run_that_a_callback_ends_says_where(capsys: pytest.CaptureFixture[str]) -> None:
