@@ -35,6 +35,9 @@ def measure_at_the_end(
     if loaders:
         task.final_splits = list(loaders)
         best = checkpoints.best if checkpoints.best.exists() else None
+        # Of that checkpoint, only the weights are wanted. A callback that averages them would put
+        # the weights of the last step in their place, which the checkpoint holds too.
+        trainer._checkpoint_connector.restore_callbacks = lambda: None  # type: ignore[method-assign]
         trainer.test(
             task,
             dataloaders=list(loaders.values()),

@@ -114,8 +114,6 @@ def fit(
         resume = start_from.path if start_from else None
         _train(trainer, task, data, resume, settings["val_at_start"])
         seconds = time.perf_counter() - start
-        # Read before the best checkpoint is loaded, which brings its own counts.
-        steps, tokens, training_seconds = trainer.global_step, monitor.tokens, monitor.seconds
         task.final_metrics = last_measured(trainer, monitor, folder / "metrics.csv")
         details = measure_at_the_end(trainer, task, data, checkpoints, device, config["debug"])
     if trainer.is_global_zero:
@@ -125,13 +123,13 @@ def fit(
             task,
             device=device_name(device),
             precision=precision,
-            steps=steps,
-            tokens=tokens,
+            steps=trainer.global_step,
+            tokens=monitor.tokens,
             seconds=round(seconds, 3),
-            tokens_per_second=round(tokens / max(training_seconds, 1e-9), 1),
+            tokens_per_second=round(monitor.tokens / max(monitor.seconds, 1e-9), 1),
             best_checkpoint=str(checkpoints.best) if checkpoints.best.exists() else None,
         )
-        ended = f"{seconds:,.0f} s{_told_of_early_end(trainer, steps, total_steps)}"
+        ended = f"{seconds:,.0f} s{_told_of_early_end(trainer, total_steps)}"
         say_what_next(config, folder, task, checkpoints, details, ended, console)
     return checkpoints.best_score
 
@@ -183,13 +181,13 @@ def _take_over(
     reuse.begin(config, folder)
 
 
-def _told_of_early_end(trainer: Trainer, steps: int, total_steps: int) -> str:
+def _told_of_early_end(trainer: Trainer, total_steps: int) -> str:
     """Where a run ended before its last step, and why if it was not by a callback of the user's."""
-    if steps >= total_steps:
+    if trainer.global_step >= total_steps:
         return ""
     ended = (c for c in trainer.early_stopping_callbacks if isinstance(c, EarlyStopping))
     why = "".join(_told_of_patience(c.patience) for c in ended if c.wait_count >= c.patience)
-    return f" at step {steps:,} of {total_steps:,}{why}"
+    return f" at step {trainer.global_step:,} of {total_steps:,}{why}"
 
 
 def _told_of_patience(patience: int) -> str:

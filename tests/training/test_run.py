@@ -466,3 +466,16 @@ def test_brackets_in_names_are_printed_as_they_are(capsys: pytest.CaptureFixture
     Path("corpus.txt").rename("a[b]/corpus.txt")
     fit("run[b]", "trainer.max_steps=1", "data.path='a[b]/corpus.txt'")
     assert "run[b]" in capsys.readouterr().out
+
+
+def test_the_test_split_is_measured_with_the_weights_that_are_kept(workplace: Path) -> None:
+    entries = [{"instruction": f"{i}?", "input": "", "output": f"{i + 1}"} for i in range(12)]
+    paths = [f"data.{name}={name}.json" for name in ("path", "val_path", "test_path")]
+    for path in paths:
+        (workplace / path.partition("=")[2]).write_text(json.dumps(entries))
+    form = ("prompt_format=plain", "model.context_length=64", "task.answers.max_new_tokens=1")
+    length = ("trainer.max_steps=3", "optimizer.lr=0.1")
+    mean = "+callbacks.mean={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.5}"
+    options = ("task=instruction", "data=instructions", "weights=none", "tokenizer=byte", *paths)
+    found = summary(fit("run", *options, *form, *length, mean))["metrics"]
+    assert found["test/loss"] == pytest.approx(found["val/loss"], rel=1e-5)
