@@ -101,7 +101,7 @@ def _test_split(ckpt: Path) -> tuple[list[Any], list[Path]]:
             " with instructions"
         )
     run = ckpt.parent.parent
-    module = build_data(read_run_config(run))
+    module = build_data(read_run_config(run, "instruction"))
     files = (module.path, *module.own_paths.values())
     sources = [Path(file).expanduser() for file in files if file]
     if absent := [source for source in sources if not source.exists()]:

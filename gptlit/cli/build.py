@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from gptlit.errors import UserError
+from gptlit.errors import UserError, in_one_line
+from gptlit.options import option_names, read_option
 
 INSTEAD = {
     "StochasticWeightAveraging": "EMAWeightAveraging averages weights without that",
@@ -63,12 +64,13 @@ def build_callbacks(config: dict[str, Any]) -> list[Any]:
     return list(made.values())
 
 
-def read_run_config(folder: Path) -> dict[str, Any]:
+def read_run_config(folder: Path, task: str) -> dict[str, Any]:
     """The config of a run, as it was composed. Since the folder may come from anybody, its data
-    module must be one of gptlit's.
+    module must be one of gptlit's for the task, and it has no say in what is downloaded from where.
 
     Raises:
-        UserError: the folder has no config, or the config names another class.
+        UserError: the folder has no config, or one that no run writes; or the config names another
+            class, or another download than the options of gptlit do.
     """
     from omegaconf import OmegaConf
 
@@ -77,8 +79,52 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     path = folder / "config" / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path} is missing: the run's data are not known; give data=FILE")
-    config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    target = config["data"].get("_target_")
-    if target not in DATA:
-        raise UserError(f"{path}: data._target_={target} is no class of gptlit's data")
+    config: Any = OmegaConf.to_container(_plain_yaml(path), resolve=True)
+    try:
+        data: dict[str, Any] = dict(config["data"])
+        _ = config["tokenizer"]["name"], config["model"]["context_length"], config["seed"]
+        paths = [data.get(name) for name in ("path", "val_path", "test_path")]
+        if not all(isinstance(one, str | None) for one in paths):
+            raise TypeError
+    except (LookupError, TypeError, ValueError):
+        raise UserError(f"{path} is not the config of a run; give data=FILE") from None
+    kind = DATA.get(str(data.get("_target_")))
+    if kind is None or kind.task != task:
+        raise UserError(
+            f"{path}: data._target_={data.get('_target_')} is no class of gptlit's data for"
+            f" task={task}"
+        )
+    if data.get("path") is None and _download_of(data) not in _known_downloads():
+        raise UserError(
+            f"{path}: data.urls and data.file_name are not those of an option of gptlit, and a run"
+            " folder has no say in what is downloaded: give data=FILE"
+        )
     return {str(name): value for name, value in config.items()}
+
+
+def _plain_yaml(path: Path) -> Any:
+    """The nodes of a YAML file, in which nothing stands for a copy of something else: a few lines
+    of copies of copies would fill any memory.
+
+    Raises:
+        UserError: it has such copies, or is no YAML.
+    """
+    import yaml
+    from omegaconf import OmegaConf
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("it has aliases, which no run writes")
+        return OmegaConf.create(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be used: {in_one_line(error)}; give data=FILE") from None
+
+
+def _download_of(data: dict[str, Any]) -> tuple[Any, ...]:
+    """What an option of `conf/data` downloads."""
+    return tuple(data.get(name) for name in ("urls", "file_name", "sha256"))
+
+
+def _known_downloads() -> list[tuple[Any, ...]]:
+    return [_download_of(read_option("data", name)) for name in option_names("data")]

@@ -9,8 +9,10 @@ from omegaconf import OmegaConf
 
 from gptlit.cli.build import build_callbacks, build_data, read_run_config
 from gptlit.errors import UserError
+from gptlit.options import read_option
 
 TEXT = "gptlit.data.text.TextDataModule"
+INSTRUCTIONS = "gptlit.data.instructions.InstructionDataModule"
 
 
 def config(target: str, path: Any) -> dict[str, Any]:
@@ -70,14 +72,40 @@ def test_the_weights_of_a_sharded_model_are_not_averaged() -> None:
         build_callbacks(with_callback(mean, strategy="fsdp"))
 
 
-@pytest.mark.parametrize("target", ["os.system", "gptlit.data.text.default_cache_dir", None])
+def saved(folder: Path, text: str | dict[str, Any]) -> Path:
+    """A run folder with this config."""
+    (folder / "config").mkdir(exist_ok=True)
+    text = text if isinstance(text, str) else OmegaConf.to_yaml(OmegaConf.create(text))
+    (folder / "config" / "config.yaml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("target", ["os.system", "gptlit.data.text.default_cache_dir", TEXT, None])
 def test_a_run_whose_data_are_of_another_class_is_refused(
     target: str | None, tmp_path: Path
 ) -> None:
-    (tmp_path / "config").mkdir()
-    file = tmp_path / "config" / "config.yaml"
-    OmegaConf.save(config(TEXT, "a.txt"), file)
-    assert read_run_config(tmp_path)["data"]["path"] == "a.txt"
-    OmegaConf.save({"data": {"_target_": target} if target else {}}, file)
+    run = saved(tmp_path, config(INSTRUCTIONS, "a.json"))
+    assert read_run_config(run, "instruction")["data"]["path"] == "a.json"
+    saved(tmp_path, config(target, "a.txt"))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="is no class of gptlit's data"):
-        read_run_config(tmp_path)
+        read_run_config(tmp_path, "instruction")
+
+
+def test_a_run_has_no_say_in_what_is_downloaded(tmp_path: Path) -> None:
+    published = read_option("data", "instructions")
+    node = config(INSTRUCTIONS, None)
+    node["data"] |= {name: published[name] for name in ("urls", "file_name", "sha256")}
+    assert read_run_config(saved(tmp_path, node), "instruction")["data"]["urls"]
+    for name, other in (("urls", ["http://localhost/x"]), ("file_name", "/tmp/x"), ("sha256", "")):
+        with pytest.raises(UserError, match="has no say in what is downloaded: give data=FILE"):
+            changed = {**node, "data": {**node["data"], name: other}}
+            read_run_config(saved(tmp_path, changed), "instruction")
+
+
+LAUGHS = "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9 if n else ''}]\n" for n in range(12))
+
+
+@pytest.mark.parametrize("text", [LAUGHS, "[1]", "data: 5", "data: {", "[" * 2000, ""])
+def test_a_config_that_no_run_writes_is_told_in_a_line(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.yaml.*; give data=FILE"):
+        read_run_config(saved(tmp_path, text), "instruction")
