@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gptlit.errors import UserError
 from gptlit.inference.lookup import find_checkpoint
 from gptlit.inference.trained import TrainedModel
@@ -14,7 +16,7 @@ from gptlit.weights.adapter import load_base
 from gptlit.weights.classes import load_class_head
 from gptlit.weights.fetch import fetch
 from gptlit.weights.files import kind, open_weights
-from gptlit.weights.formats import read_torch
+from gptlit.weights.formats import check_size, is_plain_tensor, read_torch
 from gptlit.weights.load import TOKENIZERS, inspect, load_weights
 
 LONGEST_TOLD = 200
@@ -52,11 +54,17 @@ def load_trained(path: Path, base: str | None = None) -> TrainedModel:
     if content is None:
         return _around_weights(path)
     try:
-        get_tokenizer(content["hyper_parameters"]["tokenizer"])
+        hparams = content["hyper_parameters"]
+        check_size(hparams, most_blocks=len(content["state_dict"]))
+        get_tokenizer(hparams["tokenizer"])
         with blank_parameters():
-            trained = TrainedModel(**content["hyper_parameters"])
+            trained = TrainedModel(**hparams)
         parts = [f"{name}." for name, _ in trained.named_children()]
-        state = {n: t for n, t in content["state_dict"].items() if n.startswith(tuple(parts))}
+        state = {
+            name: _as_float(name, tensor)
+            for name, tensor in content["state_dict"].items()
+            if name.startswith(tuple(parts))
+        }
         if "base" in content:
             load_base(trained.model, content["base"], path, base)
             state = trained.state_dict() | state
@@ -64,6 +72,13 @@ def load_trained(path: Path, base: str | None = None) -> TrainedModel:
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path} does not fit the model it describes: {_told(error)}") from error
     return trained.eval()
+
+
+def _as_float(name: str, tensor: Any) -> Tensor:
+    """A tensor of a checkpoint in fp32, in which this program saves them."""
+    if not is_plain_tensor(tensor):
+        raise ValueError(f"{name} is no tensor of floats")
+    return tensor.float()
 
 
 def _told(error: Exception) -> str:

@@ -77,6 +77,8 @@ class TrainedModel(nn.Module):
         self.classifier: TextClassifier | None = None
         if "pool" in self.settings:
             labels, pool, causal = (self.settings[key] for key in ("labels", "pool", "causal"))
+            if not all(isinstance(label, str) for label in labels):
+                raise ValueError("settings.labels are not all text")
             self.head = nn.Linear(self.model.cfg.emb_dim, len(labels), bias=False)
             self.classifier = TextClassifier(self.model, self.head, pool, causal)
         elif "prompt" in self.settings:

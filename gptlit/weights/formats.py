@@ -29,6 +29,10 @@ from gptlit.weights.hints import (
 )
 from gptlit.weights.lora import merged_lora
 
+PLAIN = (dict, list, tuple, str, int, float, bool, type(None))
+MOST_VALUES = 100_000
+"""Values that a model's hyperparameters have at most; a classifier's labels are among them."""
+
 
 class WeightFile(ABC):
     """An open file of named tensors; a context manager.
@@ -92,7 +96,12 @@ class SafetensorsFile(WeightFile):
         self.hints = hints_from_metadata(metadata) or hints_from_config(self.path.parent)
 
     def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._homes[name].get_tensor(name)
+        from safetensors import SafetensorError
+
+        try:
+            tensor: Tensor = self._homes[name].get_tensor(name)
+        except SafetensorError as error:  # a number format that PyTorch lacks
+            raise UserError(f"{self.path}: {name} cannot be read: {in_one_line(error)}") from error
         return tensor
 
 
@@ -119,6 +128,7 @@ class TorchFile(WeightFile):
                 )
             self.mapped = False
             try:
+                check_size(hparams, most_blocks=len(self._tensors))
                 self._tensors = merged_lora(self._tensors, hparams)
             except (RuntimeError, TypeError, ValueError, LookupError) as error:
                 raise UserError(
@@ -167,6 +177,11 @@ def read_torch(path: Path) -> Any:
     """
     mapped = _can_map(path)
     try:
+        if _is_compressed(path):
+            raise UserError(
+                f"{path} was packed again by another program, which compressed what is in it:"
+                " unpack it, and pack it without compression (zip -0 -r)"
+            )
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual pickles; what matters is an error
             source = path if mapped else file
@@ -177,7 +192,7 @@ def read_torch(path: Path) -> Any:
             f"{path} is {ours}refused: it holds more than tensors and plain data, which a file of"
             " weights never does; nothing in it was executed"
         ) from error
-    except MemoryError:  # the file is not to blame
+    except (UserError, MemoryError):  # for the latter, the file is not to blame
         raise
     except Exception as error:  # whatever a damaged pickle makes of PyTorch's reader
         raise UserError(
@@ -194,6 +209,44 @@ def _can_map(path: Path) -> bool:
         return False
 
 
+def _is_compressed(path: Path) -> bool:
+    """Whether a file is a zip of compressed files. torch.save writes none; where torch.load maps
+    the zip, it takes the compressed bytes for the numbers, and else they may fill any memory."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+
+
+def is_plain_tensor(value: Any) -> bool:
+    """Whether a value is a dense tensor of floats whose numbers are in the CPU's memory: a pickle
+    may also hold sparse or quantized ones, and some without numbers."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.is_floating_point()
+    )
+
+
+def check_size(hparams: Mapping[str, Any], most_blocks: int) -> None:
+    """Make sure, before a model is made, that what describes it is plain and small: a file may
+    claim any number of blocks, and hold a list of lists that has no end when it is printed.
+
+    Raises:
+        ValueError: it is not.
+    """
+    waiting: list[Any] = [hparams]
+    for seen, value in enumerate(waiting, 1):
+        if seen > MOST_VALUES or not isinstance(value, PLAIN):
+            raise ValueError("its hyperparameters are not plain text, numbers and lists of them")
+        if isinstance(value, dict | list | tuple):
+            waiting += [*value, *value.values()] if isinstance(value, dict) else value
+    blocks = hparams["model"]["n_layers"]
+    if isinstance(blocks, int) and blocks > most_blocks:
+        raise ValueError(f"model.n_layers={blocks}, but it has {most_blocks} tensors")
+
+
 def _state_dict(content: Any) -> dict[str, Tensor]:
     """The named tensors of a pickled file: all of it, or what it has under a usual key."""
     if isinstance(content, dict):
@@ -202,7 +255,9 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
             content,
         ):
             if isinstance(node, dict):
-                found = {str(k): v for k, v in node.items() if isinstance(v, Tensor)}
+                found = {
+                    str(k): v for k, v in node.items() if isinstance(v, Tensor) and not v.is_nested
+                }
                 if found:
                     return found
     return {}

@@ -15,7 +15,7 @@ from gptlit.errors import UserError
 from gptlit.model import GPTConfig, GPTModel, blank_parameters
 from gptlit.options import option_names, read_option
 from gptlit.weights.files import open_weights
-from gptlit.weights.formats import WeightFile
+from gptlit.weights.formats import WeightFile, is_plain_tensor
 from gptlit.weights.names import Layout, Row, count_blocks, recognise, rows
 
 CHUNK_BYTES = 2**24
@@ -262,8 +262,11 @@ class _Weights:
 
     def _read(self, name: str) -> Tensor:
         tensor = self.file.read(name)
-        if not tensor.is_floating_point() or tensor.layout != torch.strided:
-            raise UserError(f"{self.path} has {name} as {tensor.dtype}: weights must be floats")
+        packed = tuple(tensor.shape) != self.file.shapes[name]  # several numbers in a byte
+        if packed or not is_plain_tensor(tensor):
+            odd = tensor.device if tensor.is_meta else tensor.layout
+            kind = tensor.dtype if packed or not tensor.is_floating_point() else odd
+            raise UserError(f"{self.path} has {name} as {kind}: weights must be floats")
         return tensor.squeeze(0) if tensor.dim() == 3 else tensor
 
     def _heads(self) -> list[str]:

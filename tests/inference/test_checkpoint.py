@@ -148,6 +148,23 @@ def with_hparams(**changes: Any) -> Callable[[dict[str, Any], Path], None]:
     return save
 
 
+def with_weight(change: Callable[[torch.Tensor], Any]) -> Callable[[dict[str, Any], Path], None]:
+    def save(content: dict[str, Any], path: Path) -> None:
+        state = dict(content["state_dict"])
+        state["model.tok_emb.weight"] = change(state["model.tok_emb.weight"])
+        torch.save({**content, "state_dict": state}, path)
+
+    return save
+
+
+def endless() -> list[Any]:
+    """A list of two lists of two lists and so on: small in a file, but not when it is printed."""
+    node: list[Any] = []
+    for _ in range(60):
+        node = [node, node]
+    return node
+
+
 DAMAGE: dict[str, Callable[[dict[str, Any], Path], object]] = {
     "cut": cut,
     "a weight is missing": without_weight,
@@ -156,6 +173,15 @@ DAMAGE: dict[str, Callable[[dict[str, Any], Path], object]] = {
     "no shape": with_hparams(model=5),
     "unknown tokenizer": with_hparams(tokenizer="runes"),
     "unknown argument": with_hparams(mood="good"),
+    "a billion blocks": with_hparams(model={**SHAPE, "n_layers": 10**9}),
+    "an endless list": with_hparams(model={**SHAPE, "vocab_size": endless()}),
+    "a tensor for a number": with_hparams(model={**SHAPE, "n_heads": torch.ones(2)}),
+    "labels that are no text": with_hparams(
+        settings={"pool": "last", "causal": True, "labels": [1, 2]}
+    ),
+    "a weight without numbers": with_weight(lambda weight: weight.to("meta")),
+    "a sparse weight": with_weight(lambda weight: weight.to_sparse()),
+    "a weight of integers": with_weight(lambda weight: weight.long()),
     "empty": lambda content, path: path.write_bytes(b""),
     "text": lambda content, path: path.write_text("hello"),
     "no dict": lambda content, path: torch.save([1, 2], path),
@@ -173,6 +199,15 @@ def test_a_damaged_file_is_named_in_one_line(
     with pytest.raises(UserError, match=r"damaged\.ckpt") as caught:
         load_trained(path)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_another_program_has_halved_are_read(
+    trained: tuple[PretrainTask, Path], tmp_path: Path
+) -> None:
+    with_weight(torch.Tensor.half)(
+        torch.load(trained[1], weights_only=True), tmp_path / "half.ckpt"
+    )
+    assert {p.dtype for p in load_trained(tmp_path / "half.ckpt").parameters()} == {torch.float32}
 
 
 def test_a_bare_state_dict_of_ours_is_told_how_to_be_saved(tmp_path: Path) -> None:

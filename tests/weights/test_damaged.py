@@ -114,6 +114,31 @@ def no_tensors(path: Path) -> None:
     torch.save({"epoch": 3}, path)
 
 
+def compressed_zip(path: Path) -> None:
+    torch.save(TENSORS, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def without_numbers(path: Path) -> None:
+    torch.save({**TENSORS, "wpe.weight": TENSORS["wpe.weight"].to("meta")}, path)
+
+
+def nested(path: Path) -> None:
+    torch.save({**TENSORS, "ln_f.bias": torch.nested.nested_tensor([torch.ones(3)])}, path)
+
+
+def unknown_format(path: Path) -> None:
+    rewrite_header(path, lambda h: h["wpe.weight"].update(dtype="F6_E2M3", shape=[256, 32]))
+
+
+def two_in_a_byte(path: Path) -> None:
+    rewrite_header(path, lambda h: h["wpe.weight"].update(dtype="F4", shape=[48 * 8, 32]))
+
+
 DAMAGED: dict[Callable[[Path], None], str] = {
     cut: r"is damaged or cut short: .*; fetch it again",
     cut_in_the_header: r"is damaged or cut short: .*; fetch it again",
@@ -132,6 +157,11 @@ DAMAGED: dict[Callable[[Path], None], str] = {
     other_zip: r"is not a gptlit checkpoint, or is damaged",
     cut_zip: r"is not a gptlit checkpoint, or is damaged",
     no_tensors: r"nor a GPT-2 .*: it has the tensors none",
+    compressed_zip: r"packed again by another program, which compressed .* \(zip -0 -r\)$",
+    without_numbers: r"wpe.weight as meta: weights must be floats",
+    nested: r"ln_f.bias should be \(32\), but is not there",
+    unknown_format: r"wpe.weight cannot be read: |is damaged or cut short: ",
+    two_in_a_byte: r"wpe.weight as torch.float4_\w+: weights must be floats|wpe.weight cannot be",
 }
 
 
