@@ -1,10 +1,12 @@
 """Files that are either complete or absent, and the folder for those that can be made again."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -27,6 +29,15 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The object in a file of JSON; None if there is no such file, or it holds something else."""
+    try:
+        node = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):  # the latter for lists of lists without end
+        return None
+    return node if isinstance(node, dict) else None
 
 
 def default_cache_dir() -> Path:

@@ -73,7 +73,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
     """What a line of a journal holds, None where it is damaged."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 

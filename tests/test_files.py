@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gptlit.files import replacing
+from gptlit.files import read_object, replacing
 
 
 def test_the_old_content_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -57,3 +57,11 @@ def test_folders_and_links_get_their_name_too(write: object, tmp_path: Path) -> 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError), replacing(tmp_path / "none" / "a.txt") as draft:
         draft.write_text("")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, '{"a": ' * 100_000, "\0", "9" * 5000]
+)
+def test_what_holds_no_object_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert read_object(tmp_path / "a.json") is read_object(tmp_path / "b.json") is None

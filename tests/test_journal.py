@@ -44,9 +44,10 @@ def test_what_crashes_leave_gives_no_work_the_rows_of_another(
         ('{"belongs_to": "x"}\n{"a": 1}\n{"a":', [{"a": 1}], False),
         ('{"belongs_to": "x"}\n{"a": 1}\n\0\0\n{"a": 2}\n', [{"a": 1}], True),
         ("my notes\n", [], True),
+        ("[" * 100_000, [], True),
         ('{"belongs_to": "y"}\n{"a": 1}\n{"belongs_to": "x"}\n{"a": 2}\n', [{"a": 2}], True),
     ],
-    ids=["empty", "cut short", "damaged", "no journal", "of other work"],
+    ids=["empty", "cut short", "damaged", "no journal", "deep", "of other work"],
 )
 def test_it_knows_what_is_of_this_work_and_whether_all_of_it_is(
     tmp_path: Path, content: str, rows: list[dict[str, int]], shared: bool

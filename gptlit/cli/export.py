@@ -1,6 +1,5 @@
 """python scripts/export.py: hand a trained model to other programs."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,7 @@ from gptlit.cli import app, schema
 from gptlit.cli.checking import check
 from gptlit.cli.entry import large_imports
 from gptlit.errors import UserError
+from gptlit.files import read_object
 from gptlit.inference.lookup import check_ckpt
 
 if TYPE_CHECKING:
@@ -102,4 +102,10 @@ def _summary_of(checkpoint: Path) -> dict[str, Any] | None:
     if checkpoint.parent.name != "checkpoints":
         return None
     path = checkpoint.parent.parent / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    summary = read_object(path)
+    nodes = ("metrics", "versions")
+    if summary is None or not all(isinstance(summary.get(node, {}), dict) for node in nodes):
+        raise UserError(f"{path} is damaged: repair the file, or move it elsewhere")
+    return summary

@@ -25,7 +25,7 @@ from gptlit.data.readers import (
 )
 from gptlit.data.rows import read_texts
 from gptlit.errors import UserError
-from gptlit.files import replacing
+from gptlit.files import read_object, replacing
 
 PIECE_CHARS = 1 << 20
 MEMO_AGE_NS = 2_000_000_000
@@ -288,11 +288,8 @@ def file_sha256(file: Path, seen: Advance = lambda _: None) -> str:
 
 
 def _read_memo(file: Path) -> dict[str, list]:
-    try:
-        memo = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return memo if isinstance(memo, dict) else {}
+    memo = read_object(file) or {}
+    return {name: known for name, known in memo.items() if isinstance(known, list)}
 
 
 def _write_memo(file: Path, memo: dict[str, list]) -> None:

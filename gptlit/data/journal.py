@@ -145,7 +145,7 @@ def _read_lines(path: Path) -> Iterator[Any]:
         with path.open("rb") as file:
             for line in file:
                 yield json.loads(line)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
 
 

@@ -81,7 +81,7 @@ def _found(folder: Path, made_from: dict[str, object], name: str) -> Splits | No
                 "or give your splits as data.path, data.val_path and data.test_path"
             ) from None
         return None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise UserError(f"{folder / MANIFEST} is damaged; delete {folder} and run again") from None
     for key, now in made_from.items():
         if key != "seed" and before.get(key) != now:

@@ -4,7 +4,6 @@ what it was made of, and with the files of a `TokenStream` for each split.
 A folder gets its final name only once it is complete.
 """
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from gptlit.data.corpus import file_sha256
 from gptlit.data.encoder import Counts
 from gptlit.data.jobs import SPLITS, TRAIN, VALIDATION
 from gptlit.data.stream import Segment, TokenStream
+from gptlit.files import read_object
 from gptlit.tokenizer import Tokenizer
 
 FORMAT = 2
@@ -117,30 +117,40 @@ class TokenizedCorpus:
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder, of any format, or None if there is none of ours."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and manifest.get("kind") == KIND else None
+    manifest = read_object(folder / MANIFEST)
+    return manifest if manifest is not None and manifest.get("kind") == KIND else None
 
 
 def open_corpus(folder: Path, *, cached: bool = True) -> TokenizedCorpus | None:
-    """The corpus in `folder`, or None if something is missing or cut short."""
+    """The corpus in `folder`, or None if something is missing, cut short or does not fit."""
     manifest = read_manifest(folder)
     if manifest is None or manifest.get("format") != FORMAT:
         return None
     try:
         settings = Settings(**{name: manifest[name] for name in Settings.__dataclass_fields__})
-        if damaged_shards(folder, manifest):
+        if damaged_shards(folder, manifest) or settings.dtype not in ("uint16", "uint32"):
             return None
+        width = np.dtype(settings.dtype).itemsize
+        tokens = {shard["file"]: shard["bytes"] // width for shard in manifest["shards"]}
         splits = []
         for name in SPLITS:
             raw = manifest["splits"][name]
             segments = [Segment(*segment) for segment in raw.pop("segments")]
             splits.append(Split(**raw, segments=segments))
-    except (OSError, LookupError, TypeError):
+            if not (_fits(splits[-1], tokens) and {type(size) for size in raw.values()} == {int}):
+                return None
+    except (OSError, LookupError, TypeError, ValueError, AttributeError):
         return None
     return TokenizedCorpus(folder, settings, splits[TRAIN], splits[VALIDATION], cached)
+
+
+def _fits(split: Split, tokens: dict[str, int]) -> bool:
+    """Whether the segments are in files of so many `tokens`, and as long as the split."""
+    inside = all(
+        type(start) is type(stop) is int and 0 <= start <= stop <= tokens[file]
+        for file, start, stop in split.segments
+    )
+    return inside and split.tokens == sum(stop - start for _, start, stop in split.segments)
 
 
 def damaged_shards(folder: Path, manifest: dict[str, Any], *, deep: bool = False) -> list[str]:

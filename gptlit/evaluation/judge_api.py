@@ -193,7 +193,7 @@ class Judge(ABC):
                 return self.reply(response)
         except requests.RequestException as error:
             raise self._network_error(error) from error
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = f"the judge at {self.shown_url} sent no JSON of its protocol"
             raise JudgeError(reason, retry=True) from error
 
@@ -207,7 +207,7 @@ class Judge(ABC):
         status line. Some servers send the message without an `error` around it."""
         import requests
 
-        with suppress(requests.RequestException, ValueError, AttributeError):
+        with suppress(requests.RequestException, ValueError, AttributeError, RecursionError):
             content = json.loads(response.content)
             return self._message(content.get("error", content))
         return self.shown(str(response.reason))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.errors import UserError, short_path
-from gptlit.files import replacing
+from gptlit.files import read_object, replacing
 from gptlit.training.launch import first_process
 
 WITHOUT_EFFECT = frozenset({"resume", "output_root", "skip_if_trained", "debug", "logger", "hydra"})
@@ -206,11 +206,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / RECORD).read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return read_object(folder / RECORD) or {}
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:

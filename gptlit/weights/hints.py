@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.errors import UserError
+from gptlit.files import read_object
 
 TWO_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
 """transformers' names for two classes without names of their own, which its config.json leaves
@@ -75,7 +76,7 @@ def hints_from_metadata(metadata: Mapping[str, str]) -> Hints | None:
         ours = json.loads(metadata["gptlit"])
         shape, more = ours["model"], (ours.get("labels"), ours.get("prompt"))
         return Hints.of(shape["n_heads"], shape["vocab_size"], ours["tokenizer"], *more)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -147,8 +148,4 @@ def _check_vocabulary(folder: Path, size: Any) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        node = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return node if isinstance(node, dict) else {}
+    return read_object(path) or {}

@@ -21,6 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_safetensors(GPTModel(TINY), "byte", folder / "bytes.safetensors")
     torch.save({"weights": torch.zeros(3)}, folder / "other.pt")
     (folder / "taken").mkdir()
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    export_safetensors(GPTModel(TINY), "byte", folder / "run" / "checkpoints" / "best.ckpt")
+    (folder / "run" / "summary.json").write_text('{"metrics": [1]}')
     return folder
 
 
@@ -53,6 +56,7 @@ MISTAKES = {
     "no run": (["out=x"], r"no finished pretrain run in outputs/"),
     "missing": (["ckpt=gpt2-smal", "out=x"], r"gpt2-smal does not exist.*did you mean gpt2-small"),
     "not a model": (["ckpt=other.pt", "out=x"], r"other.pt is not a gptlit checkpoint, nor a GPT"),
+    "summary": (["ckpt=run", "out=x"], r"run/summary.json is damaged: repair the file, or move"),
     "unwritable": (["ckpt=bytes.safetensors", "out=other.pt/x"], r"cannot write out=other.pt/x"),
 }
 
