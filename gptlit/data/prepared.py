@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from gptlit.data.bytebar import ByteBar
 from gptlit.data.corpus import Source
@@ -121,21 +121,29 @@ def open_prepared(path: str, tokenizer: Tokenizer) -> TokenizedCorpus:
     manifest = read_manifest(folder) or {}
     if manifest.get("format") != FORMAT:
         raise UserError(f"{folder} was prepared by another version of gptlit; prepare it again")
-    there = manifest["tokenizer"], manifest["vocab_size"]
+    there = manifest.get("tokenizer"), manifest.get("vocab_size")
     if there != (tokenizer.name, tokenizer.vocab_size):
         raise UserError(
             f"{folder} was prepared with tokenizer={there[0]}, and this run has "
             f"tokenizer={tokenizer.name}: give tokenizer={there[0]}, or prepare it again"
         )
-    if damaged := damaged_shards(folder, manifest):
+    corpus = open_corpus(folder)
+    if corpus is None and (damaged := _damaged(folder, manifest)):
         raise UserError(
             f"{folder / damaged[0]} is missing or cut short; copy it again, or delete the folder "
             "and prepare it again"
         )
-    corpus = open_corpus(folder)
     if corpus is None:
         raise UserError(f"the manifest of {folder} is damaged; prepare it again")
     return corpus
+
+
+def _damaged(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """The files that are missing or cut short; none if the manifest does not even name files."""
+    try:
+        return damaged_shards(folder, manifest)
+    except (LookupError, TypeError, ValueError):
+        return []
 
 
 def _same(out: Path, make_plan: Callable[[], Plan]) -> TokenizedCorpus:

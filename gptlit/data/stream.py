@@ -26,7 +26,7 @@ class TokenStream:
     """
 
     def __init__(self, folder: Path, dtype: np.dtype, segments: Sequence[Segment]) -> None:
-        self._folder = folder
+        self.folder = folder
         self._dtype = dtype
         self._segments = segments
         self._starts = [0]
@@ -37,7 +37,7 @@ class TokenStream:
     def _parts(self) -> list[np.ndarray]:
         return [
             # A plain array: np.memmap's own indexing costs several times as much.
-            np.asarray(np.memmap(self._folder / file, self._dtype, mode="r")[start:stop])
+            np.asarray(np.memmap(self.folder / file, self._dtype, mode="r")[start:stop])
             for file, start, stop in self._segments
         ]
 

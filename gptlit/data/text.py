@@ -25,14 +25,23 @@ class Windows:
     With `partial`, every token but the first is a target of exactly one window: the last window is
     padded with `pad_id`, which is no target, and windows past the end are all padding. Without it,
     tokens that do not fill a window are left out.
+
+    Raises UserError for a token that the vocabulary lacks: its file is damaged.
     """
 
     def __init__(
-        self, stream: TokenStream, context_length: int, pad_id: int, *, partial: bool
+        self,
+        stream: TokenStream,
+        context_length: int,
+        pad_id: int,
+        vocab_size: int,
+        *,
+        partial: bool,
     ) -> None:
         self._stream = stream
         self._context_length = context_length
         self._pad_id = pad_id
+        self._vocab_size = vocab_size
         self._partial = partial
 
     def __len__(self) -> int:
@@ -54,6 +63,12 @@ class Windows:
                 self._stream.read_into(len(self._stream) - there, ids[index, :there])
                 ids[index, there:] = self._pad_id
                 short.append((index, there))
+        if (largest := int(ids.max())) >= self._vocab_size:
+            raise UserError(
+                f"{self._stream.folder} holds the token {largest}, and the tokenizer has"
+                f" {self._vocab_size}: a file in it is damaged; delete the folder, or prepare it"
+                " again"
+            )
         targets = ids[:, 1:].copy()
         for index, there in short:
             targets[index, max(there - 1, 0) :] = IGNORE_INDEX
@@ -248,7 +263,8 @@ class TextDataModule(ResumableDataModule):
     def _windows(self, *, train: bool) -> Windows:
         split = self.corpus.train if train else self.corpus.validation
         stream = self.corpus.stream(split)
-        return Windows(stream, self.context_length, self.tokenizer.eot_id, partial=not train)
+        ids = self.tokenizer.eot_id, self.tokenizer.vocab_size
+        return Windows(stream, self.context_length, *ids, partial=not train)
 
 
 def _names(path: str | Path | Sequence[str | Path] | None) -> str | Sequence[str] | None:

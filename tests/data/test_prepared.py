@@ -149,6 +149,39 @@ def test_a_damaged_folder_is_refused(texts: Path, tmp_path: Path, damage: str) -
         module(out, tmp_path / "cache")
 
 
+UNFIT: dict[str, Any] = {
+    "beyond the file": lambda m: m["splits"]["train"]["segments"][0].__setitem__(2, 10**6),
+    "before the file": lambda m: m["splits"]["train"]["segments"][0].__setitem__(1, -5),
+    "other count": lambda m: m["splits"]["train"].update(tokens=10**6),
+    "no count": lambda m: m["splits"]["train"].update(documents="all"),
+    "no split": lambda m: m.update(splits={"train": "x", "validation": []}),
+    "no segments": lambda m: m["splits"]["train"].update(segments=[[1]]),
+    "no type of ids": lambda m: m.update(dtype="float32"),
+    "no files": lambda m: m.pop("shards"),
+}
+
+
+@pytest.mark.parametrize("change", UNFIT.values(), ids=UNFIT)
+def test_a_manifest_that_does_not_fit_its_files_is_refused(
+    texts: Path, tmp_path: Path, change: Any
+) -> None:
+    prepare(texts, tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    change(manifest)
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"the manifest of .*out is damaged; prepare it again$"):
+        module(tmp_path / "out", tmp_path / "cache")
+
+
+def test_a_token_that_the_vocabulary_lacks_is_damage(texts: Path, tmp_path: Path) -> None:
+    prepare(texts, tmp_path / "out")
+    shard = min((tmp_path / "out").glob("train-*.bin"))
+    shard.write_bytes(b"\xff\xff" + shard.read_bytes()[2:])
+    data = module(tmp_path / "out", tmp_path / "cache")
+    with pytest.raises(UserError, match=r"out holds the token 65535, and the tokenizer has 257"):
+        list(data.train_dataloader())
+
+
 def test_preparing_again_finds_it_whole_or_says_what_differs(texts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare(texts, out)
