@@ -16,7 +16,7 @@ from gptlit.model import GPTConfig, GPTModel, blank_parameters
 from gptlit.options import option_names, read_option
 from gptlit.weights.files import open_weights
 from gptlit.weights.formats import WeightFile, is_plain_tensor
-from gptlit.weights.names import Layout, Row, count_blocks, recognise, rows
+from gptlit.weights.names import Row, count_blocks, recognise, rows
 
 CHUNK_BYTES = 2**24
 """Most bytes of a mapped table that are read before their pages are given back."""
@@ -110,8 +110,7 @@ class _Weights:
                 f"{self.path} is not a gptlit checkpoint, nor a GPT-2 by any names that gptlit"
                 f" knows: it has the tensors {some}{', ...' * (len(file.shapes) > 3)}"
             )
-        self.layout: Layout = recognised[0]
-        self.prefix = recognised[1]
+        self.layout, self.prefix = recognised
         biases = (
             name for row, _ in rows(1) if row.ours.endswith(".bias") for name in self.names(row, 0)
         )
