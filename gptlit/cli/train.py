@@ -59,14 +59,19 @@ def rewrite(args: list[str]) -> list[str]:
 
 def with_implied(args: list[str]) -> list[str]:
     """Add what the chosen data implies: made-up data go with a small model, as their option in
-    `conf/data` says. What the user gives wins, and an experiment says everything itself."""
+    `conf/data` says. What the user gives, or searches, wins, and an experiment says everything
+    itself."""
     given = overrides_by_key(args)
     if given.get("data") not in option_names("data") or "experiment" in given:
         return args
+    settled = {*given}
+    if (search := given.get("hparams_search")) in option_names("hparams_search"):
+        settled |= read_option("hparams_search", search)["hydra"]["sweeper"]["params"].keys()
     implied = read_option("data", given["data"]).get("implies", [])
     # Beside the other overrides: the parser takes no flags between them.
     first = next(i for i, arg in enumerate(args) if "=" in arg and not arg.startswith("-"))
-    return [*args[:first], *(i for i in implied if i.partition("=")[0] not in given), *args[first:]]
+    more = (arg for arg in implied if arg.partition("=")[0] not in settled)
+    return [*args[:first], *more, *args[first:]]
 
 
 def with_text(args: list[str]) -> list[str]:

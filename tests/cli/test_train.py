@@ -28,6 +28,11 @@ def test_what_is_given_wins_over_what_is_implied() -> None:
     ]
 
 
+def test_what_is_searched_is_not_implied() -> None:
+    got = with_implied(["data=spam-sample", "hparams_search=optuna"])
+    assert [arg for arg in SAMPLE if arg not in got] == ["optimizer.lr=5e-4"]
+
+
 def test_flags_stay_in_front_of_the_overrides() -> None:
     got = rewrite(["-m", "data=spam-sample", "optimizer.lr=1e-4,1e-3"])
     assert got[0] == "-m"
