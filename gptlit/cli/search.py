@@ -12,6 +12,9 @@ from gptlit.training.monitored import Monitored
 
 OTHER_VALUES = ("support dynamic value space", "Cannot set different distribution kind")
 """Parts of Optuna's messages when a key is searched among other values than in earlier commands."""
+OTHER_DIRECTION = "Cannot overwrite study direction"
+"""Part of Optuna's message when earlier commands have looked for the highest score, not the lowest,
+or the other way round."""
 SQLITE = "sqlite:///"
 
 
@@ -62,14 +65,15 @@ def prepare(config: DictConfig) -> None:
 
 
 def explained(error: Exception) -> str | None:
-    """The line for Optuna's error about a study that has searched among other values; None for
-    other errors."""
-    if not any(words in str(error) for words in OTHER_VALUES):
+    """The line for Optuna's error about a study that has searched among other values, or in the
+    other direction; None for other errors."""
+    if OTHER_DIRECTION in str(error):
+        told = "the study has another hydra.sweeper.direction"
+    elif any(words in str(error) for words in OTHER_VALUES):
+        told = "the study has searched other values of these keys, and cannot go on with new ones"
+    else:
         return None
-    return (
-        "the study has searched other values of these keys, and cannot go on with new ones: begin"
-        " another with hydra.sweeper.study_name=NAME"
-    )
+    return f"{told}: begin another with hydra.sweeper.study_name=NAME"
 
 
 def _is_search(config: DictConfig) -> bool:

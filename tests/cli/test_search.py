@@ -99,6 +99,24 @@ def test_other_values_of_a_study_are_told_with_their_cure() -> None:
     assert search.explained(ValueError("something else")) is None
 
 
+def test_another_direction_than_the_study_s_is_told_with_its_cure() -> None:
+    optuna = pytest.importorskip("optuna")
+    known = {"study_name": "known", "storage": "sqlite:///optuna.db", "load_if_exists": True}
+    optuna.create_study(direction="maximize", **known)
+    with pytest.raises(ValueError) as raised:
+        optuna.create_study(direction="minimize", **known)
+    line = "the study has another hydra.sweeper.direction: begin another with hydra.sweeper.study"
+    assert str(search.explained(raised.value)).startswith(line)
+
+
+def test_each_metric_has_a_study_of_its_own() -> None:
+    names = {
+        composed(f"trainer.monitor={metric}").hydra.sweeper.study_name
+        for metric in ("val/loss", "val/perplexity", "val/accuracy", "val/f1")
+    }
+    assert len(names) == 4
+
+
 def test_the_keys_that_the_option_shows_can_be_searched() -> None:
     text = (conf_dir() / "hparams_search" / "optuna.yaml").read_text()
     shown = text.partition("# What is searched")[2].partition("params:")[0].replace("'", " ")

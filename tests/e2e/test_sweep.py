@@ -174,7 +174,7 @@ def test_a_search_with_optuna_goes_on_where_it_stopped(tmp_path: Path) -> None:
     failing = run("train", *search, "model.n_heads=5", cwd=tmp_path)
     assert failing.returncode == 2 and failing.stdout.count("must be divisible") == 2
     [study] = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/outputs/optuna.db")
-    assert study.study_name == "pretrain-gpt2-nano-text" and study.n_trials == 6
+    assert study.study_name == "pretrain-gpt2-nano-text-val/loss" and study.n_trials == 6
     (tmp_path / "outputs" / "optuna.db").rename(tmp_path / "optuna.db")
     failing = run("train", *search, "model.n_heads=5", cwd=tmp_path)  # there is no best run
     assert failing.returncode == 2 and failing.stderr.count("error: ") == 2
