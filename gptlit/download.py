@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gptlit.errors import UserError
+from gptlit.errors import UserError, in_one_line, without_login
 
 if TYPE_CHECKING:
     import requests
@@ -80,7 +80,7 @@ def download(
                 if reason is None:
                     file.finish()
                     return target
-                reasons.append(f"{url}: {reason}")
+                reasons.append(without_login(f"{url}: {reason}"))
     except OSError as error:  # from the disk; errors of the network have become reasons
         raise file.disk_error(error) from error
     raise UserError(
@@ -147,6 +147,8 @@ class _CachedFile:
                 if wrong:
                     return f"wrong content twice, {error}"
                 wrong, furthest = True, 0
+            except ValueError as error:  # a URL, given or redirected to, or a header, that is none
+                return in_one_line(error)
             except _AttemptError as error:
                 failures = 1 if self._have() > furthest else failures + 1
                 furthest = max(furthest, self._have())

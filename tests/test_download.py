@@ -632,3 +632,25 @@ def test_import_is_cheap() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert result.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [("http://me:secret@[bad/x", "Invalid IPv6 URL"), ("ftp://me:secret@host/x", "No connection")],
+)
+def test_a_url_that_is_none_is_a_reason_and_its_password_is_not_told(
+    target: Path, url: str, why: str
+) -> None:
+    with pytest.raises(UserError, match=rf"{why}.*by hand, {HINT}$") as caught:
+        get(url, target=target)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("header", ["Location", "Content-Range"])
+def test_headers_that_make_no_sense_are_a_reason(mirror: Mirror, target: Path, header: str) -> None:
+    status, value = (
+        (302, "http://[bad/") if header == "Location" else (206, f"bytes 0-9/{'9' * 5000}")
+    )
+    mirror.script = [Reply(status=status, headers={header: value})]
+    with pytest.raises(UserError, match=r"^cannot download file\.bin: .*by hand"):
+        get(mirror.url, target=target)

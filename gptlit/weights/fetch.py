@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from gptlit.errors import UserError, in_one_line
+from gptlit.errors import UserError, in_one_line, without_login
 from gptlit.files import default_cache_dir
 
 INSTEAD = "give weights.path=PATH, or train from random weights with weights=none"
@@ -117,8 +117,8 @@ def _from_hub(source: Mapping[str, Any], node: dict[str, Any], hint: str) -> Pat
         url = f"{constants.ENDPOINT}/{node['repo']}/resolve/{source['revision']}/{node['file']}"
         reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _reason(error)
         raise UserError(
-            f"cannot download {url}: {reason}. Check the network (HF_ENDPOINT names another hub,"
-            f" HF_TOKEN a login), or fetch the file by hand and {hint}"
+            f"cannot download {without_login(url)}: {reason}. Check the network (HF_ENDPOINT names"
+            f" another hub, HF_TOKEN a login), or fetch the file by hand and {hint}"
         ) from error
 
 
