@@ -19,6 +19,9 @@ from gptlit.errors import UserError
 
 NAMES = ("SMSSpamCollection", "SMSSpamCollection.tsv", "SMSSpamCollection.txt")
 LABELS = ("ham", "spam")
+MOST_BYTES = 100_000_000
+"""Of the file in a zip, which may unpack to a thousand times its size; the collection has half a
+million."""
 
 
 class SmsSpamDataModule(LabelledDataModule):
@@ -110,6 +113,11 @@ def _unzipped(place: Path) -> bytes:
         names = archive.namelist()
         for name in names:
             if Path(name).name in NAMES and "__MACOSX" not in name:
+                if (size := archive.getinfo(name).file_size) > MOST_BYTES:
+                    raise UserError(
+                        f"{name} in {place} has {size:,} bytes, {MOST_BYTES:,} are the most; get"
+                        " the zip anew, or unpack it and give the file"
+                    )
                 return archive.read(name)
     listed = ", ".join(map(repr, names[:5])) or "nothing"
     raise UserError(f"{place} holds {listed}, but no {NAMES[0]}; give the zip that UCI publishes")

@@ -167,6 +167,17 @@ def test_places_without_the_collection_are_named(tmp_path: Path) -> None:
         module(tmp_path, path=str(tmp_path / "emtpy"))
 
 
+def test_a_zip_that_unpacks_to_too_much_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped(SMSSpamCollection=COLLECTION))
+    monkeypatch.setattr("gptlit.data.spam.MOST_BYTES", len(COLLECTION))
+    assert len(read_messages(tmp_path / "a.zip").texts) == len(MESSAGES)
+    monkeypatch.setattr("gptlit.data.spam.MOST_BYTES", len(COLLECTION) - 1)
+    with pytest.raises(UserError, match=r"^SMSSpamCollection in .*a\.zip has \d+ bytes, "):
+        read_messages(tmp_path / "a.zip")
+
+
 @pytest.fixture
 def published() -> str:
     if not (SHARED / "SMSSpamCollection").exists():
