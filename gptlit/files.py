@@ -21,14 +21,19 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: it cannot be renamed.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove(draft)  # in a container, the process that was killed may have had the same number
     try:
         yield draft
         draft.replace(path)
     finally:
-        if draft.is_dir() and not draft.is_symlink():
-            shutil.rmtree(draft, ignore_errors=True)
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+        _remove(draft)
+
+
+def _remove(draft: Path) -> None:
+    if draft.is_dir() and not draft.is_symlink():
+        shutil.rmtree(draft, ignore_errors=True)
+    with suppress(OSError):
+        draft.unlink(missing_ok=True)
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

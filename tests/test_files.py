@@ -1,5 +1,6 @@
 """A file is replaced by a whole one, or stays as it was."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,21 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 def test_what_holds_no_object_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     assert read_object(tmp_path / "a.json") is read_object(tmp_path / "b.json") is None
+
+
+def test_a_draft_that_a_killed_process_of_the_same_number_left_is_not_written_to(
+    tmp_path: Path,
+) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "a.txt"
+    victim.write_text("mine")
+    draft = tmp_path / f".a.txt.{os.getpid()}.tmp"
+    draft.symlink_to(victim)
+    with replacing(path) as now:
+        assert now == draft
+        now.write_text("new")
+    assert (victim.read_text(), path.read_text(), path.is_symlink()) == ("mine", "new", False)
+    (draft / "old").mkdir(parents=True)
+    with replacing(tmp_path / "a.txt") as now:
+        assert not now.exists()
+        now.write_text("newer")
+    assert path.read_text() == "newer" and sorted(tmp_path.iterdir()) == [path, victim]

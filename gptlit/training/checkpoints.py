@@ -323,7 +323,6 @@ def _write(checkpoint: dict[str, Any], file: FileIO) -> None:
 def _link(source: Path, target: Path) -> None:
     """Give the same bytes a second name; safe, as files are never rewritten, only replaced."""
     with replacing(target) as draft:
-        draft.unlink(missing_ok=True)
         try:
             os.link(source, draft)
         except OSError:  # a file system without hard links

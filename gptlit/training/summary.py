@@ -25,7 +25,6 @@ def write_summary(folder: Path, **facts: Any) -> Path:
 def mark_latest(folder: Path) -> None:
     """Point the link `latest`, beside the run folder, to it."""
     with replacing(folder.parent / "latest") as draft:
-        draft.unlink(missing_ok=True)
         draft.symlink_to(folder.resolve().name, target_is_directory=True)
 
 
