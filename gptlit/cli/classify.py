@@ -7,6 +7,7 @@ from gptlit.cli import app, schema
 from gptlit.cli.checking import check
 from gptlit.cli.conversation import typed
 from gptlit.cli.entry import large_imports
+from gptlit.cli.output import output_file
 from gptlit.errors import UserError, visible_line
 from gptlit.inference.lookup import check_ckpt
 
@@ -50,7 +51,7 @@ def _classify_table(config: dict[str, Any]) -> None:
     from gptlit.data.tables import read_table
     from gptlit.data.tables_out import check_labels, check_writable, write_table
 
-    output = Path(config["output"]).expanduser()
+    output = output_file(config["output"])
     table = read_table(config["input"], "input", config["column"])
     texts = table.texts(config["column"], "column")
     check_writable(output, table, "output")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def test_columns_of_the_table_are_kept(tmp_path: Path) -> None:
     new = ["predicted_predicted_label", "probability"]
     assert header == ["label", "predicted_label", "text", *new]
     assert row[:3] == ["x", "y", "hi"] and row[3] in ("ham", "spam")
+
+
+def test_a_link_stays_one_and_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "given.csv").write_text("text\nhi\n")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    given = {"input": str(tmp_path / "given.csv"), "output": str(tmp_path / "link.csv")}
+    answer(tmp_path, **given)
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "real.csv").is_file()
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match=r"pipe\.csv is a device or a pipe"):
+        answer(tmp_path, **given | {"output": str(tmp_path / "pipe.csv")})
 
 
 def test_what_cannot_be_written_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
