@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from types import TracebackType
 
 
@@ -51,8 +52,27 @@ def quiet_ctrl_c() -> None:
     sys.excepthook = _excepthook
 
 
+def open_standard_streams() -> None:
+    """Give a process that was started without its input, output or errors empty ones. They take the
+    numbers of those that are closed: a file of the user's that got one would be written to by
+    whatever writes messages."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+
+
+def _require_working_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        print("error: the working folder was deleted: go to another one", file=sys.stderr)
+        sys.exit(2)
+
+
 def _run(command: str) -> None:
     quiet_ctrl_c()
+    open_standard_streams()
+    _require_working_folder()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A model may write characters that the encoding lacks, which must not end a run.
         sys.stdout.reconfigure(errors="replace")

@@ -40,7 +40,7 @@ def one_line(error: Exception, config_name: str) -> str | None:
         return f"{error.full_key} must be given: add {error.full_key}=... to the command"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _hydra_line(error, config_name)
-    return _file_line(error, config_name) if isinstance(error, OSError) else None
+    return _file_line(error, config_name) if isinstance(error, OSError) else _home_line(error)
 
 
 def _file_line(error: OSError, config_name: str) -> str | None:
@@ -55,6 +55,13 @@ def _file_line(error: OSError, config_name: str) -> str | None:
     if config_name != "train" or too_long or unreadable:
         return f"cannot use {error.filename}: {error.strerror}; choose another file"
     return f"cannot write to {error.filename}: {error.strerror}; choose output_root=FOLDER"
+
+
+def _home_line(error: Exception) -> str | None:
+    """What helps a user whose home folder is not known, as pathlib says; None for other errors."""
+    if isinstance(error, RuntimeError) and "determine home directory" in str(error):
+        return "this user has no home folder: set the variable HOME to a folder"
+    return None
 
 
 def _yaml_line(error: Exception) -> str:

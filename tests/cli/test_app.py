@@ -25,6 +25,7 @@ from gptlit.cli import app, mistakes
 from gptlit.cli.arguments import overrides_by_key, quote, quoted, read, unquoted
 from gptlit.cli.entry import generate
 from gptlit.errors import UserError
+from gptlit.files import default_cache_dir
 from gptlit.options import conf_dir
 from gptlit.training.stopping import INTERRUPTED, stoppable
 
@@ -477,6 +478,52 @@ def test_signs_that_the_encoding_lacks_end_no_command(encoding: str, shown: str)
         [sys.executable, "-c", code], capture_output=True, check=True, env=environment
     )
     assert done.stdout.decode(encoding) == f"{shown}\n"
+
+
+MAIN = "def main():\n  assert sys.stdin.read() == ''\n  print('a')\n"
+MAIN += "  print('b', file=sys.stderr)\n  fds.append(os.open(os.devnull, os.O_RDONLY))\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_without_standard_streams_writes_into_no_other_file(closed: str) -> None:
+    code = f"import os, sys\nfrom types import SimpleNamespace\nfds = []\n{MAIN}"
+    code += "from gptlit.cli import entry\n"
+    code += "entry.import_module = lambda _: SimpleNamespace(main=main)\n"
+    code += "entry.train()\nos._exit(0 if fds[0] > 2 else 1)"
+    command = f'"$0" -c "$1" < /dev/null > /dev/null {closed}'
+    subprocess.run(["sh", "-c", command, sys.executable, code], check=True)
+
+
+def test_a_user_without_a_home_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rewrite(_: list[str]) -> list[str]:
+        return [str(default_cache_dir())]
+
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # it is not in /etc/passwd
+    monkeypatch.delenv("GPTLIT_CACHE", raising=False)
+    monkeypatch.setattr("sys.argv", ["generate.py"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit):
+        app.run("generate", lambda _: None, lambda *_: None, rewrite=rewrite)
+    assert capsys.readouterr().err == (
+        "error: this user has no home folder: set the variable HOME to a folder\n"
+    )
+
+
+def test_a_working_folder_that_was_deleted_is_told(tmp_path: Path) -> None:
+    code = "from gptlit.cli import entry; entry.train()"
+    command = 'mkdir gone; cd gone; rmdir ../gone; exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    line = "error: the working folder was deleted: go to another one\n"
+    assert (done.returncode, done.stderr.splitlines(True)[-1]) == (2, line)
 
 
 def test_a_stop_that_hydra_made_an_error_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
