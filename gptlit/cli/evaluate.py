@@ -9,7 +9,7 @@ from gptlit.cli import allocator, app, schema
 from gptlit.cli.checking import check
 from gptlit.cli.entry import large_imports
 from gptlit.cli.output import check_unread, output_file
-from gptlit.errors import UserError
+from gptlit.errors import UserError, visible
 from gptlit.inference.lookup import check_ckpt
 from gptlit.training import reuse
 
@@ -161,7 +161,7 @@ def _evaluate_text(config: dict[str, Any], ckpt: str, loaded: Any, device: str) 
             loaded.tokenizer.token_bytes(),
             show_progress=True,
         )
-    print(table(result, text=source.name, model=ckpt, how=f"{device}, {precision}"))
+    print(visible(table(result, text=source.name, model=ckpt, how=f"{device}, {precision}")))
     if config["output"] is not None:
         origin = {
             "ckpt": ckpt,

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from rich.console import Console
 
 from gptlit.device import device_name, resolve_device, resolve_precision
-from gptlit.errors import short_path
+from gptlit.errors import short_path, visible
 from gptlit.tasks import Task
 from gptlit.tokenizer import Tokenizer
 from gptlit.training import reuse, stopping
@@ -106,8 +106,9 @@ def fit(
             f"run: {folder}, {total_steps:,} steps"
         )
         remarks = (reuse.told_of_changes(config, folder), told_of_warmup(config, total_steps))
-        resumed = start_from.told if start_from else ""
-        console.print(about + resumed + "".join(remarks), highlight=False, markup=False)
+        # Names of files, and the config in the folder of a resumed run, may be anybody's.
+        told = visible("".join((about, start_from.told if start_from else "", *remarks)))
+        console.print(told, highlight=False, markup=False)
     with keeping_runs(trainer, folder, reuse.what_counts(config)):
         _take_over(folder, config, checkpoints, fresh=start_from is None)
         start = time.perf_counter()
