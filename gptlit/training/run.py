@@ -239,6 +239,7 @@ def _quieten_libraries() -> None:
         ".*callbacks used to create the checkpoint.*",  # one that stopped early may go on
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # tasks reduce sums themselves
         ".*WeightAveraging doesn't support sharding.*",  # such a model is refused
+        ".*The `srun` command is available.*",  # on a login node, one may train without it
         ".*litlogger.*",
         ".*LeafSpec.*",
         ".*isinstance.treespec.*",

@@ -298,6 +298,16 @@ def test_a_run_that_a_callback_ends_says_where(capsys: pytest.CaptureFixture[str
     assert " s at step 0 of 6\n" in capsys.readouterr().out
 
 
+def test_a_login_node_of_slurm_is_nothing_to_warn_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    fit("run", "trainer.max_steps=2")
+    assert [str(one.message) for one in recwarn if "srun" in str(one.message)] == []
+
+
 def test_lightnings_own_checkpoints_have_the_step_in_their_names() -> None:
     saver = "lightning.pytorch.callbacks.ModelCheckpoint"
     settings = "every_n_train_steps: 2, save_top_k: -1, dirpath: kept, filename: '{step}'"
