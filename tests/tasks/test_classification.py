@@ -2,7 +2,8 @@
 
 import csv
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -343,3 +344,29 @@ def test_the_checkpoint_stands_alone(tmp_path: Path) -> None:
     got = again.eval().classifier.logits(ids, lengths)
     assert torch.equal(got, task.classifier.logits(ids, lengths))
     assert GPTConfig(**again.hparams["model"]).n_layers == 3
+
+
+def test_metrics_are_those_of_all_processes_in_the_order_of_the_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """This process has seen the texts 2 and 0, another one 3 and 1."""
+    logits = torch.tensor([[4.0, 0], [3, 1], [0, 2], [1, 2]])
+    labels = torch.tensor([0, 1, 1, 0])
+    ours, theirs = (
+        [(rows, labels[rows], logits[rows])]
+        for rows in (torch.tensor([2, 0]), torch.tensor([3, 1]))
+    )
+
+    def gather(gathered: list[Any], part: Any) -> None:
+        assert part is ours
+        gathered[:] = [part, theirs]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    task = make_task(cache_features=False)
+    task._trainer = cast(Any, SimpleNamespace(world_size=2))
+    task._seen["validation"] = ours
+    found = task._measure("validation")
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    assert (found["loss"], found["accuracy"]) == (pytest.approx(float(loss)), 0.5)
+    assert task.predictions["validation"].rows.tolist() == [0, 1, 2, 3]
+    assert task.predictions["validation"].labels.tolist() == labels.tolist()

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from gptlit.errors import UserError
 from gptlit.training import checkpoints, stopping
-from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints, stop_is_asked
 from gptlit.training.monitored import Monitored
 from gptlit.training.stopping import Stopped, stoppable
 
@@ -400,3 +401,13 @@ def test_a_signal_while_nothing_is_trained_saves_nothing(tmp_path: Path, measure
         stopping.hold()  # as several processes do, which stop together
         getattr(trainer, measure)(task, VAL_DATA, verbose=False)
     assert task.validated == [0] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_process_stops_if_another_one_is_asked_to(asked: bool) -> None:
+    def any_of_two(ours: bool, *, all: bool) -> bool:
+        return ours and asked if all else ours or asked
+
+    strategy = SimpleNamespace(reduce_boolean_decision=any_of_two)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
+    assert stop_is_asked(trainer) is asked

@@ -2,10 +2,12 @@
 
 import io
 import json
+import os
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -476,6 +478,30 @@ def test_brackets_in_names_are_printed_as_they_are(capsys: pytest.CaptureFixture
     Path("corpus.txt").rename("a[b]/corpus.txt")
     fit("run[b]", "trainer.max_steps=1", "data.path='a[b]/corpus.txt'")
     assert "run[b]" in capsys.readouterr().out
+
+
+def test_a_sharded_run_is_saved_as_any_other_and_goes_on_as_any_other() -> None:
+    """One process holds all the parts here; tests/e2e/test_processes.py has two."""
+    options = ("scheduler.total_steps=4", "trainer.gradient_clip_val=0.1", "optimizer.lr=0.01")
+    sharded = ("trainer=fsdp", "trainer.devices=1")
+    plain = fit("plain", *options, "trainer.max_steps=4")
+    resume = "trainer.max_steps=4", "resume=parts/checkpoints/last.ckpt"
+    with patch.dict(os.environ):  # Lightning notes there which process this is
+        try:
+            fit("parts", *options, *sharded, "trainer.max_steps=2")
+            shutil.copytree("parts", "whole")
+            parts = fit("parts", *options, *sharded, *resume)
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+    whole = fit("whole", *options, "trainer.max_steps=4", "resume=whole/checkpoints/last.ckpt")
+    expected, *found = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        for folder in (plain, parts, whole)
+    )
+    for content in found:
+        for part in ("state_dict", "optimizer_states"):
+            torch.testing.assert_close(content[part], expected[part])
 
 
 def test_the_test_split_is_measured_with_the_weights_that_are_kept(workplace: Path) -> None:
