@@ -49,7 +49,7 @@ def _file_line(error: OSError, config_name: str) -> str | None:
     if not too_long and not isinstance(
         error, PermissionError | NotADirectoryError | FileExistsError
     ):
-        return about_the_disk(error, in_use() or "the disk")
+        return about_the_disk(error, in_use() or "the disk", trains=config_name == "train")
     name = error.filename or ""
     unreadable = os.access(name, os.F_OK) and not os.access(name, os.R_OK)
     if config_name != "train" or too_long or unreadable:

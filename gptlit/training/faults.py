@@ -96,21 +96,25 @@ def enough_memory(config: dict[str, Any]) -> Iterator[None]:
         raise UserError(f"out of memory ({_amount(error)}); try {cure}") from error
 
 
-def about_the_disk(error: OSError, folder: Path | str) -> str | None:
+def about_the_disk(error: OSError, folder: Path | str, *, trains: bool = True) -> str | None:
     """The line for a disk that is full or cannot be written to; None for other errors.
 
     Args:
         error: what was raised.
         folder: where it was writing, if the error does not say.
+        trains: whether the command was a training, which can be resumed.
     """
     where = error.filename or folder
+    again, cure = "go on with resume=auto", "choose output_root=FOLDER"
+    if not trains:
+        again, cure = "run the command again", "choose another place"
     if error.errno in _NO_SPACE:
         return (
             f"cannot write to {where}: {os.strerror(error.errno)}; what was saved before is whole."
-            " Make space, then go on with resume=auto"
+            f" Make space, then {again}"
         )
     if error.errno == errno.EROFS:
-        return f"cannot write to {where}: {os.strerror(error.errno)}; choose output_root=FOLDER"
+        return f"cannot write to {where}: {os.strerror(error.errno)}; {cure}"
     return None
 
 

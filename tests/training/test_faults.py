@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from gptlit.cli.mistakes import one_line
 from gptlit.errors import UserError
 from gptlit.training.faults import DivergedError, enough_memory, explained
 
@@ -128,6 +129,16 @@ def test_a_full_disk(number: int) -> None:
     said = line(OSError(number, os.strerror(number)))
     assert said.startswith(f"cannot write to run: {os.strerror(number)}; what was saved before is")
     assert "resume=auto" in said
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [(errno.ENOSPC, "Make space, then run the command again"), (errno.EROFS, "choose another pl")],
+)
+def test_a_full_disk_of_a_command_that_cannot_be_resumed(number: int, cure: str) -> None:
+    told = one_line(OSError(number, "x", "answers.jsonl"), "generate")
+    assert told is not None and cure in told and "resume" not in told and "output_root" not in told
+    assert "resume=auto" in str(one_line(OSError(errno.ENOSPC, "x"), "train"))
 
 
 def test_a_read_only_disk_is_named_by_the_file() -> None:
