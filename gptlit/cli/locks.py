@@ -10,6 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from gptlit.cli.arguments import printable
 from gptlit.errors import UserError
 from gptlit.training.launch import first_process
 from gptlit.training.lock import take
@@ -40,7 +41,7 @@ def lock(node: DictConfig) -> None:
 def refuse(line: str) -> NoReturn:
     """Print the line and end the process: Hydra turns an exception in one of its hooks into a mere
     warning."""
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {printable(line)}", file=sys.stderr)
     sys.exit(2)
 
 

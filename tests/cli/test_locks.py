@@ -8,7 +8,7 @@ import pytest
 from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, OmegaConf
 
-from gptlit.cli.locks import Lock
+from gptlit.cli.locks import Lock, refuse
 from gptlit.training.lock import LOCK
 
 TAKE = """
@@ -67,3 +67,9 @@ def test_a_folder_that_was_given_is_refused(
     assert caught.value.code == 2
     assert f"{tmp_path / 'mine'} is in use" in capsys.readouterr().err
     assert node.hydra.run.dir == str(tmp_path / "mine")
+
+
+def test_a_refusal_is_no_command_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        refuse("run is in use: \x1b]0;owned\x07")
+    assert capsys.readouterr().err == "error: run is in use: \\x1b]0;owned\\x07\n"
