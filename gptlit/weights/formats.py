@@ -242,7 +242,8 @@ def check_size(hparams: Mapping[str, Any], most_blocks: int) -> None:
             raise ValueError("its hyperparameters are not plain text, numbers and lists of them")
         if isinstance(value, dict | list | tuple):
             waiting += [*value, *value.values()] if isinstance(value, dict) else value
-    blocks = hparams["model"]["n_layers"]
+    shape = hparams["model"]
+    blocks = shape.get("n_layers") if isinstance(shape, dict) else None
     if isinstance(blocks, int) and blocks > most_blocks:
         raise ValueError(f"model.n_layers={blocks}, but it has {most_blocks} tensors")
 
