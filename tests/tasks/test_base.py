@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from gptlit.data.batch import TextBatch
 from gptlit.model import IGNORE_INDEX
-from gptlit.tasks import Task, base, task_class
+from gptlit.tasks import StepStats, Task, base, task_class
 
 torch.set_num_threads(1)  # threads cost such a small model more than they give
 
@@ -148,6 +148,19 @@ def test_clipping_bounds_the_step_and_records_the_norm_before_it(
     assert float(free.stats.grad_norm) == pytest.approx(norm, rel=1e-4)
     assert float(clipped.stats.grad_norm) == pytest.approx(norm, rel=1e-4)
     assert float(change(clipped).norm()) == pytest.approx(moved or norm, rel=1e-3)
+
+
+def test_the_norm_counts_many_small_gradients() -> None:
+    """Those of the rare tokens in an embedding, after a few frequent ones."""
+    task = RaggedTask(model={**SHAPE, "vocab_size": 2**15, "emb_dim": 64}, tokenizer="byte")
+    weight = task.model.tok_emb.weight
+    weight.grad = 1e-5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    weight.grad[:16] *= 3000
+    task.stats = StepStats(*torch.zeros(3))
+    task.configure_gradient_clipping(torch.optim.SGD([weight]), None)
+    assert task.stats.grad_norm is not None
+    expected = float(weight.grad.double().square().sum().sqrt())
+    assert float(task.stats.grad_norm) == pytest.approx(expected, rel=5e-5)
 
 
 def test_clipping_by_value_bounds_each_number() -> None:
