@@ -25,21 +25,23 @@ class PretrainTask(Task):
         return loss, batch.targets.numel()
 
     def on_validation_epoch_start(self) -> None:
-        """Start the sums: loss, target tokens, bytes of the targets."""
-        self._val_sums = torch.zeros(3, dtype=torch.float32, device=self.device)
+        """Start the sums: of the loss; and of target tokens and their bytes, which fp32 would round
+        in a text of many millions."""
+        self._val_loss = torch.zeros((), dtype=torch.float32, device=self.device)
+        self._val_counts = torch.zeros(2, dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add one batch to the sums."""
         targets = batch.targets[batch.targets != IGNORE_INDEX]
         n_bytes = self.token_bytes[targets].sum() if self.token_bytes is not None else 0
-        loss = self.model.loss_sum(batch.input_ids, batch.targets)
-        self._val_sums[0] += loss
-        self._val_sums[1] += targets.numel()
-        self._val_sums[2] += n_bytes
+        self._val_loss += self.model.loss_sum(batch.input_ids, batch.targets)
+        self._val_counts[0] += targets.numel()
+        self._val_counts[1] += n_bytes
 
     def on_validation_epoch_end(self) -> None:
         """Log means over all tokens of all processes."""
-        loss_sum, tokens, n_bytes = self.reduce_sum(self._val_sums).tolist()
+        loss_sum = self.reduce_sum(self._val_loss).item()
+        tokens, n_bytes = self.reduce_sum(self._val_counts).tolist()
         loss = loss_sum / max(tokens, 1)
         metrics = {"val/loss": loss, "val/perplexity": math.exp(min(loss, 80))}
         if n_bytes:

@@ -69,6 +69,24 @@ def test_bits_per_byte_count_the_bytes_of_the_targets() -> None:
     assert "val/bits_per_byte" not in validate(make_task(token_bytes=None))
 
 
+def test_the_bytes_of_a_long_text_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = torch.full((30,), 32)
+    sizes[1] = 2**29  # bytes of the text so far; fp32 would count on in steps of 64 or more
+    task = make_task(sizes)
+    monkeypatch.setattr(task.model, "loss_sum", lambda *_: torch.tensor(1.0))
+    monkeypatch.setattr(task, "log_dict", (logged := {}).update)
+    monkeypatch.setattr(task, "reduce_sum", lambda sums: sums)
+    task._trainer = SimpleNamespace(global_step=0)  # type: ignore[assignment]
+    one = torch.ones(1, 1, dtype=torch.int64)
+    task.on_validation_epoch_start()
+    task.validation_step(TextBatch(one, one), 0)
+    for _ in range(1024):
+        task.validation_step(TextBatch(one, 0 * one), 0)
+    task.on_validation_epoch_end()
+    n_bytes = 2**29 + 1024 * 32
+    assert logged["val/bits_per_byte"] == pytest.approx(1025 / math.log(2) / n_bytes, rel=1e-5)
+
+
 def test_a_loss_beyond_measure_is_reported_not_raised() -> None:
     task = make_task()
     with torch.no_grad():
