@@ -63,8 +63,9 @@ class GPTConfig:
         """Floating-point operations per token at full context; a multiply-add counts as two.
 
         6 N + 12 L T d for a training step (forward and backward), a third of that for a forward
-        pass. N leaves out the position table but counts the tied embedding once, for the head
-        (Chowdhery et al. 2022, PaLM, appendix B).
+        pass (Chowdhery et al. 2022, PaLM, appendix B). N counts what tokens are multiplied with:
+        the matrices of the blocks and of the head, tied or not; neither the position table nor
+        biases and norms.
         """
         d, n_layers = self.emb_dim, self.n_layers
         block = 12 * d * d
