@@ -25,7 +25,7 @@ class ClassificationTask(Task):
     class, or None), `cache_features` ("auto", True or False), and for trainable=lora `lora` (the
     fields of `LoRAConfig`).
 
-    Metrics: `val/loss` (nats per text, weighted as in training) and those of
+    Metrics: `val/loss` (nats per text, weighted and smoothed as in training) and those of
     `classification_metrics`; at the end the same for all splits, class by class too.
     """
 
