@@ -74,10 +74,11 @@ def entry_of(record: Any, fields: Fields) -> Entry:
     """The entry in a record.
 
     It has `instruction`, `output` and perhaps `input`, a text `system`, and `history`, a list of
-    pairs of texts; or else a chat, see `chat_field`, in which user and assistant alternate, and the
-    assistant has the last word. Messages have `role` and `content`, or `from` and `value` as in
-    ShareGPT. A system message may come first. An answer whose `weight` is 0 is not learned; all
-    that follows the last learned answer is left out.
+    pairs of texts; the last two are nothing more where `fields` has their names. Or else it has a
+    chat, see `chat_field`, in which user and assistant alternate, and the assistant has the last
+    word. Messages have `role` and `content`, or `from` and `value` as in ShareGPT. A system message
+    may come first. An answer whose `weight` is 0 is not learned; all that follows the last learned
+    answer is left out.
 
     Args:
         record: as parsed from the file.
@@ -88,18 +89,20 @@ def entry_of(record: Any, fields: Fields) -> Entry:
     """
     if not isinstance(record, dict):
         raise ValueError(f"it is {kind_of(record)}, expected an object with named fields")
-    if chat := chat_field(record):
+    if chat := chat_field(record, fields.instruction):
         return _chat(record, chat)
     instruction, output = _text(record, fields.instruction), _text(record, fields.output)
     there = record.get(fields.input) if fields.has_input else None
     given = "" if there is None else _text(record, fields.input, may_be_empty=True)
+    more = {name: there for name, there in record.items() if name not in vars(fields).values()}
+    system = _text(more, "system", may_be_empty=True) if more.get("system") else ""
     return Entry(
         instruction,
         given if given.strip() else "",
         output,
         fields.renamed(record),
-        history=tuple(_earlier(record)),
-        system=_text(record, "system", may_be_empty=True) if record.get("system") else "",
+        history=tuple(_earlier(more)),
+        system=system if system.strip() else "",
     )
 
 
@@ -118,13 +121,13 @@ def _earlier(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 )
 
 
-def chat_field(record: Mapping[str, Any]) -> str | None:
+def chat_field(record: Mapping[str, Any], instruction: str = "instruction") -> str | None:
     """The field with the chat that a record is read as, one of `CHATS`; None if it is no chat. If
-    it has an instruction besides messages, the messages count: in our files of answers the
-    instruction is a transcript of them."""
+    it has an `instruction`, by that name, besides messages, the messages count: in our files of
+    answers the instruction is a transcript of them."""
     for name in CHATS:
         there = record.get(name)
-        if (isinstance(there, list) and there) if "instruction" in record else there is not None:
+        if (isinstance(there, list) and there) if instruction in record else there is not None:
             return name
     return None
 

@@ -225,6 +225,21 @@ def test_a_column_called_history_may_be_about_something_else(tmp_path: Path) -> 
     assert [entry.turns for entry in entries] == [[("a", "b", "")]] * 4
 
 
+def test_a_system_message_of_blanks_is_none(tmp_path: Path) -> None:
+    entries, _ = read_entries(write(tmp_path / "a.json", [{**GOOD, "system": " \n"}]))
+    assert entries[0].turns == [("a", "b", "")]
+
+
+def test_a_field_that_is_named_as_the_input_is_nothing_else(tmp_path: Path) -> None:
+    """Nor is a chat what has another name for the instruction, and the number of one."""
+    rows = [{**GOOD, "system": "Linux"}]
+    entries, _ = read_entries(write(tmp_path / "a.json", rows), fields=Fields(input="system"))
+    assert [entry.turns for entry in entries] == [[("a", "b", "Linux")]]
+    rows = [{"question": "a", "output": "b", "conversation": "17"}]
+    entries, _ = read_entries(write(tmp_path / "b.json", rows), fields=Fields("question"))
+    assert [entry.turns for entry in entries] == [[("a", "b", "")]]
+
+
 def test_conversations_beside_an_instruction_count_if_there_are_any(tmp_path: Path) -> None:
     rows = [{**GOOD, "conversations": there} for there in ([], None, 3, "no")]
     rows += [{**GOOD, **conversations(*HI)}, {"messages": None, **conversations(*HI)}]
