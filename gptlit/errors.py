@@ -4,7 +4,7 @@ others, paths, and what a model writes."""
 import re
 from pathlib import Path
 
-_LOGIN = re.compile(r"(?<=://)[^/?#@\s]*@")
+_LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
 _PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t\r"}
 _SEEN = {**_PICTURES, 0x7F: "\u2421", **dict.fromkeys(range(0x80, 0xA0), "\ufffd"), ord("\r"): None}
 """What control characters are shown as, by their codes."""

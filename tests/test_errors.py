@@ -13,7 +13,7 @@ def test_an_exception_is_said_in_one_line_and_by_its_type_where_it_says_nothing(
 
 
 def test_a_password_in_a_url_is_not_told() -> None:
-    assert without_login("(https://me:s3:cret@host:80/a@b) file:///a/b@c") == (
+    assert without_login("(https://me:s3:c@ret@host:80/a@b) file:///a/b@c") == (
         "(https://host:80/a@b) file:///a/b@c"
     )
 
