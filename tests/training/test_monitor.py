@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from gptlit.data.batch import TextBatch
 from gptlit.errors import UserError
+from gptlit.model import GPTConfig
 from gptlit.tasks.pretrain import PretrainTask
 from gptlit.training import monitor as monitor_module
 from gptlit.training.checkpoints import AtomicCheckpointIO, Checkpoints
@@ -184,6 +185,15 @@ def test_rates_and_norms_are_positive_numbers(tmp_path: Path) -> None:
     for name in ("tokens_per_second", "mfu", "grad_norm", "memory_gb", "lr", "loss"):
         values = [float(row[f"train/{name}"]) for row in rows]
         assert all(0 < value < math.inf for value in values), name
+
+
+def test_mfu_is_the_rate_times_the_operations_of_a_token_over_the_peak(tmp_path: Path) -> None:
+    fit(tmp_path, 3)
+    _, rows = read_metrics(tmp_path / "metrics.csv")
+    needed = GPTConfig(**SHAPE).flops_per_token() / 1e12
+    rates = [float(row["train/tokens_per_second"]) for row in rows if row["train/mfu"]]
+    found = [float(row["train/mfu"]) for row in rows if row["train/mfu"]]
+    assert found == pytest.approx([rate * needed for rate in rates])
 
 
 def test_training_time_is_all_steps_and_no_validation(tmp_path: Path) -> None:
