@@ -66,7 +66,10 @@ def with_implied(args: list[str]) -> list[str]:
         return args
     settled = {*given}
     if (search := given.get("hparams_search")) in option_names("hparams_search"):
-        settled |= read_option("hparams_search", search)["hydra"]["sweeper"]["params"].keys()
+        searched = read_option("hparams_search", search)
+        for part in ("hydra", "sweeper", "params"):
+            searched = searched.get(part) or {}
+        settled |= searched.keys()
     implied = read_option("data", given["data"]).get("implies", [])
     # Beside the other overrides: the parser takes no flags between them.
     first = next(i for i, arg in enumerate(args) if "=" in arg and not arg.startswith("-"))

@@ -1,8 +1,13 @@
 """What the training command reads between the lines."""
 
+import shutil
+from pathlib import Path
+
+import pytest
+
 from gptlit.cli.arguments import quote
 from gptlit.cli.train import FREE_TEXT, rewrite, with_implied, with_text
-from gptlit.options import read_option
+from gptlit.options import conf_dir, read_option
 
 SAMPLE = read_option("data", "spam-sample")["implies"]
 
@@ -31,6 +36,15 @@ def test_what_is_given_wins_over_what_is_implied() -> None:
 def test_what_is_searched_is_not_implied() -> None:
     got = with_implied(["data=spam-sample", "hparams_search=optuna"])
     assert [arg for arg in SAMPLE if arg not in got] == ["optimizer.lr=5e-4"]
+
+
+def test_a_search_that_names_no_keys_leaves_all_to_be_implied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptlit.options.conf_dir", lambda: tmp_path)
+    shutil.copytree(conf_dir(), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "hparams_search" / "mine.yaml").write_text("hydra: {sweeper: {n_trials: 2}}\n")
+    assert {*SAMPLE} < {*with_implied(["data=spam-sample", "hparams_search=mine"])}
 
 
 def test_flags_stay_in_front_of_the_overrides() -> None:
