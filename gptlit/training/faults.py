@@ -13,6 +13,8 @@ from gptlit.errors import UserError, in_one_line
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED", re.IGNORECASE
 )
+_IN_A_WORKER = re.compile(r"Caught UserError in DataLoader worker .*UserError: (.*)", re.DOTALL)
+"""What PyTorch makes of the line: it puts the worker's traceback before it."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -49,8 +51,8 @@ class DivergedError(UserError):
 
 @contextmanager
 def explained(config: dict[str, Any], folder: Path) -> Iterator[None]:
-    """Turn the errors of a full disk, of a folder that cannot be written to and of too little
-    memory into one line that says what helps.
+    """Turn the errors of a full disk, of a folder that cannot be written to, of too little memory
+    and of processes that load batches into one line that says what helps.
 
     Args:
         config: the run's.
@@ -61,6 +63,11 @@ def explained(config: dict[str, Any], folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UserError as error:
+        told = _IN_A_WORKER.fullmatch(str(error))
+        if told is None:
+            raise
+        raise UserError(told[1].strip()) from error
     except OSError as error:
         line = about_the_disk(error, folder)
         if line is None:

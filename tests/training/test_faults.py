@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._utils import ExceptionWrapper
 
 from gptlit.cli.mistakes import one_line
 from gptlit.errors import UserError
@@ -41,6 +42,18 @@ def real_cpu_error() -> RuntimeError:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     return caught.value
+
+
+def test_a_line_of_a_process_that_loads_batches_stays_one() -> None:
+    try:
+        raise UserError("a.bin is damaged; delete it")
+    except UserError:
+        there = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(UserError) as caught:
+        there.reraise()
+    assert line(caught.value) == "a.bin is damaged; delete it"
+    with pytest.raises(UserError, match=r"^two\nlines$"), explained(config(), Path("run")):
+        raise UserError("two\nlines")
 
 
 OUT_OF_MEMORY = {
