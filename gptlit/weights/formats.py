@@ -211,11 +211,13 @@ def _can_map(path: Path) -> bool:
 
 def _is_compressed(path: Path) -> bool:
     """Whether a file is a zip of compressed files. torch.save writes none; where torch.load maps
-    the zip, it takes the compressed bytes for the numbers, and else they may fill any memory."""
+    the zip, it takes the compressed bytes for the numbers, and else they may fill any memory.
+    TorchScript compresses its code, which is not read here."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+        members = (one for one in archive.infolist() if "/code/" not in one.filename)
+        return any(member.compress_type != zipfile.ZIP_STORED for member in members)
 
 
 def is_plain_tensor(value: Any) -> bool:
@@ -237,11 +239,11 @@ def check_size(hparams: Mapping[str, Any], most_blocks: int) -> None:
         ValueError: it is not.
     """
     waiting: list[Any] = [hparams]
-    for seen, value in enumerate(waiting, 1):
-        if seen > MOST_VALUES or not isinstance(value, PLAIN):
-            raise ValueError("its hyperparameters are not plain text, numbers and lists of them")
+    for value in waiting:
         if isinstance(value, dict | list | tuple):
             waiting += [*value, *value.values()] if isinstance(value, dict) else value
+        if len(waiting) > MOST_VALUES or not isinstance(value, PLAIN):
+            raise ValueError("its hyperparameters are not plain text, numbers and lists of them")
     shape = hparams["model"]
     blocks = shape.get("n_layers") if isinstance(shape, dict) else None
     if isinstance(blocks, int) and blocks > most_blocks:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from gptlit.errors import UserError
 from gptlit.model import GPTModel
 from gptlit.weights.files import find_files
+from gptlit.weights.formats import check_size
 from gptlit.weights.load import inspect, load_weights
 from tests.weights.published import (
     NEEDS_TENSORFLOW,
@@ -123,6 +125,10 @@ def compressed_zip(path: Path) -> None:
             archive.writestr(name, content)
 
 
+def torchscript(path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+
+
 def without_numbers(path: Path) -> None:
     torch.save({**TENSORS, "wpe.weight": TENSORS["wpe.weight"].to("meta")}, path)
 
@@ -158,6 +164,7 @@ DAMAGED: dict[Callable[[Path], None], str] = {
     cut_zip: r"is not a gptlit checkpoint, or is damaged",
     no_tensors: r"nor a GPT-2 .*: it has the tensors none",
     compressed_zip: r"packed again by another program, which compressed .* \(zip -0 -r\)$",
+    torchscript: r"damaged or cut short: Cannot use ``weights_only=True`` with TorchScript",
     without_numbers: r"wpe.weight as meta: weights must be floats",
     nested: r"ln_f.bias should be \(32\), but is not there",
     unknown_format: r"wpe.weight cannot be read: |is damaged or cut short: ",
@@ -253,3 +260,15 @@ def test_a_damaged_tensorflow_checkpoint_gives_one_line(
 @pytest.fixture(scope="module")
 def openai(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_openai(tmp_path_factory.mktemp("openai") / "124M", TENSORS)
+
+
+def test_lists_of_the_same_list_are_refused_in_little_memory() -> None:
+    """Ten thousand names for one list of ten thousand numbers."""
+    hparams = {"model": {"n_layers": 1}, "more": [[0] * 10_000] * 10_000}
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="not plain text"):
+            check_size(hparams, most_blocks=1)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
