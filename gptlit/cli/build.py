@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.errors import UserError, in_one_line
+from gptlit.files import default_cache_dir
 from gptlit.options import option_names, read_option
 
 INSTEAD = {
@@ -66,11 +67,12 @@ def build_callbacks(config: dict[str, Any]) -> list[Any]:
 
 def read_run_config(folder: Path, task: str) -> dict[str, Any]:
     """The config of a run, as it was composed. Since the folder may come from anybody, its data
-    module must be one of gptlit's for the task, and it has no say in what is downloaded from where.
+    module must be one of gptlit's for the task, and it has no say in what is downloaded from where:
+    a file that no option of gptlit downloads is taken from the cache.
 
     Raises:
         UserError: the folder has no config, or one that no run writes; or the config names another
-            class, or another download than the options of gptlit do.
+            class, or another download than the options of gptlit do, which is not in the cache.
     """
     from omegaconf import OmegaConf
 
@@ -95,10 +97,14 @@ def read_run_config(folder: Path, task: str) -> dict[str, Any]:
             f" task={task}"
         )
     if data.get("path") is None and _download_of(data) not in _known_downloads():
-        raise UserError(
-            f"{path}: data.urls and data.file_name are not those of an option of gptlit, and a run"
-            " folder has no say in what is downloaded: give data=FILE"
-        )
+        there = _downloaded(data)
+        if there is None:
+            raise UserError(
+                f"{path}: data.urls and data.file_name are not those of an option of gptlit, the"
+                " file is not in the cache, and a run folder has no say in what is downloaded: give"
+                " data=FILE"
+            )
+        config["data"]["path"] = str(there)
     return {str(name): value for name, value in config.items()}
 
 
@@ -124,6 +130,15 @@ def _plain_yaml(path: Path) -> Any:
 def _download_of(data: dict[str, Any]) -> tuple[Any, ...]:
     """What an option of `conf/data` downloads."""
     return tuple(data.get(name) for name in ("urls", "file_name", "sha256"))
+
+
+def _downloaded(data: dict[str, Any]) -> Path | None:
+    """What the training has downloaded, if it is still there."""
+    cache, name = data.get("cache_dir"), data.get("file_name")
+    if not (isinstance(cache, str | None) and isinstance(name, str)):
+        return None
+    file = (Path(cache).expanduser() if cache else default_cache_dir()) / "downloads" / name
+    return file if file.is_file() else None
 
 
 def _known_downloads() -> list[tuple[Any, ...]]:

@@ -92,14 +92,21 @@ def test_a_run_whose_data_are_of_another_class_is_refused(
 
 
 def test_a_run_has_no_say_in_what_is_downloaded(tmp_path: Path) -> None:
+    """What its training has downloaded is read where it is."""
     published = read_option("data", "instructions")
     node = config(INSTRUCTIONS, None)
     node["data"] |= {name: published[name] for name in ("urls", "file_name", "sha256")}
+    node["data"]["cache_dir"] = str(tmp_path)
     assert read_run_config(saved(tmp_path, node), "instruction")["data"]["urls"]
-    for name, other in (("urls", ["http://localhost/x"]), ("file_name", "/tmp/x"), ("sha256", "")):
+    for name, other in (("urls", ["http://localhost/x"]), ("file_name", "x"), ("sha256", "")):
         with pytest.raises(UserError, match="has no say in what is downloaded: give data=FILE"):
             changed = {**node, "data": {**node["data"], name: other}}
             read_run_config(saved(tmp_path, changed), "instruction")
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "mine.json").touch()
+    node["data"]["file_name"] = "mine.json"
+    there = read_run_config(saved(tmp_path, node), "instruction")["data"]["path"]
+    assert there == str(tmp_path / "downloads" / "mine.json")
 
 
 LAUGHS = "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9 if n else ''}]\n" for n in range(12))
