@@ -97,6 +97,8 @@ def _unknown_key(key: str, known: list[str]) -> str:
     """The line for a key that the composed config does not have."""
     if key in known and (owners := _options_with(key)):
         return f"the chosen {key.partition('.')[0]} has no key '{key}': add {owners}"
+    if f"{key}." in OPEN:
+        return f"{key} has no such key: to add it, type +{key}.NAME=..."
     if not key.startswith(OPEN):
         return unknown_key(key, known)
     node, _, name = key.rpartition(".")

@@ -188,6 +188,10 @@ ANSWERS = {
     ): "callbacks.x is not in the config: to add it, type +callbacks.x=...",
     (
         "train",
+        "callbacks={x:{_target_:lightning.pytorch.callbacks.Timer}}",
+    ): "callbacks has no such key: to add it, type +callbacks.NAME=...",
+    (
+        "train",
         "+callbacks.x=5",
     ): "callbacks.x=5: give the class and its arguments, such as {_target_",
     (
