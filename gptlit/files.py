@@ -48,3 +48,9 @@ def read_object(path: Path) -> dict[str, Any] | None:
 def default_cache_dir() -> Path:
     """Where downloads and tokenized corpora are kept: $GPTLIT_CACHE or ~/.cache/gptlit."""
     return Path(os.environ.get("GPTLIT_CACHE") or "~/.cache/gptlit").expanduser()
+
+
+def download_target(file_name: str, cache_dir: str | Path | None) -> Path:
+    """Where the file that a data option downloads is kept; `cache_dir` as in that option."""
+    cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    return cache / "downloads" / file_name

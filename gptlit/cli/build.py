@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlit.errors import UserError, in_one_line
-from gptlit.files import default_cache_dir
+from gptlit.files import download_target
 from gptlit.options import option_names, read_option
 
 INSTEAD = {
@@ -137,7 +137,7 @@ def _downloaded(data: dict[str, Any]) -> Path | None:
     cache, name = data.get("cache_dir"), data.get("file_name")
     if not (isinstance(cache, str | None) and isinstance(name, str)):
         return None
-    file = (Path(cache).expanduser() if cache else default_cache_dir()) / "downloads" / name
+    file = download_target(name, cache)
     return file if file.is_file() else None
 
 

@@ -23,7 +23,7 @@ from gptlit.data.module import (
     require_different,
 )
 from gptlit.errors import UserError
-from gptlit.files import default_cache_dir
+from gptlit.files import default_cache_dir, download_target
 from gptlit.prompts import PromptFormat
 from gptlit.tokenizer import Tokenizer, get_tokenizer
 
@@ -142,7 +142,7 @@ class InstructionDataModule(ResumableDataModule):
             raise UserError("data.path is not set; set it to a file of instructions")
         from gptlit.download import download
 
-        target = self.cache_dir / "downloads" / self.file_name
+        target = download_target(self.file_name, self.cache_dir)
         return download(
             self.urls, target, sha256=self.sha256, hint="or give one of yours with data.path=..."
         )

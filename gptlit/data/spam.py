@@ -16,6 +16,7 @@ from gptlit.data.labelled_splits import Balance
 from gptlit.data.readers import decoded, existing, file_kind
 from gptlit.data.tables import SUFFIXES
 from gptlit.errors import UserError
+from gptlit.files import download_target
 
 NAMES = ("SMSSpamCollection", "SMSSpamCollection.tsv", "SMSSpamCollection.txt")
 LABELS = ("ham", "spam")
@@ -53,7 +54,7 @@ class SmsSpamDataModule(LabelledDataModule):
             return super().default_table()
         from gptlit.download import download
 
-        target = self.cache_dir / "downloads" / self.file_name
+        target = download_target(self.file_name, self.cache_dir)
         hint = "or give the zip, or the file in it, as data.path=…"
         return read_messages(download(self.urls, target, sha256=self.sha256, hint=hint))
 

@@ -15,7 +15,7 @@ from gptlit.data.shards import TokenizedCorpus
 from gptlit.data.stream import TokenStream
 from gptlit.data.tokenizing import tokenize_corpus
 from gptlit.errors import UserError
-from gptlit.files import default_cache_dir
+from gptlit.files import default_cache_dir, download_target
 from gptlit.tokenizer import Tokenizer, get_tokenizer
 
 
@@ -145,7 +145,7 @@ class TextDataModule(ResumableDataModule):
             raise UserError("data.path is not set; set it to a text file, a folder or a glob")
         from gptlit.download import download
 
-        target = self.cache_dir / "downloads" / self.file_name
+        target = download_target(self.file_name, self.cache_dir)
         return TextFiles(str(download(self.urls, target, sha256=self.sha256)), self.column)
 
     def _sources(self) -> tuple[Source, Source | None]:
