@@ -14,10 +14,8 @@ from torch.optim import Optimizer
 from gptlit.errors import UserError
 from gptlit.model import GPTConfig, GPTModel, TextClassifier, blank_parameters
 from gptlit.prompts import PromptFormat
+from gptlit.tasks.gradients import multiply, total_norm
 from gptlit.tasks.sharding import local, shard, whole_state
-
-NORM_PART = 2**18
-"""Squares that are summed up one after another in fp32; such sums are then added in pairs."""
 
 
 @dataclass
@@ -200,7 +198,7 @@ class Task(LightningModule, ABC):
         """Clip by the global norm, which is computed once and kept for the log; or clip each number
         by its value, if the Trainer is set to do that."""
         grads = self._gradients()
-        norm = _total_norm(grads)
+        norm, factor = total_norm(grads), None
         if self.device_mesh is not None:  # each has a part; the squares of the norms add up
             norm = self.reduce_sum(norm.square()).sqrt()
         if gradient_clip_val and gradient_clip_algorithm == "value":
@@ -209,7 +207,7 @@ class Task(LightningModule, ABC):
         # On a CPU the comparison is free and saves a pass over all gradients.
         elif gradient_clip_val and (norm.device.type != "cpu" or norm > gradient_clip_val):
             factor = (float(gradient_clip_val) / (norm + 1e-6)).clamp(max=1)
-            torch._foreach_mul_(grads, factor)
+        multiply(grads, factor, optimizer)
         if self.stats is not None:
             self.stats.grad_norm = norm
 
@@ -296,16 +294,6 @@ class Task(LightningModule, ABC):
 def _or_one(count: Tensor) -> Tensor:
     """The count as a divisor: 1 in place of 0. If classes have weights, it may lie between them."""
     return count.masked_fill(count == 0, 1)
-
-
-def _total_norm(tensors: list[Tensor]) -> Tensor:
-    """The 2-norm of all numbers in them. For fp32 on a CPU from dot products of short parts: over
-    the millions of numbers in an embedding, a single one, and `vector_norm` even more, would lose
-    a thousandth of the norm."""
-    if tensors and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors):
-        parts = [part for t in tensors for part in t.reshape(-1).split(NORM_PART)]
-        return torch.stack([part.dot(part) for part in parts]).sum().sqrt()
-    return torch.nn.utils.get_total_norm(tensors)
 
 
 def _seed(seed: int, device: torch.device) -> None:

@@ -150,6 +150,25 @@ def test_clipping_bounds_the_step_and_records_the_norm_before_it(
     assert float(change(clipped).norm()) == pytest.approx(moved or norm, rel=1e-3)
 
 
+@pytest.mark.parametrize("norm", [0.01, 1e6])
+def test_a_fused_step_clips_as_any_other(norm: float) -> None:
+    """Adam's step depends on the size of a gradient only beside those of other steps."""
+    tasks = {fused: make_task() for fused in (False, True)}
+    scales = []
+    for fused, task in tasks.items():
+        optimizer = torch.optim.AdamW(task.parameters(), lr=0.1, eps=1e-3, fused=fused)
+        task.optimizer_factory = lambda _, optimizer=optimizer: optimizer
+        fit(task, [make_batch(i, 9) for i in range(3)], 3, gradient_clip_val=norm)
+        scales.append(getattr(optimizer, "grad_scale", None))
+        # A step that is not clipped forgets the factor of the one before.
+        task.configure_gradient_clipping(optimizer, 1e6)
+        assert getattr(optimizer, "grad_scale", None) is None
+    assert [scale is not None for scale in scales] == [False, norm < 1]
+    moved = [change(task) for task in tasks.values()]
+    assert moved[0].norm() > 0.1
+    torch.testing.assert_close(*moved, rtol=1e-3, atol=1e-5)
+
+
 def test_the_norm_counts_many_small_gradients() -> None:
     """Those of the rare tokens in an embedding, after a few frequent ones."""
     task = RaggedTask(model={**SHAPE, "vocab_size": 2**15, "emb_dim": 64}, tokenizer="byte")
