@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gptlit.errors import UserError
 from gptlit.model import GPTModel, KVCache, merge_lora
 from gptlit.model.attention import attention
-from gptlit.model.gpt import TransformerBlock
+from gptlit.model.block import TransformerBlock
 
 
 class BFloat16Linear:

@@ -15,6 +15,7 @@ from gptlit.model.lora import (
     merge_lora,
 )
 from gptlit.model.loss import IGNORE_INDEX, cross_entropy_sum, narrow_head
+from gptlit.model.segments import SegmentMask, block_causal_mask, segment_mask
 
 __all__ = [
     "IGNORE_INDEX",
@@ -23,14 +24,17 @@ __all__ = [
     "KVCache",
     "LoRAConfig",
     "LoRALinear",
+    "SegmentMask",
     "TextClassifier",
     "add_lora",
     "base_fingerprint",
     "blank_parameters",
+    "block_causal_mask",
     "cross_entropy_sum",
     "is_lora_parameter",
     "merge_lora",
     "narrow_head",
     "product_dtype",
+    "segment_mask",
     "trained_blocks",
 ]

@@ -9,7 +9,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from gptlit.model.gpt import GPTModel, TransformerBlock
+from gptlit.model.block import TransformerBlock
+from gptlit.model.gpt import GPTModel
 
 POOLS = ("last", "first", "mean")
 """What hidden states the head can get, see `TextClassifier`."""

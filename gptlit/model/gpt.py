@@ -9,6 +9,7 @@ Shapes: B batch, T time (tokens), C emb_dim, V vocabulary.
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,108 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gptlit.model.attention import attention
+from gptlit.model.block import TransformerBlock, at_positions
 from gptlit.model.cache import KVCache
 from gptlit.model.config import GPTConfig
 from gptlit.model.given import require_config, require_ids, require_targets
 from gptlit.model.loss import IGNORE_INDEX, TiedTable, cross_entropy_sum
 from gptlit.model.mask import as_bias
 from gptlit.model.saved import saved_in
-
-
-class MultiHeadAttention(nn.Module):
-    """Causal multi-head self-attention: softmax(q k^T / sqrt(head_dim)) v for each head."""
-
-    def __init__(self, cfg: GPTConfig) -> None:
-        super().__init__()
-        self.n_heads, self.head_dim = cfg.n_heads, cfg.head_dim
-        self.qkv = nn.Linear(cfg.emb_dim, 3 * cfg.emb_dim, bias=cfg.qkv_bias)
-        self.out_proj = nn.Linear(cfg.emb_dim, cfg.emb_dim)
-        self.drop_rate = cfg.drop_rate
-        self.dropout = nn.Dropout(cfg.drop_rate)
-
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0
-    ) -> Tensor:
-        """x (B, T, C) -> (B, T, C); `mask` as in `GPTModel.hidden`."""
-        B, T, C = x.shape  # noqa: N806
-        qkv = self.qkv(x).view(B, T, 3, self.n_heads, self.head_dim)
-        if cache is None:
-            # The backward of unbind stacks the three gradients; slices would pad and add theirs.
-            q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, n_heads, T, head_dim)
-        else:
-            qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, n_heads, T, head_dim)
-            q, (k, v) = qkv[0], cache.append(layer, qkv[1:])  # of cached and new tokens
-        y = attention(q, k, v, mask, self.drop_rate if self.training else 0.0)
-        y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
-        return self.dropout(self.out_proj(y))
-
-    def at(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """The output at one position of each row, for the price of one query.
-
-        Args:
-            x: (B, T, C).
-            positions: (B,) int64.
-            mask: (B, T) bool, true where the row's query may look.
-
-        Returns:
-            (B, 1, C).
-        """
-        B, T, C = x.shape  # noqa: N806
-        weight, bias = self.qkv.weight, self.qkv.bias
-        here = x[torch.arange(B, device=x.device), positions]  # (B, C)
-        q = F.linear(here, weight[:C], None if bias is None else bias[:C])
-        kv = F.linear(x, weight[C:], None if bias is None else bias[C:])
-        q = q.view(B, self.n_heads, 1, self.head_dim)
-        k, v = kv.view(B, T, 2, self.n_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        drop_rate = self.drop_rate if self.training else 0.0
-        y = attention(q, k, v, mask[:, None, None], drop_rate)  # (B, n_heads, 1, head_dim)
-        return self.dropout(self.out_proj(y.reshape(B, 1, C)))
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them, four times as wide inside."""
-
-    def __init__(self, cfg: GPTConfig) -> None:
-        super().__init__()
-        self.fc = nn.Linear(cfg.emb_dim, 4 * cfg.emb_dim)
-        self.proj = nn.Linear(4 * cfg.emb_dim, cfg.emb_dim)
-        self.dropout = nn.Dropout(cfg.drop_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, C) -> (B, T, C)."""
-        return self.dropout(self.proj(F.gelu(self.fc(x), approximate="tanh")))
-
-
-class TransformerBlock(nn.Module):
-    """Attention, then feed-forward: each reads the stream through a norm, and adds to it."""
-
-    def __init__(self, cfg: GPTConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(cfg.emb_dim)
-        self.att = MultiHeadAttention(cfg)
-        self.norm2 = nn.LayerNorm(cfg.emb_dim)
-        self.ff = FeedForward(cfg)
-
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0
-    ) -> Tensor:
-        """x (B, T, C) -> (B, T, C)."""
-        x = x + self.att(self.norm1(x), mask, cache, layer)
-        return x + self.ff(self.norm2(x))
-
-    def at(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """The output at one position of each row; elsewhere only keys and values are computed.
-
-        Args:
-            x, positions, mask: as in `MultiHeadAttention.at`.
-
-        Returns:
-            (B, 1, C).
-        """
-        here = x[torch.arange(len(x), device=x.device), positions][:, None]  # (B, 1, C)
-        here = here + self.att.at(self.norm1(x), positions, mask)
-        return here + self.ff(self.norm2(here))
+from gptlit.model.segments import SegmentMask
 
 
 class GPTModel(nn.Module):
@@ -138,6 +45,7 @@ class GPTModel(nn.Module):
         require_config(cfg)
         self.cfg = cfg
         self.saved_dtype: torch.dtype | None = None
+        self.compiled = False
         self.tok_emb = nn.Embedding(cfg.padded_vocab_size, cfg.emb_dim)
         self.pos_emb = nn.Embedding(cfg.context_length, cfg.emb_dim)
         self.drop_emb = nn.Dropout(cfg.drop_rate)
@@ -168,8 +76,9 @@ class GPTModel(nn.Module):
         input_ids: Tensor,
         *,
         positions: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | SegmentMask | None = None,
         cache: KVCache | None = None,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """The last hidden states, after the final norm.
 
@@ -178,12 +87,14 @@ class GPTModel(nn.Module):
             positions: (B, T) or (T,) int64, below the context length, which T itself may then
                 exceed. Default: consecutive, from the cache's length on.
             mask: bool, broadcastable to (B, n_heads, T, cached + T), true where a query may look
-                at a key. Default: causal, for which the fused kernel needs no mask tensor.
+                at a key; or `segment_mask`. Default: causal, for which the fused kernel needs no
+                mask tensor.
             cache: keys and values of earlier tokens; this call's are appended to it. Only
                 within `torch.no_grad()`.
+            keep: (N,) int64, positions in the flattened (B T) to return. Default: all.
 
         Returns:
-            (B, T, C).
+            (B, T, C), or (N, C) with `keep`.
 
         Raises:
             ValueError: the ids are not (B, T); `positions` is None, and cached and new tokens
@@ -191,7 +102,7 @@ class GPTModel(nn.Module):
         """
         past = 0 if cache is None else cache.length
         x = self.embed(input_ids, positions=positions, past=past)
-        return self.final_norm(self.run_blocks(x, mask=mask, cache=cache))
+        return self.final_norm(self.run_blocks(x, mask=mask, cache=cache, keep=keep))
 
     def embed(
         self,
@@ -235,27 +146,31 @@ class GPTModel(nn.Module):
         *,
         start: int = 0,
         stop: int | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | SegmentMask | None = None,
         cache: KVCache | None = None,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """The residual stream after the last block that is run, before the final norm.
 
         Args:
             x: (B, T, C), the output of `embed`, or of block `start` - 1.
             start, stop: run only blocks `start` to `stop` - 1.
-            mask, cache: as in `hidden`.
+            mask, cache, keep: as in `hidden`; `keep` needs at least one block to run.
 
         Returns:
-            (B, T, C).
+            (B, T, C), or (N, C) with `keep`.
         """
         past, T = (0 if cache is None else cache.length), x.shape[1]  # noqa: N806
         if mask is None and past > 0 and T > 1:
             # With is_causal, the kernel would align the first query with the oldest key.
             keys = torch.arange(past + T, device=x.device)
             mask = keys <= keys[past:, None]
-        if mask is not None and x.device.type == "cuda":
+        if isinstance(mask, Tensor) and x.device.type == "cuda":
             mask = as_bias(mask, x)  # once for all blocks
-        blocks = list(enumerate(self.trf_blocks))[start:stop]
+        blocks: list[tuple[int, Any]] = list(enumerate(self.trf_blocks))[start:stop]
+        if keep is not None and not self.compiled:
+            layer, last = blocks[-1]
+            blocks[-1] = layer, partial(last, keep=keep)
         recompute = self.cfg.activation_checkpointing and self.training and cache is None
         with self._saving(x):
             for layer, block in blocks:
@@ -263,6 +178,8 @@ class GPTModel(nn.Module):
                     x = checkpoint(block, x, mask, use_reentrant=False)
                 else:
                     x = block(x, mask, cache, layer)
+        if keep is not None and self.compiled:
+            x = at_positions(x, keep)
         if cache is not None:
             cache.length = past + T
         return x
@@ -287,7 +204,7 @@ class GPTModel(nn.Module):
         input_ids: Tensor,
         *,
         positions: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | SegmentMask | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """input_ids (B, T) -> logits (B, T, V); arguments as in `hidden`."""
@@ -299,7 +216,7 @@ class GPTModel(nn.Module):
         targets: Tensor,
         *,
         positions: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | SegmentMask | None = None,
         dense: bool = False,
     ) -> Tensor:
         """Cross entropy in nats, summed over the targets that are not -100.
@@ -323,18 +240,19 @@ class GPTModel(nn.Module):
         weight, table = self.head_weight(), None
         if self.out_head is None and input_ids.device.type == "cpu":
             table, weight = TiedTable.apply(weight)
-        x = self.embed(input_ids, positions=positions, table=table)
-        h = self.final_norm(self.run_blocks(x, mask=mask)).flatten(0, 1)  # (B T, C)
-        targets = targets.flatten()
+        targets, keep = targets.flatten(), None
         if not dense:
-            keep = targets != IGNORE_INDEX
-            h, targets = h[keep], targets[keep]
-        return cross_entropy_sum(h, weight, targets, self.cfg.vocab_size)
+            keep = (targets != IGNORE_INDEX).nonzero()[:, 0]
+            targets = targets[keep]
+        x = self.embed(input_ids, positions=positions, table=table)
+        h = self.final_norm(self.run_blocks(x, mask=mask, keep=keep))
+        return cross_entropy_sum(h.view(-1, h.shape[-1]), weight, targets, self.cfg.vocab_size)
 
     def compile_blocks(self) -> None:
         """Compile each block in place, so parameters keep their names; all share one graph."""
         for block in self.trf_blocks:
             block.compile()
+        self.compiled = True
 
     def num_parameters(self, *, embeddings: bool = True) -> int:
         """How many parameters there are, trainable and frozen, as published figures count them: a

@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptlit.model import IGNORE_INDEX, LoRAConfig, add_lora, narrow_head, product_dtype
+from gptlit.model import (
+    IGNORE_INDEX,
+    LoRAConfig,
+    SegmentMask,
+    add_lora,
+    narrow_head,
+    product_dtype,
+    segment_mask,
+)
 from gptlit.prompts import PromptFormat
 from gptlit.tasks.base import Task
 
@@ -53,9 +61,12 @@ class InstructionTask(Task):
             batch.input_ids,
             batch.targets,
             positions=batch.positions,
-            mask=block_causal_mask(batch.segments),
+            mask=self._mask(batch.segments),
         )
         return loss, (batch.targets != IGNORE_INDEX).sum()
+
+    def _mask(self, segments: Tensor | None) -> Tensor | SegmentMask | None:
+        return segment_mask(segments, gather=not self.model.compiled)
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums: loss, hits, targets."""
@@ -63,11 +74,15 @@ class InstructionTask(Task):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add one batch."""
-        keep = batch.targets != IGNORE_INDEX
+        targets, vocab_size = batch.targets.flatten(), self.model.cfg.vocab_size
+        keep = (targets != IGNORE_INDEX).nonzero()[:, 0]
+        targets = targets[keep]
         h = self.model.hidden(
-            batch.input_ids, positions=batch.positions, mask=block_causal_mask(batch.segments)
-        )[keep]
-        targets, vocab_size = batch.targets[keep], self.model.cfg.vocab_size
+            batch.input_ids,
+            positions=batch.positions,
+            mask=self._mask(batch.segments),
+            keep=keep,
+        )
         head = narrow_head(self.model.head_weight(), product_dtype(h), vocab_size)[:vocab_size]
         for rows, wanted in zip(h.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
             logits = F.linear(rows.to(head.dtype), head).float()
@@ -95,22 +110,3 @@ class InstructionTask(Task):
         loss, hits, targets = self.reduce_sum(self._sums_measured).tolist()
         n = max(targets, 1)
         return {f"{split}/loss": loss / n, f"{split}/accuracy": hits / n}
-
-
-def block_causal_mask(segments: Tensor | None) -> Tensor | None:
-    """Which keys a query may see if several entries share a row: those of its own entry, and of the
-    beginning that all entries share, up to the query's own position.
-
-    Args:
-        segments: (B, T) int64, the number of each token's entry in its row, from 1; 0 for the
-            shared beginning, and for padding at the end. None: each row has one entry.
-
-    Returns:
-        (B, 1, T, T) bool, or None: causal.
-    """
-    if segments is None:
-        return None
-    time = segments.shape[1]
-    causal = torch.ones(time, time, dtype=torch.bool, device=segments.device).tril()
-    query, key = segments[:, :, None], segments[:, None, :]
-    return (((query == key) | (key == 0)) & causal)[:, None]

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from gptlit.model.gpt import TransformerBlock
+from gptlit.model.block import TransformerBlock
 
 STEPS = ("training_step", "validation_step", "test_step")
 

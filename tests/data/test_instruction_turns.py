@@ -14,9 +14,8 @@ from gptlit.data.batch import InstructionBatch
 from gptlit.data.entry import Entry
 from gptlit.data.instruction_batches import InstructionDataset, PackedDataset, TokenizedEntries
 from gptlit.data.instructions import _content
-from gptlit.model import GPTConfig, GPTModel
+from gptlit.model import GPTConfig, GPTModel, segment_mask
 from gptlit.prompts import PromptFormat
-from gptlit.tasks.instruction import block_causal_mask
 from gptlit.tokenizer import get_tokenizer
 
 BYTES = get_tokenizer("byte")
@@ -149,7 +148,7 @@ def model() -> GPTModel:
 
 
 def losses(model: GPTModel, batch: InstructionBatch) -> Tensor:
-    mask = block_causal_mask(batch.segments)
+    mask = segment_mask(batch.segments)
     return model.loss_sum(batch.input_ids, batch.targets, positions=batch.positions, mask=mask)
 
 

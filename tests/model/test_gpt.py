@@ -147,6 +147,32 @@ def test_every_block_is_compiled_in_place() -> None:
     assert [call.args[0] for call in compiled.call_args_list] == list(model.trf_blocks)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_the_last_block_is_computed_in_full_only_where_it_is_kept(
+    compiled: bool, activation_checkpointing: bool
+) -> None:
+    """A compiled block would be compiled a second time for that."""
+    options = {**TINY.to_dict(), "activation_checkpointing": activation_checkpointing}
+    model, ids = GPTModel(GPTConfig(**options)).double(), torch.randint(70, (2, 9))
+    if compiled:
+        with patch.object(torch.nn.Module, "compile", autospec=True):
+            model.compile_blocks()
+    targets = torch.where(torch.rand(ids.shape) < 0.4, ids, -100)
+    kept = targets != -100
+    rows: list[int] = []
+    for block in model.trf_blocks:
+        block.ff.register_forward_pre_hook(lambda _, given: rows.append(given[0][..., 0].numel()))
+    model.loss_sum(ids, targets).backward()
+    in_last = ids.numel() if compiled else int(kept.sum())
+    assert rows[: TINY.n_layers] == [*[ids.numel()] * (TINY.n_layers - 1), in_last]
+    found = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    expected = torch.nn.functional.cross_entropy(model(ids)[kept], targets[kept], reduction="sum")
+    expected.backward()
+    torch.testing.assert_close(found, {name: p.grad for name, p in model.named_parameters()})
+
+
 def test_residual_projections_start_smaller() -> None:
     torch.manual_seed(0)
     model = GPTModel(GPTConfig(vocab_size=64, emb_dim=128, n_heads=2, n_layers=8))

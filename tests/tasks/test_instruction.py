@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from gptlit.data.instructions import InstructionDataModule
-from gptlit.model import IGNORE_INDEX
-from gptlit.tasks.instruction import InstructionTask, block_causal_mask
+from gptlit.model import IGNORE_INDEX, SegmentMask, segment_mask
+from gptlit.tasks.instruction import InstructionTask
 from gptlit.tokenizer import get_tokenizer
 from gptlit.training.run import told_size
 
@@ -115,7 +115,7 @@ def test_validation_is_the_mean_over_the_targets_of_all_batches(
         task.model.final_norm.bias.add_(9 * task.model.head_weight()[get_tokenizer("byte").eot_id])
         for batch in data.val_dataloader():
             assert (batch.positions is not None) == bool(join_tokens)
-            mask = block_causal_mask(batch.segments)
+            mask = segment_mask(batch.segments)
             h = task.model.hidden(batch.input_ids, positions=batch.positions, mask=mask)
             keep = batch.targets != IGNORE_INDEX
             logits.append(task.model.logits(h)[keep])
@@ -175,6 +175,7 @@ def test_joined_entries_give_the_gradients_of_those_apart(
     for settings in ({}, given):
         task.zero_grad()
         for batch in make_data(tmp_path, batch_size=40, **settings).train_dataloader():
+            assert isinstance(segment_mask(batch.segments), SegmentMask) == bool(settings)
             task.loss_sum(batch)[0].backward()
         gradients.append({name: p.grad.clone() for name, p in task.named_parameters()})
     apart, joined = gradients
@@ -188,7 +189,7 @@ def test_packed_entries_do_not_see_each_other(tmp_path: Path) -> None:
     for batch in make_data(tmp_path, pack=True).train_dataloader():
         with torch.no_grad():
             packed = task.model.hidden(
-                batch.input_ids, positions=batch.positions, mask=block_causal_mask(batch.segments)
+                batch.input_ids, positions=batch.positions, mask=segment_mask(batch.segments)
             )
             for row, segments in enumerate(batch.segments):
                 for number in range(1, int(segments.max()) + 1):
