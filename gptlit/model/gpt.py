@@ -248,10 +248,11 @@ class GPTModel(nn.Module):
         h = self.final_norm(self.run_blocks(x, mask=mask, keep=keep))
         return cross_entropy_sum(h.view(-1, h.shape[-1]), weight, targets, self.cfg.vocab_size)
 
-    def compile_blocks(self) -> None:
-        """Compile each block in place, so parameters keep their names; all share one graph."""
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile each block in place, so parameters keep their names; all share one graph. The
+        options are those of `torch.compile`."""
         for block in self.trf_blocks:
-            block.compile()
+            block.compile(**options)
         self.compiled = True
 
     def num_parameters(self, *, embeddings: bool = True) -> int:

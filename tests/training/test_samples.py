@@ -34,8 +34,7 @@ def test_a_compiled_model_is_not_compiled_again_for_them() -> None:
 
     task = PretrainTask(model=SHAPE, tokenizer="byte")
     task.optimizer_factory = lambda task: torch.optim.SGD(task.parameters(), lr=0.1)
-    for block in task.model.trf_blocks:
-        block.compile(backend=backend)
+    task.model.compile_blocks(backend=backend)
     out = fit(task, "to be to be")
     assert out.count("sample: to be to be") >= 3
     assert sorted(compiled) == ["training", "validation"]
