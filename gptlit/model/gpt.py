@@ -23,7 +23,7 @@ from gptlit.model.config import GPTConfig
 from gptlit.model.given import require_config, require_ids, require_targets
 from gptlit.model.loss import IGNORE_INDEX, TiedTable, cross_entropy_sum
 from gptlit.model.mask import as_bias
-from gptlit.model.saved import saved_in
+from gptlit.model.saved import PER_BLOCK, saved_in
 from gptlit.model.segments import SegmentMask
 
 
@@ -34,7 +34,8 @@ class GPTModel(nn.Module):
     Embedding and head have `cfg.padded_vocab_size` rows, since matrix products are faster on round
     sizes; the rows past `cfg.vocab_size` never appear in logits or losses.
 
-    If `saved_dtype` is set, the activations that blocks save for the backward pass are kept in it.
+    If `saved_dtype` is set, the activations that blocks save for the backward pass are kept in it,
+    unless the gradients that are computed from them take more memory.
 
     Raises:
         TypeError: `cfg` is not a `GPTConfig`.
@@ -187,6 +188,9 @@ class GPTModel(nn.Module):
     def _saving(self, x: Tensor) -> AbstractContextManager[Any]:
         if self.saved_dtype is None or not torch.is_grad_enabled():
             return nullcontext()
+        to_come = sum(p.numel() for p in self.parameters() if p.requires_grad and p.grad is None)
+        if PER_BLOCK * len(self.trf_blocks) * x.numel() <= to_come:
+            return nullcontext()  # memory is at its peak when the gradients have taken their place
         return saved_in(self.saved_dtype, self.parameters(), at_least=x.numel())
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -74,8 +74,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = h[part] @ w.T  # (rows, V padded)
             loss += _softmax_minus_onehot_(logits, h[part], w, targets[part], vocab_size)
             if grad_h is not None:
-                # This way round, oneDNN is a fifth faster than for logits @ w.
-                grad_h[part] = (w.T @ logits.T).T
+                # On a CPU, 16 bits are up to a fifth faster the other way round, and fp32 slower.
+                grad_h[part] = logits @ w if dtype == torch.float32 else (w.T @ logits.T).T
             if needs_weight:
                 grad = logits.T @ h[part]
                 # Over several chunks the sum is kept in fp32.

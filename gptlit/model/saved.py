@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+PER_BLOCK = 16
+"""About how many numbers a block saves for each one of the residual stream."""
+
 
 def saved_in(dtype: torch.dtype, weights: Iterable[Tensor], at_least: int) -> saved_tensors_hooks:
     """A context in which the fp32 tensors that autograd saves are kept in `dtype`.

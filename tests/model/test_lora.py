@@ -277,8 +277,7 @@ def test_a_block_compiles_to_one_graph_before_and_after_merging() -> None:
     model = tuned(plain(), LoRAConfig(rank=4, targets=("q", "v", "fc")))
     with torch.no_grad():
         expected = model(IDS)
-        for block in model.trf_blocks:
-            block.compile(backend="aot_eager", fullgraph=True)
+        model.compile_blocks(backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(model(IDS), expected)
         torch.testing.assert_close(merge_lora(model)(IDS), expected, atol=1e-5, rtol=1e-5)
 

@@ -27,8 +27,7 @@ def test_the_loss_is_that_of_fp32_and_gradients_differ_by_the_rounding(compiled:
     model, ids = GPTModel(CONFIG), torch.randint(70, (3, 25))
     if compiled:
         torch.compiler.reset()  # of what other tests have compiled
-        for block in model.trf_blocks:
-            block.compile(backend="aot_eager")
+        model.compile_blocks(backend="aot_eager")
     loss, exact = loss_and_gradients(model, ids)
     model.saved_dtype = torch.bfloat16
     other, rounded = loss_and_gradients(model, ids)
@@ -101,6 +100,31 @@ def kept_bytes(model: GPTModel, ids: Tensor) -> int:
                 storage = kept.untyped_storage()
                 sizes.setdefault(storage.data_ptr(), storage.nbytes())
     return sum(sizes.values())
+
+
+def rounds(model: GPTModel, ids: Tensor) -> bool:
+    found = []
+    for dtype in (None, torch.bfloat16):
+        model.saved_dtype = dtype
+        loss = model.loss_sum(ids, ids)
+        found += torch.autograd.grad(loss, model.trf_blocks[-1].ff.proj.weight)
+    return not torch.equal(*found)
+
+
+def test_nothing_is_rounded_where_gradients_take_more_memory() -> None:
+    """They come in place of the activations, so that these are not what the memory must hold."""
+    model, few, many = GPTModel(CONFIG), torch.randint(70, (1, 20)), torch.randint(70, (4, 20))
+    per_block = sum(p.numel() for p in model.trf_blocks[0].parameters())
+    assert 20 * 16 * 32 < per_block < 80 * 16 * 32
+    assert not rounds(model, few) and rounds(model, many)
+    for p in model.trf_blocks.parameters():
+        p.grad = torch.zeros_like(p)  # as in the second micro-batch of a step
+    assert rounds(model, few)
+    for p in model.trf_blocks.parameters():
+        p.grad = None
+    for p in model.trf_blocks[:-1].parameters():
+        p.requires_grad = False
+    assert rounds(model, few)
 
 
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="PyTorch 2.9 does not show what it keeps")
