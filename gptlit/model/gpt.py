@@ -35,7 +35,8 @@ class GPTModel(nn.Module):
     sizes; the rows past `cfg.vocab_size` never appear in logits or losses.
 
     If `saved_dtype` is set, the activations that blocks save for the backward pass are kept in it,
-    unless the gradients that are computed from them take more memory.
+    unless the gradients that are computed from them take more memory. `compiled` says whether
+    `compile_blocks` was called.
 
     Raises:
         TypeError: `cfg` is not a `GPTConfig`.
@@ -169,7 +170,7 @@ class GPTModel(nn.Module):
         if isinstance(mask, Tensor) and x.device.type == "cuda":
             mask = as_bias(mask, x)  # once for all blocks
         blocks: list[tuple[int, Any]] = list(enumerate(self.trf_blocks))[start:stop]
-        if keep is not None and not self.compiled:
+        if keep is not None and not self.compiled:  # else it would be compiled once more for this
             layer, last = blocks[-1]
             blocks[-1] = layer, partial(last, keep=keep)
         recompute = self.cfg.activation_checkpointing and self.training and cache is None
